@@ -1,0 +1,20 @@
+// The dualfp command: parses the subcommand and turns every dualfp::Error into one line on stderr.
+
+#include <cstdio>
+#include <exception>
+
+#include <CLI/CLI.hpp>
+
+int main(int argc, char** argv) {
+  CLI::App app("Run large language models at low and switchable precision.", "dualfp");
+  app.require_subcommand(1);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "dualfp: error: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,24 @@
+# Third-party packages: all from the distribution (tools/install_dependencies.sh).
+
+find_package(Threads REQUIRED)
+find_package(nlohmann_json 3.10 REQUIRED)
+find_package(fmt 9 REQUIRED)
+find_package(spdlog 1.10 REQUIRED)
+find_package(CLI11 2.1 REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+if(DUALFP_BUILD_TESTS)
+  find_package(GTest 1.12 REQUIRED)
+endif()
+if(DUALFP_BUILD_BENCHMARKS)
+  find_package(benchmark 1.7 REQUIRED)
+endif()
+
+# The interpreter that runs the Python tests and tools: the project's own environment where it
+# exists, else whatever python3 is on the path.
+if(NOT DUALFP_PYTHON)
+  find_program(DUALFP_PYTHON python3
+    HINTS ${PROJECT_SOURCE_DIR}/.venv/bin NO_DEFAULT_PATH)
+  find_program(DUALFP_PYTHON python3 REQUIRED)
+endif()

@@ -1,0 +1,28 @@
+// What this machine's CPU can do, asked once. DUALFP_CPU=scalar|avx2|avx512|avx512bf16 lowers the
+// answer (never raises it), so that tests reach every path on one machine.
+
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace dualfp {
+
+// Ordered: each level includes the ones before it.
+enum class CpuIsa {
+  kScalar,
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // F, BW, VL, DQ, VBMI
+  kAvx512Bf16,  // + BF16 dot products
+};
+
+std::string_view CpuIsaName(CpuIsa isa);
+
+// Highest level that CPU, operating system and DUALFP_CPU allow.
+// Throws kInvalidArgument when DUALFP_CPU is not one of the names above.
+CpuIsa DetectCpuIsa();
+
+// "AMD EPYC 9B14 (avx512bf16, 2 threads)": for benchmark headers and logs.
+std::string CpuDescription();
+
+}  // namespace dualfp

@@ -1,0 +1,23 @@
+// Where and with what an op runs. Every op takes a Context first.
+
+#pragma once
+
+#include "dualfp/base/thread_pool.h"
+#include "dualfp/tensor/tensor_view.h"
+
+namespace dualfp {
+
+// On the CPU an op has finished when it returns. On CUDA it has been enqueued on `stream`: no op
+// allocates, synchronises or reads device memory on the host, so that a whole step can be captured
+// as a CUDA graph.
+struct Context {
+  Device device;
+  ThreadPool* threads = nullptr;  // CPU: required
+  void* stream = nullptr;         // CUDA: a cudaStream_t
+
+  // Scratch that an op may overwrite, on `device`, aligned to 256 bytes. Ops that need some say
+  // how much (e.g. GemmWorkspaceBytes); the caller sizes it before the step.
+  TensorView workspace;
+};
+
+}  // namespace dualfp

@@ -1,0 +1,35 @@
+#include "dualfp/tensor/weight.h"
+
+#include "dualfp/base/check.h"
+
+namespace dualfp {
+
+std::string Weight::Unsupported(Precision precision) const {
+  const QuantFormatInfo& info = GetQuantFormatInfo(format);
+  const float bits = precision == Precision::kFp16  ? info.bits_fp16
+                     : precision == Precision::kFp8 ? info.bits_fp8
+                                                    : info.bits_fp4;
+  if (bits > 0) {
+    return "";
+  }
+  return StrCat("a ", info.name, " weight cannot compute at ", PrecisionName(precision),
+                format == QuantFormat::kPlain && precision == Precision::kFp8
+                    ? "; load it as nested (--quantization nested)"
+                    : "");
+}
+
+int64_t Weight::BytesRead(Precision precision) const {
+  int64_t bytes = values.num_bytes();
+  if (lower && precision == Precision::kFp16) {
+    bytes += lower.num_bytes();
+  }
+  if (scales) {
+    bytes += scales.num_bytes();
+  }
+  if (outliers.size() > 0) {
+    bytes += outliers.index.num_bytes() + outliers.value.num_bytes();
+  }
+  return bytes;
+}
+
+}  // namespace dualfp

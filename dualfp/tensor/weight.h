@@ -1,0 +1,60 @@
+// A linear layer's weight as kernels see it: a format and views of its planes and scales.
+// Immutable after load, and owning nothing: buffers belong to the model.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "dualfp/tensor/quant_format.h"
+#include "dualfp/tensor/tensor_view.h"
+
+namespace dualfp {
+
+// Weights outside the nested range: the planes hold the clamped value, this list the rest, so that
+// plane + remainder is the exact weight (formats.md, NestedFP, eligibility).
+struct OutlierList {
+  ConstTensorView index;  // I64 [n], row * K + column in the unpermuted weight, ascending
+  ConstTensorView value;  // F32 [n], w - clamp(w)
+
+  int64_t size() const { return index ? index.shape[0] : 0; }
+};
+
+// The part of the logical weight that this process holds. Unsharded: {0, n, 0, k} of itself.
+struct Shard {
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  int64_t column_begin = 0;
+  int64_t column_end = 0;
+};
+
+struct Weight {
+  QuantFormat format = QuantFormat::kPlain;
+  int64_t n = 0;  // output features held here
+  int64_t k = 0;  // input features held here
+  Shard shard;    // where those lie in the checkpoint's tensor
+
+  // kPlain: F16 | BF16 | F32 [N, K].    kNested: upper plane, F8_E4M3 [N, K].
+  // kFp8, kMxfp8: F8_E4M3 [N, K].       kNvfp4, kMxfp4: U8 [N, K/2], even k in the low nibble.
+  ConstTensorView values;
+  ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255
+
+  ScaleGranularity scale_granularity = ScaleGranularity::kNone;
+  ConstTensorView scales;     // F32, or F8_E4M3 (kNvfp4) or F8_E8M0 (MX); value = q * scale
+  float global_scale = 1.0f;  // kNvfp4: multiplies every block scale
+  float input_scale = 0.0f;   // static activation scale; 0 = activations are scaled dynamically
+
+  OutlierList outliers;  // kNested only
+
+  // GPU planes are permuted inside each group of 16 along K (formats.md); CPU planes are not.
+  bool k_permuted = false;
+
+  // Empty when a GEMM can run at this precision, else the reason, e.g. "a plain weight has no FP8
+  // plane; load with --quantization nested".
+  std::string Unsupported(Precision precision) const;
+
+  // Bytes that a GEMM at this precision reads: planes, scales and outliers.
+  int64_t BytesRead(Precision precision) const;
+};
+
+}  // namespace dualfp
