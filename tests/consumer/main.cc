@@ -1,14 +1,14 @@
 // One nested linear layer through the installed headers and libraries: the same weight at both
 // precisions, from one copy.
 
+#include <dualfp/kernels/gemm.h>
+#include <dualfp/numeric/fp16.h>
+#include <dualfp/numeric/nested.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <vector>
-
-#include <dualfp/kernels/gemm.h>
-#include <dualfp/numeric/fp16.h>
-#include <dualfp/numeric/nested.h>
 
 int main() {
   constexpr int64_t kN = 4;
