@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -16,6 +15,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using testing_util::ErrorOf;
+using testing_util::FileSizeLimit;
 using testing_util::ReadRaw;
 using testing_util::TemporaryDirectory;
 using testing_util::WriteRaw;
@@ -32,26 +32,6 @@ void WithoutRootRights(Call&& call) {
     ASSERT_EQ(seteuid(0), 0);
   }
 }
-
-// While it lives, no file of this process may grow beyond `bytes`.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    old_handler_ = std::signal(SIGXFSZ, SIG_IGN);
-    getrlimit(RLIMIT_FSIZE, &old_);
-    rlimit limit = old_;
-    limit.rlim_cur = bytes;
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &old_);
-    std::signal(SIGXFSZ, old_handler_);
-  }
-
- private:
-  rlimit old_{};
-  void (*old_handler_)(int);
-};
 
 TEST(ReadFileTest, ReadsWholeFilesUpToALimit) {
   const TemporaryDirectory directory;
