@@ -95,13 +95,13 @@ Json DumpTensors(const std::string& path) {
   const Checkpoint checkpoint = Checkpoint::Open(path);
   Json tensors = Json::array();
   for (const TensorEntry& entry : checkpoint.entries()) {
-    tensors.push_back({{"name", entry.name},
-                       {"dtype", DTypeName(entry.dtype)},
-                       {"shape", entry.shape},
-                       {"file", checkpoint.files()[entry.file].name()},
-                       {"bytes", entry.shape.size() <= kMaxRank
-                                     ? Json(Hex(checkpoint.Read(entry).view()))
-                                     : Json(nullptr)}});
+    tensors.push_back(
+        {{"name", entry.name},
+         {"dtype", DTypeName(entry.dtype)},
+         {"shape", entry.shape},
+         {"file", checkpoint.files()[entry.file].name()},
+         {"bytes", entry.shape.size() <= kMaxRank ? Json(Hex(checkpoint.Read(entry).view()))
+                                                  : Json(nullptr)}});
   }
   Json metadata = Json::object();
   for (const auto& [key, value] : checkpoint.files()[0].metadata()) {

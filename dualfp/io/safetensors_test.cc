@@ -441,10 +441,11 @@ TEST_F(CheckpointTest, TheIndexCannotLeaveItsDirectory) {
        {"../" + outside.path().filename().string() + "/m.safetensors",
         (outside / "m.safetensors").string(), std::string("sub/m.safetensors"), std::string("."),
         std::string(".."), std::string(""), std::string("sub\\\\m.safetensors"),
-        std::string("m.safetensors\\u0000.txt")}) {
+        std::string("m.safetensors\\u0000.txt"), std::string("m\\u001b[2J.safetensors")}) {
     WriteIndex(StrCat("{\"a\":\"", name, "\"}"));
     EXPECT_THAT(OpenError(ErrorCode::kInvalidFile),
-                AllOf(HasSubstr("index.json: weight_map: \"a\""), HasSubstr("same directory")))
+                AllOf(HasSubstr("index.json: weight_map: \"a\""),
+                      HasSubstr("name of a file in the same directory")))
         << name;
   }
 }
