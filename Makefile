@@ -24,8 +24,9 @@ endif
 
 # Everything but the tests; leaves the command at build/dualfp.
 build: dependencies
-	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
-	$(CMAKE) --build $(BUILD) -j $(JOBS) --target dualfp_app
+	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DDUALFP_BUILD_TESTS=OFF \
+	  -DDUALFP_BUILD_BENCHMARKS=OFF $(CMAKE_FLAGS)
+	$(CMAKE) --build $(BUILD) -j $(JOBS)
 
 # Generates text with the bundled model, switching precision in the middle.
 demo: build
@@ -33,7 +34,7 @@ demo: build
 
 test: test-dependencies
 	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DDUALFP_BUILD_TESTS=ON \
-	  -DDUALFP_PYTHON=$(DUALFP_VENV)/bin/python3 $(CMAKE_FLAGS)
+	  -DDUALFP_BUILD_BENCHMARKS=ON -DDUALFP_PYTHON=$(DUALFP_VENV)/bin/python3 $(CMAKE_FLAGS)
 	$(CMAKE) --build $(BUILD) -j $(JOBS)
 	$(CTEST) --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
