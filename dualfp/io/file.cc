@@ -4,8 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "dualfp/base/check.h"
@@ -127,11 +128,26 @@ AtomicFile::~AtomicFile() {
   }
 }
 
-void AtomicFile::Write(const void* data, size_t size) {
+void AtomicFile::Reserve(uint64_t size) {
+  CheckInternal(descriptor_ >= 0, path_.string(), ": reserve after finish");
+  if (size == 0) {
+    return;
+  }
+  int result = 0;
+  do {
+    result = fallocate(descriptor_, 0, 0, static_cast<off_t>(size));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
+    FailErrno(errno, path_, StrCat("cannot reserve ", size, " bytes"));
+  }
+}
+
+void AtomicFile::WriteAt(uint64_t offset, const void* data, size_t size) {
   CheckInternal(descriptor_ >= 0, path_.string(), ": write after finish");
   const char* position = static_cast<const char*>(data);
   while (size > 0) {
-    const ssize_t count = write(descriptor_, position, std::min(size, kMaxTransfer));
+    const ssize_t count =
+        pwrite(descriptor_, position, std::min(size, kMaxTransfer), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) {
       continue;
     }
@@ -139,11 +155,15 @@ void AtomicFile::Write(const void* data, size_t size) {
       FailErrno(errno, path_, "cannot write");
     }
     position += count;
+    offset += static_cast<uint64_t>(count);
     size -= static_cast<size_t>(count);
   }
 }
 
 void AtomicFile::Finish() {
+  if (descriptor_ < 0) {
+    return;
+  }
   if (fsync(descriptor_) != 0) {
     FailErrno(errno, path_, "cannot write");
   }
@@ -153,9 +173,7 @@ void AtomicFile::Finish() {
 }
 
 void AtomicFile::Commit() {
-  if (descriptor_ >= 0) {
-    Finish();
-  }
+  Finish();
   if (rename(temporary_path_.c_str(), path_.c_str()) != 0) {
     FailErrno(errno, path_, "cannot rename a temporary file to it");
   }
@@ -165,7 +183,7 @@ void AtomicFile::Commit() {
 
 void WriteFileAtomically(const std::filesystem::path& path, std::string_view content) {
   AtomicFile file(path);
-  file.Write(content.data(), content.size());
+  file.WriteAt(0, content.data(), content.size());
   file.Commit();
 }
 

@@ -26,13 +26,16 @@ class AtomicFile {
 
   const std::filesystem::path& path() const { return path_; }
 
-  // Appends.
-  void Write(const void* data, size_t size);
+  // Makes the file this large and claims the disk space where the filesystem can, so that a full
+  // disk is known before the work begins.
+  void Reserve(uint64_t size);
 
-  // Flushes to the disk and closes; only Commit() may follow.
+  void WriteAt(uint64_t offset, const void* data, size_t size);
+
+  // Flushes to the disk and closes; only Commit() may follow. Does nothing the second time.
   void Finish();
 
-  // Finish() if not yet done, then renames over `path` and flushes the directory.
+  // Finish(), then renames over `path` and flushes the directory.
   void Commit();
 
  private:

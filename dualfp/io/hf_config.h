@@ -1,9 +1,12 @@
 // config.json and generation_config.json of Hugging Face checkpoints.
 //
-// Fields and defaults are transformers'. Both spellings of RoPE are read: rope_theta with
-// rope_scaling as on the hub, and rope_parameters as transformers 5 writes. Every field is checked
-// for type, range and consistency; errors name the file and the field: kInvalidFile for a broken
-// value, kUnsupported for an architecture, activation or RoPE type that dualfp has no code for.
+// Fields and defaults are those of transformers, except that the sizes (vocab_size, hidden_size,
+// intermediate_size, num_hidden_layers, num_attention_heads) must be present. Both spellings of
+// RoPE are read: rope_theta with rope_scaling as on the hub, and rope_parameters as transformers 5
+// writes. Every field is checked for type, range and consistency; errors name the file and the
+// field: kInvalidFile for a broken value, kUnsupported for an architecture, activation, RoPE type
+// or other option that dualfp has no code for. Bounds are such that the size of a whole model, and
+// of its key-value cache at full context, fits in 63 bits.
 
 #pragma once
 
@@ -30,32 +33,36 @@ enum class RopeType : uint8_t { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLo
 
 std::string_view RopeTypeName(RopeType type);
 
+// Fields that a type does not use keep their defaults here.
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
-  double theta = 10000.0;
-  int64_t rotary_dim = 0;  // head_dim * partial_rotary_factor: leading dimensions that rotate
+  double theta = 10000.0;  // > 1
+  int64_t rotary_dim = 0;  // head_dim * partial_rotary_factor: the leading dimensions that rotate
 
-  // All types but the default one and longrope need it; longrope: the ratio of the two context
-  // lengths unless given.
+  // linear, dynamic, llama3, yarn, longrope. Where yarn and longrope do not state it: the ratio of
+  // max_position_embeddings and original_max_position_embeddings, which may be below 1.
   double factor = 1.0;
-  // Context length of pre-training: llama3, yarn, longrope, dynamic.
+
+  // Context length of pre-training. llama3, yarn, longrope: as stated; others, and where it is not
+  // stated: max_position_embeddings.
   int64_t original_max_position_embeddings = 0;
 
   // llama3
   double low_freq_factor = 1.0;
-  double high_freq_factor = 4.0;
+  double high_freq_factor = 4.0;  // > low_freq_factor
 
-  // yarn and longrope: multiplies cos and sin; absent = derived from factor.
+  // yarn, longrope: multiplies cos and sin; absent = derived from factor (and yarn's mscale).
   std::optional<double> attention_factor;
 
   // yarn
   double beta_fast = 32.0;
   double beta_slow = 1.0;
-  std::optional<double> mscale;
+  std::optional<double> mscale;  // never 0
   std::optional<double> mscale_all_dim;
   bool truncate = true;  // round the correction range to whole dimensions
 
-  // longrope: rotary_dim / 2 each
+  // longrope: rotary_dim / 2 each; the long ones count once a sequence is longer than
+  // original_max_position_embeddings.
   std::vector<double> short_factor;
   std::vector<double> long_factor;
 };
@@ -85,6 +92,7 @@ struct ModelConfig {
   // num_hidden_layers entries.
   std::vector<int64_t> layer_window;
 
+  // May lie outside the vocabulary, as in some published models; such an id never occurs.
   std::optional<int32_t> bos_token_id;
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> pad_token_id;
@@ -94,7 +102,7 @@ struct ModelConfig {
 };
 
 ModelConfig ParseModelConfig(const Json& config, std::string_view origin);
-// DIRECTORY/config.json.
+// DIRECTORY/config.json. Throws kNotFound when there is none.
 ModelConfig LoadModelConfig(const std::filesystem::path& directory);
 
 // Sampling defaults that a model's publisher recommends; absent = not stated.

@@ -2,58 +2,39 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <limits>
 #include <numeric>
 #include <utility>
 
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
+#include "dualfp/io/json_internal.h"
 
 namespace dualfp {
 namespace {
 
-// Feeds the parser and remembers how far it has read, so that errors found by the handler, which
-// the parser does not tell positions, can name a byte.
-class CountingIterator {
- public:
-  using iterator_category = std::input_iterator_tag;
-  using value_type = char;
-  using difference_type = std::ptrdiff_t;
-  using pointer = const char*;
-  using reference = char;
-
-  CountingIterator(const char* position, const char** furthest)
-      : position_(position), furthest_(furthest) {}
-
-  char operator*() const { return *position_; }
-  CountingIterator& operator++() {
-    *furthest_ = ++position_;
-    return *this;
+std::string EscapeForMessage(std::string_view text, size_t max_bytes) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string escaped;
+  for (const char c : text.substr(0, max_bytes)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte >= 0x7f) {
+      escaped += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+    } else {
+      escaped += c;
+    }
   }
-  CountingIterator operator++(int) {
-    CountingIterator old = *this;
-    ++*this;
-    return old;
-  }
-  friend bool operator==(const CountingIterator& a, const CountingIterator& b) {
-    return a.position_ == b.position_;
-  }
-  friend bool operator!=(const CountingIterator& a, const CountingIterator& b) { return !(a == b); }
-
- private:
-  const char* position_;
-  const char** furthest_;
-};
+  return text.size() > max_bytes ? escaped + "..." : escaped;
+}
 
 // Builds the document from parse events. nlohmann's own builder searches an ordered object for
 // each new key, and copies the whole subtree of every member when an object grows; here members
 // are collected first and moved once, so that time and memory stay linear.
-class DocumentBuilder {
+class DocumentBuilder : public JsonHandler {
  public:
   DocumentBuilder(std::string_view text, std::string_view origin, const JsonOptions& options)
-      : begin_(text.data()), furthest_(text.data()), origin_(origin), options_(options) {}
+      : JsonHandler(text, origin), options_(options) {}
 
-  const char** furthest() { return &furthest_; }
   Json Take() { return std::move(root_); }
 
   bool null() { return Add(nullptr); }
@@ -62,7 +43,6 @@ class DocumentBuilder {
   bool number_unsigned(Json::number_unsigned_t value) { return Add(value); }
   bool number_float(Json::number_float_t value, const std::string&) { return Add(value); }
   bool string(std::string& value) { return Add(std::move(value)); }
-  bool binary(Json::binary_t&) { return false; }  // not in JSON text
 
   bool start_object(size_t) { return Open(true); }
   bool start_array(size_t) { return Open(false); }
@@ -89,17 +69,6 @@ class DocumentBuilder {
                                                                                  std::move(member));
     }
     return Close(std::move(value));
-  }
-
-  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 7: syntax error while ..."
-    std::string_view message = error.what();
-    const size_t colon = message.find(": ");
-    if (colon != std::string_view::npos) {
-      message.remove_prefix(colon + 2);
-    }
-    const std::string quoted = QuoteForMessage(message);
-    FailHere(StrCat("not valid JSON: ", quoted.substr(1, quoted.size() - 2)));
   }
 
  private:
@@ -167,30 +136,10 @@ class DocumentBuilder {
     }
   }
 
-  [[noreturn]] void FailHere(const std::string& message) const {
-    Fail(ErrorCode::kInvalidFile, origin_, ": near byte ", furthest_ - begin_, ": ", message);
-  }
-
-  const char* begin_;
-  const char* furthest_;
-  std::string_view origin_;
   const JsonOptions& options_;
   std::vector<Frame> frames_;
   Json root_;
 };
-
-std::string DescribeValue(const Json& value) {
-  switch (value.type()) {
-    case Json::value_t::object:
-      return "an object";
-    case Json::value_t::array:
-      return StrCat("an array of ", value.size());
-    case Json::value_t::string:
-      return QuoteForMessage(value.get_ref<const std::string&>());
-    default:
-      return value.dump();
-  }
-}
 
 std::optional<int64_t> AsInt(const Json& value, int64_t min, int64_t max) {
   int64_t result = 0;
@@ -240,11 +189,27 @@ std::string Element(std::string_view key, size_t index) { return StrCat(key, "["
 
 }  // namespace
 
+bool JsonHandler::parse_error(size_t, const std::string&,
+                              const nlohmann::detail::exception& error) {
+  // "[json.exception.parse_error.101] parse error at line 1, column 7: syntax error while ..."
+  std::string_view message = error.what();
+  for (const std::string_view prefix_end : {"] ", ": "}) {
+    const size_t position = message.find(prefix_end);
+    if (position != std::string_view::npos) {
+      message.remove_prefix(position + prefix_end.size());
+    }
+  }
+  FailHere(StrCat("not valid JSON: ", EscapeForMessage(message, 160)));
+}
+
+void JsonHandler::FailHere(std::string_view message) const {
+  Fail(ErrorCode::kInvalidFile, origin_, ": near byte ",
+       first_byte_ + static_cast<uint64_t>(furthest_ - begin_), ": ", message);
+}
+
 Json ParseJson(std::string_view text, std::string_view origin, const JsonOptions& options) {
   DocumentBuilder builder(text, origin, options);
-  const CountingIterator first(text.data(), builder.furthest());
-  const CountingIterator last(text.data() + text.size(), builder.furthest());
-  Json::sax_parse(first, last, &builder);
+  RunJsonParser(builder);
   return builder.Take();
 }
 
@@ -254,26 +219,27 @@ Json ParseJsonFile(const std::filesystem::path& path, const JsonOptions& options
 }
 
 std::string QuoteForMessage(std::string_view text) {
-  constexpr size_t kMaxBytes = 80;
-  constexpr char kHex[] = "0123456789abcdef";
-  std::string quoted = "\"";
-  for (const char c : text.substr(0, kMaxBytes)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte >= 0x7f) {
-      quoted += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
-    } else {
-      quoted += c;
-    }
+  return StrCat("\"", EscapeForMessage(text, 80), "\"");
+}
+
+std::string DescribeJson(const Json& value) {
+  switch (value.type()) {
+    case Json::value_t::object:
+      return "an object";
+    case Json::value_t::array:
+      return StrCat("an array of ", value.size());
+    case Json::value_t::string:
+      return QuoteForMessage(value.get_ref<const std::string&>());
+    default:
+      return value.dump();
   }
-  quoted += text.size() > kMaxBytes ? "...\"" : "\"";
-  return quoted;
 }
 
 JsonFields::JsonFields(const Json& value, std::string_view origin, std::string_view path)
     : object_(&value), origin_(origin), path_(path) {
   Check(value.is_object(), ErrorCode::kInvalidFile, origin_, ": ",
         path_.empty() ? "" : StrCat("field ", path_, ": "), "expected an object, got ",
-        DescribeValue(value));
+        DescribeJson(value));
 }
 
 const Json* JsonFields::FindRaw(std::string_view key) const {
@@ -360,7 +326,7 @@ std::optional<std::vector<double>> JsonFields::FindNumbers(std::string_view key,
     const std::optional<double> number = AsNumber(element, min, max);
     if (!number) {
       FailField(Element(key, numbers.size()),
-                StrCat("expected ", ExpectedNumber(min, max), ", got ", DescribeValue(element)));
+                StrCat("expected ", ExpectedNumber(min, max), ", got ", DescribeJson(element)));
     }
     numbers.push_back(*number);
   }
@@ -379,7 +345,7 @@ std::optional<std::vector<std::string>> JsonFields::FindStrings(std::string_view
   for (const Json& element : *value) {
     if (!element.is_string()) {
       FailField(Element(key, strings.size()),
-                StrCat("expected a string, got ", DescribeValue(element)));
+                StrCat("expected a string, got ", DescribeJson(element)));
     }
     strings.push_back(element.get<std::string>());
   }
@@ -416,7 +382,7 @@ std::optional<std::vector<int64_t>> JsonFields::FindIntOrInts(std::string_view k
     const std::optional<int64_t> integer = AsInt(element, min, max);
     if (!integer) {
       FailField(Element(key, integers.size()),
-                StrCat("expected ", ExpectedInt(min, max), ", got ", DescribeValue(element)));
+                StrCat("expected ", ExpectedInt(min, max), ", got ", DescribeJson(element)));
     }
     integers.push_back(*integer);
   }
@@ -491,7 +457,7 @@ void JsonFields::FailExpected(std::string_view key, std::string_view expected) c
   const Json* value = FindRaw(key);
   FailField(key,
             StrCat("expected ", expected, ", ",
-                   value == nullptr ? "but it is missing" : StrCat("got ", DescribeValue(*value))));
+                   value == nullptr ? "but it is missing" : StrCat("got ", DescribeJson(*value))));
 }
 
 void JsonFields::FailField(std::string_view key, std::string_view message) const {

@@ -21,7 +21,7 @@ namespace dualfp {
 using Json = nlohmann::ordered_json;
 
 enum class DuplicateKeys : uint8_t {
-  kLastWins,  // as Python's json module
+  kLastWins,  // as in Python's json module
   kReject,
 };
 
@@ -42,6 +42,9 @@ Json ParseJsonFile(const std::filesystem::path& path, const JsonOptions& options
 // Untrusted text for an error message: in double quotes, shortened to about 80 bytes, and with
 // everything but printable ASCII escaped.
 std::string QuoteForMessage(std::string_view text);
+
+// A value in an error message: "abc" (shortened), 12, "an array of 3", "an object".
+std::string DescribeJson(const Json& value);
 
 // Reads one object field by field. A wrong type or range throws kInvalidFile like
 //   config.json: field num_attention_heads: expected an integer in [1, 65536], got "abc"

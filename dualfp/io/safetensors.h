@@ -15,52 +15,46 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "dualfp/io/mmap_file.h"
+#include "dualfp/io/safetensors_header.h"
 #include "dualfp/tensor/buffer.h"
 #include "dualfp/tensor/tensor_view.h"
 
 namespace dualfp {
 
-// Headers above this are refused, as by the reference implementation.
-constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
-
-struct TensorEntry {
-  std::string name;
-  DType dtype = DType::kF32;
-  std::vector<int64_t> shape;  // any rank; [] is a scalar, and dimensions may be 0
-  int file = 0;                // index into Checkpoint::files(); 0 in a single file
-  uint64_t offset = 0;         // of the first byte, from the start of the file
-  uint64_t num_bytes = 0;
-};
-
 // A tensor's bytes, held for reading. The view is contiguous, aligned to its element size, and
-// valid for as long as this object and the file it came from both live. Bytes that lie aligned in
-// the file (all files written by safetensors libraries) are viewed in place; others are copied.
-// On destruction the mapped pages are given back, so that a loader which holds one TensorData at a
-// time never has more than one source tensor in memory.
+// valid while this object lives, even without the file it came from. Bytes that lie aligned in the
+// file (those of all files that safetensors libraries write) are viewed in place; others are
+// copied. On destruction the mapped pages are given back, so that a loader which holds one
+// TensorData at a time never has more than one source tensor in memory.
 class TensorData {
  public:
-  TensorData(const MmapFile* mapping, uint64_t offset, ConstTensorView view, Buffer copy);
+  // In place; `mapping` is nullptr for memory that the caller keeps.
+  TensorData(ConstTensorView view, std::shared_ptr<const MmapFile> mapping, uint64_t offset)
+      : view_(view), mapping_(std::move(mapping)), offset_(offset) {}
+  // In a copy.
+  TensorData(ConstTensorView view, Buffer copy) : view_(view), copy_(std::move(copy)) {}
   ~TensorData();
-  TensorData(TensorData&& other) noexcept;
+  TensorData(TensorData&& other) = default;
   TensorData& operator=(TensorData&&) = delete;
 
   const ConstTensorView& view() const { return view_; }
 
  private:
-  const MmapFile* mapping_;  // nullptr when there are no pages to give back
-  uint64_t offset_;
   ConstTensorView view_;
+  std::shared_ptr<const MmapFile> mapping_;
+  uint64_t offset_ = 0;
   Buffer copy_;
 };
 
 class SafetensorsFile {
  public:
   static SafetensorsFile Open(const std::filesystem::path& path);
-  // The bytes must outlive the result; `origin` is what errors call them.
-  static SafetensorsFile FromMemory(std::span<const std::byte> bytes, std::string origin);
+  // The bytes must outlive the result and what it reads; `origin` is what errors call them.
+  static SafetensorsFile FromMemory(std::span<const std::byte> bytes, std::string_view origin);
 
   // The path or origin.
   const std::string& name() const { return name_; }
@@ -70,31 +64,34 @@ class SafetensorsFile {
   const TensorEntry* Find(std::string_view tensor_name) const;  // nullptr when absent
   const TensorEntry& Get(std::string_view tensor_name) const;   // throws kNotFound
 
-  // Throws kUnsupported for a tensor of more than kMaxRank dimensions.
+  // `entry` is one of entries(). Throws kUnsupported for more than kMaxRank dimensions.
   TensorData Read(const TensorEntry& entry) const;
-  // Asks the kernel to start reading rows [begin, end) of the first axis.
-  void Prefetch(const TensorEntry& entry, int64_t row_begin, int64_t row_end) const;
+  // Asks the kernel to start reading the tensor from the disk.
+  void Prefetch(const TensorEntry& entry) const;
 
  private:
-  SafetensorsFile() = default;
-  void ParseHeader();
+  SafetensorsFile(std::span<const std::byte> bytes, std::string_view name);
 
   std::string name_;
-  MmapFile mapping_;  // empty for FromMemory
   std::span<const std::byte> bytes_;
+  std::shared_ptr<const MmapFile> mapping_;  // nullptr for FromMemory
   std::vector<TensorEntry> entries_;
-  std::vector<uint32_t> by_name_;  // indices into entries_, sorted by name
   std::map<std::string, std::string> metadata_;
+  std::vector<uint32_t> by_name_;  // indices into entries_, sorted by name
 };
 
 // A model's tensors: one model.safetensors, or the shards of a model.safetensors.index.json.
 // Where a directory has both, the single file counts, as in transformers.
 class Checkpoint {
  public:
+  static constexpr std::string_view kFileName = "model.safetensors";
+  static constexpr std::string_view kIndexName = "model.safetensors.index.json";
+
   // A directory, or one .safetensors file. Every shard is opened and compared with the index:
   // shards must lie in the directory itself and hold exactly the tensors that the index says.
   static Checkpoint Open(const std::filesystem::path& path);
 
+  // The directory or file.
   const std::string& name() const { return name_; }
   std::span<const SafetensorsFile> files() const { return files_; }
   std::span<const TensorEntry> entries() const { return entries_; }  // by file, then by offset
@@ -105,11 +102,12 @@ class Checkpoint {
 
   TensorData Read(const TensorEntry& entry) const { return files_[entry.file].Read(entry); }
   TensorData Read(std::string_view tensor_name) const { return Read(Get(tensor_name)); }
-  void Prefetch(const TensorEntry& entry, int64_t row_begin, int64_t row_end) const {
-    files_[entry.file].Prefetch(entry, row_begin, row_end);
-  }
+  void Prefetch(const TensorEntry& entry) const { files_[entry.file].Prefetch(entry); }
 
  private:
+  Checkpoint() = default;
+  void OpenShards(const std::filesystem::path& directory, const std::filesystem::path& index_path);
+
   std::string name_;
   std::vector<SafetensorsFile> files_;
   std::vector<TensorEntry> entries_;
