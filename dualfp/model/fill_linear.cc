@@ -129,8 +129,8 @@ FillStats FillPart(Linear& linear, const LinearPart& part, const TensorRows& row
   const Weight& weight = linear.weight;
   const DType dtype = rows.dtype();
   const bool nested = weight.format == QuantFormat::kNested;
-  CheckInternal(nested || weight.values.dtype == dtype, "a plain ",
-                DTypeName(weight.values.dtype), " weight filled from ", DTypeName(dtype));
+  CheckInternal(nested || weight.values.dtype == dtype, "a plain ", DTypeName(weight.values.dtype),
+                " weight filled from ", DTypeName(dtype));
   auto* base = static_cast<char*>(linear.storage.data());
   const int64_t plane = weight.n * weight.k;
   const int64_t first_byte = part.column_begin * DTypeSize(dtype);
@@ -173,9 +173,8 @@ void FinishOutliers(Linear& linear) {
   const size_t count = linear.outlier_index.size();
   std::vector<size_t> order(count);
   std::iota(order.begin(), order.end(), size_t{0});
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return linear.outlier_index[a] < linear.outlier_index[b];
-  });
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return linear.outlier_index[a] < linear.outlier_index[b]; });
   std::vector<int64_t> index(count);
   std::vector<float> value(count);
   for (size_t i = 0; i < count; ++i) {

@@ -28,8 +28,7 @@ KvCache::KvCache(KvCacheConfig config) : config_(std::move(config)) {
             config_.dtype == DType::kF8E4M3,
         ErrorCode::kUnsupported, "a key-value cache of ", DTypeName(config_.dtype),
         "; expected F32, F16 or F8_E4M3");
-  Check(config_.scales.empty() ||
-            static_cast<int64_t>(config_.scales.size()) == config_.num_layers,
+  Check(config_.scales.empty() || static_cast<int64_t>(config_.scales.size()) == config_.num_layers,
         ErrorCode::kInvalidArgument, "key-value cache scales for ", config_.scales.size(),
         " layers, expected ", config_.num_layers);
   buffer_ = Buffer::AllocateCpu(static_cast<size_t>(config_.BytesPerBlock()) *
@@ -41,9 +40,9 @@ PagedKv KvCache::layer(int64_t index) const {
   const int64_t plane = config_.num_blocks * config_.num_kv_heads * config_.head_dim *
                         kKvBlockSize * DTypeSize(config_.dtype);
   PagedKv kv;
-  kv.key = buffer_.View(
-      config_.dtype, {config_.num_blocks, config_.num_kv_heads, config_.head_dim, kKvBlockSize},
-      2 * index * plane);
+  kv.key = buffer_.View(config_.dtype,
+                        {config_.num_blocks, config_.num_kv_heads, config_.head_dim, kKvBlockSize},
+                        2 * index * plane);
   kv.value = buffer_.View(
       config_.dtype, {config_.num_blocks, config_.num_kv_heads, kKvBlockSize, config_.head_dim},
       (2 * index + 1) * plane);

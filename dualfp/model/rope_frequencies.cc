@@ -83,9 +83,8 @@ void ComputeRopeFrequencies(const RopeConfig& rope, int64_t rope_length,
     theta *= std::pow(rope.factor * length / original - (rope.factor - 1),
                       static_cast<double>(dim) / static_cast<double>(dim - 2));
   }
-  const std::vector<double>& stretch = rope_length > rope.original_max_position_embeddings
-                                           ? rope.long_factor
-                                           : rope.short_factor;
+  const std::vector<double>& stretch =
+      rope_length > rope.original_max_position_embeddings ? rope.long_factor : rope.short_factor;
   for (size_t i = 0; i < inv_freq.size(); ++i) {
     const float period = Period(theta, static_cast<int64_t>(i), dim);
     switch (rope.type) {

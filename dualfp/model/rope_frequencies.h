@@ -19,8 +19,7 @@ namespace dualfp {
 bool RopeDependsOnLength(const RopeConfig& rope);
 
 // Fills inv_freq [rotary_dim / 2]. rope_length matters where RopeDependsOnLength().
-void ComputeRopeFrequencies(const RopeConfig& rope, int64_t rope_length,
-                            std::span<float> inv_freq);
+void ComputeRopeFrequencies(const RopeConfig& rope, int64_t rope_length, std::span<float> inv_freq);
 
 // What cos and sin are multiplied by: 1 but for yarn and longrope.
 float RopeAttentionFactor(const RopeConfig& rope);

@@ -64,8 +64,8 @@ int64_t ParameterCount(const ModelConfig& config) {
   const int64_t qkv_rows =
       (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
   const int64_t layer =
-      config.hidden_size * (qkv_rows + config.num_attention_heads * config.head_dim +
-                            3 * config.intermediate_size);
+      config.hidden_size *
+      (qkv_rows + config.num_attention_heads * config.head_dim + 3 * config.intermediate_size);
   const int64_t table = config.vocab_size * config.hidden_size;
   return config.num_hidden_layers * layer + table * (config.tie_word_embeddings ? 1 : 2);
 }
@@ -132,8 +132,7 @@ FillStats Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int64
            DTypeName(rows->dtype()), " but ", linear.parts.front().tensor, ".weight has ",
            DTypeName(dtype), "; parts of one layer must agree unless they are nested");
     }
-    stats.Merge(
-        FillPart(linear, part, *rows, max_outliers, ErrorCode::kInvalidFile, threads_));
+    stats.Merge(FillPart(linear, part, *rows, max_outliers, ErrorCode::kInvalidFile, threads_));
   }
   return stats;
 }
@@ -160,12 +159,11 @@ void Loader::LoadLinear(Linear& linear, bool nest, bool bias) {
     report.rounded = stats.rounded;
     report.largest_relative_rounding = stats.largest_relative_rounding;
     if (stats.beyond_fp16 > 0) {
-      report.exception =
-          StrCat(stats.beyond_fp16, " weights exceed FP16's largest value 65504");
+      report.exception = StrCat(stats.beyond_fp16, " weights exceed FP16's largest value 65504");
     } else if (stats.outliers > max_outliers) {
-      report.exception = StrCat(stats.outliers, " of ", elements,
-                                " weights exceed 1.75, more than a share of ",
-                                options_.max_outlier_share);
+      report.exception =
+          StrCat(stats.outliers, " of ", elements, " weights exceed 1.75, more than a share of ",
+                 options_.max_outlier_share);
     }
   }
   if (!nest || !report.exception.empty()) {
@@ -441,12 +439,11 @@ void Model::Refill(const std::string& tensor, const ConstTensorView& values, Thr
                 (nested && (values.dtype == DType::kF32 || values.dtype == DType::kF16 ||
                             values.dtype == DType::kBF16)),
             ErrorCode::kInvalidArgument, "refill of ", tensor, ": got ", DTypeName(values.dtype),
-            ", expected ",
-            nested ? "F32, F16 or BF16" : DTypeName(linear.weight.values.dtype));
+            ", expected ", nested ? "F32, F16 or BF16" : DTypeName(linear.weight.values.dtype));
       RemoveOutliers(linear, part);
-      const FillStats stats = FillPart(linear, part, MemoryRows(values),
-                                       linear.weight.n * linear.weight.k,
-                                       ErrorCode::kInvalidArgument, threads);
+      const FillStats stats =
+          FillPart(linear, part, MemoryRows(values), linear.weight.n * linear.weight.k,
+                   ErrorCode::kInvalidArgument, threads);
       Check(stats.beyond_fp16 == 0, ErrorCode::kInvalidArgument, "refill of ", tensor, ": ",
             stats.beyond_fp16, " weights exceed FP16's largest value 65504");
     }
