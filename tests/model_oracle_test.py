@@ -16,8 +16,9 @@ import tiny_models
 
 TOOL = pathlib.Path(os.environ["DUALFP_BUILD_DIR"]) / "tests" / "model_logits"
 LENGTHS = [1, 2, 15, 16, 17, 33, 64, 65, 128, 129, 200, 256, 257, 512, 513]
-# Largest difference in units of the logits' standard deviation.
-TOLERANCE = 2e-3
+# Largest difference in units of the logits' standard deviation. The promise is 2e-3; what rounding
+# leaves is about 2e-5.
+TOLERANCE = 1e-4
 
 
 def run(model, prompts, workdir, **options):
