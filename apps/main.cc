@@ -1,9 +1,8 @@
 // The dualfp command: parses the subcommand and turns every dualfp::Error into one line on stderr.
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
-
-#include <CLI/CLI.hpp>
 
 int main(int argc, char** argv) {
   CLI::App app("Run large language models at low and switchable precision.", "dualfp");

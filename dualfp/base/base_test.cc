@@ -1,7 +1,7 @@
-#include <cstdlib>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <cstdlib>
 
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"

@@ -13,14 +13,14 @@
 namespace dualfp {
 
 enum class ErrorCode {
-  kInvalidArgument,     // a caller's value is out of range or of the wrong shape
-  kNotFound,            // a file, tensor or name does not exist
-  kInvalidFile,         // a file's content breaks its format
-  kUnsupported,         // valid, but not something this build or device can do
-  kResourceExhausted,   // memory, disk or a bounded queue is full
-  kCancelled,           // the caller asked to stop
-  kIo,                  // the operating system refused a read or write
-  kInternal,            // a broken invariant: a bug in dualfp
+  kInvalidArgument,    // a caller's value is out of range or of the wrong shape
+  kNotFound,           // a file, tensor or name does not exist
+  kInvalidFile,        // a file's content breaks its format
+  kUnsupported,        // valid, but not something this build or device can do
+  kResourceExhausted,  // memory, disk or a bounded queue is full
+  kCancelled,          // the caller asked to stop
+  kIo,                 // the operating system refused a read or write
+  kInternal,           // a broken invariant: a bug in dualfp
 };
 
 // "invalid_argument", "not_found", ...: stable, for logs and for the C ABI.

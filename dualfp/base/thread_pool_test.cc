@@ -1,12 +1,12 @@
 #include "dualfp/base/thread_pool.h"
 
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 namespace dualfp {
 namespace {

@@ -30,10 +30,10 @@ namespace dualfp {
 
 // What happens to X before the multiplication at Precision::kFp8.
 enum class ActivationQuant : uint8_t {
-  kNone,               // weight-only: X is used as it is
-  kDynamicPerToken,    // s[m] = amax(X[m,:]) / 448, X/s rounded to E4M3 (the default at kFp8)
-  kDynamicPerTensor,   // one s for all rows
-  kStaticPerTensor,    // s = Weight::input_scale
+  kNone,              // weight-only: X is used as it is
+  kDynamicPerToken,   // s[m] = amax(X[m,:]) / 448, X/s rounded to E4M3 (the default at kFp8)
+  kDynamicPerTensor,  // one s for all rows
+  kStaticPerTensor,   // s = Weight::input_scale
 };
 
 // Y = activation(X·Wᵀ + bias) + residual.

@@ -39,7 +39,8 @@ TensorView Buffer::View(DType dtype, std::initializer_list<int64_t> shape,
                         size_t byte_offset) const {
   TensorView view(static_cast<char*>(data_) + byte_offset, dtype, shape, device_);
   CheckInternal(byte_offset + static_cast<size_t>(view.num_bytes()) <= size_, "view ",
-                Describe(view), " at byte ", byte_offset, " overruns a buffer of ", size_, " bytes");
+                Describe(view), " at byte ", byte_offset, " overruns a buffer of ", size_,
+                " bytes");
   return view;
 }
 

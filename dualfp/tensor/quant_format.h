@@ -39,8 +39,8 @@ enum class ScaleGranularity : uint8_t {
 struct QuantFormatInfo {
   QuantFormat format;
   std::string_view name;
-  int group_size;      // elements along K that share a scale; 0 where scales are not grouped
-  float bits_stored;   // per element, scales included
+  int group_size;     // elements along K that share a scale; 0 where scales are not grouped
+  float bits_stored;  // per element, scales included
   float bits_fp16;
   float bits_fp8;
   float bits_fp4;

@@ -58,9 +58,8 @@ struct BasicTensorView {
                         device_in) {}
 
   // A mutable view is usable wherever a const one is asked for.
-  operator BasicTensorView<true>() const
-    requires(!kIsConst)
-  {
+  operator BasicTensorView<true>() const  // NOLINT(google-explicit-constructor)
+      requires(!kIsConst) {
     BasicTensorView<true> view;
     view.data = data;
     view.dtype = dtype;

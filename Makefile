@@ -1,0 +1,61 @@
+# The README's two commands, and what a developer needs beside them. Each target installs what it
+# lacks (SKIP_DEPENDENCIES=1 leaves that out) and builds first.
+
+BUILD ?= build
+JOBS ?= $(shell nproc)
+CMAKE_FLAGS ?=
+export DUALFP_VENV ?= $(CURDIR)/.venv
+# Debian's tools, unless the environment names others.
+CMAKE ?= cmake
+CTEST ?= ctest
+
+.DEFAULT_GOAL := build
+.PHONY: dependencies test-dependencies configure build demo test bench format lint soak install clean
+
+dependencies:
+ifndef SKIP_DEPENDENCIES
+	tools/install_dependencies.sh
+endif
+
+test-dependencies:
+ifndef SKIP_DEPENDENCIES
+	tools/install_dependencies.sh --tests
+endif
+
+# Everything but the tests; leaves the command at build/dualfp.
+build: dependencies
+	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+	$(CMAKE) --build $(BUILD) -j $(JOBS) --target dualfp_app
+
+# Generates text with the bundled model, switching precision in the middle.
+demo: build
+	tools/demo.sh $(BUILD)/dualfp
+
+test: test-dependencies
+	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DDUALFP_BUILD_TESTS=ON \
+	  -DDUALFP_PYTHON=$(DUALFP_VENV)/bin/python3 $(CMAKE_FLAGS)
+	$(CMAKE) --build $(BUILD) -j $(JOBS)
+	$(CTEST) --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+# Long fuzzing and sanitizer runs that the tests only sample.
+soak: test-dependencies
+	tools/soak.sh
+
+bench: build
+	$(CMAKE) -S . -B $(BUILD) -DDUALFP_BUILD_BENCHMARKS=ON
+	$(CMAKE) --build $(BUILD) -j $(JOBS)
+	tools/bench.sh $(BUILD)
+
+SOURCES = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
+
+format:
+	clang-format-14 -i $(SOURCES)
+
+lint: test-dependencies
+	tools/lint.sh $(BUILD)
+
+install: build
+	$(CMAKE) --install $(BUILD)
+
+clean:
+	rm -rf $(BUILD)
