@@ -10,7 +10,7 @@ CMAKE ?= cmake
 CTEST ?= ctest
 
 .DEFAULT_GOAL := build
-.PHONY: dependencies test-dependencies configure build demo test bench format lint soak install clean
+.PHONY: dependencies test-dependencies configure build demo test sanitize bench format lint soak install clean
 
 dependencies:
 ifndef SKIP_DEPENDENCIES
@@ -37,6 +37,10 @@ test: test-dependencies
 	  -DDUALFP_BUILD_BENCHMARKS=ON -DDUALFP_PYTHON=$(DUALFP_VENV)/bin/python3 $(CMAKE_FLAGS)
 	$(CMAKE) --build $(BUILD) -j $(JOBS)
 	$(CTEST) --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+# The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: test-dependencies
+	tools/sanitize.sh asan-ubsan
 
 # Long fuzzing and sanitizer runs that the tests only sample.
 soak: test-dependencies
