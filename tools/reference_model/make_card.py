@@ -80,7 +80,7 @@ quality, not bit for bit.
 ## Sources
 Text extracted from these Debian 12 packages: public domain and permissive licences only, by each package's
 copyright file (the copyleft parts that some of those list are code, build and test files, not the documentation
-used here). Names of licence families are shortened; the copyright files have the exact terms and holders. Sizes
+used here, but for one 5 kB page of the SWI-Prolog manual about a GPL library). Names of licence families are shortened; the copyright files have the exact terms and holders. Sizes
 are after cleaning; the conversations made from WordNet come on top.
 
 | package | version | licence | training, MB | held out, kB |
