@@ -9,6 +9,7 @@ namespace {
 
 struct Simd256 {
   using Vector = __m256;
+  using Floats = F32x8;
   static constexpr int kLanes = 8;
 
   DUALFP_ROW_INLINE Vector Broadcast(float x) { return _mm256_set1_ps(x); }

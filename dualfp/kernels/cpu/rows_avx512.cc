@@ -9,6 +9,7 @@ namespace {
 
 struct Simd512 {
   using Vector = __m512;
+  using Floats = F32x16;
   static constexpr int kLanes = 16;
 
   DUALFP_ROW_INLINE Vector Broadcast(float x) { return _mm512_set1_ps(x); }
