@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <numeric>
@@ -13,7 +12,7 @@
 namespace dualfp {
 namespace {
 
-constexpr size_t kReadStep = 256;
+constexpr int64_t kReadStep = 256;
 constexpr int64_t kRounds = 300000;  // about a millisecond
 
 // What any compiler makes of plain C++.
@@ -54,31 +53,24 @@ cpu::ProbeInner SelectInner() {
   return {ReadPlain, MultiplyAddPlain, 2 * 16};
 }
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 // Where results go, so that no compiler drops the work.
 std::atomic<uint64_t> sink;
 
 }  // namespace
 
-double SampleReadBandwidth(ThreadPool& threads, const void* data, size_t size) {
+int64_t ProbeRead(ThreadPool& threads, const void* data, int64_t size) {
   const cpu::ProbeInner inner = SelectInner();
-  const size_t part = size / threads.num_threads() / kReadStep * kReadStep;
-  const double start = Seconds();
+  const int64_t part = size / threads.num_threads() / kReadStep * kReadStep;
   threads.RunOnAll([&](int thread) {
     sink.fetch_or(inner.read(static_cast<const char*>(data) + thread * part, part));
   });
-  return static_cast<double>(part * threads.num_threads()) / (Seconds() - start);
+  return part * threads.num_threads();
 }
 
-double SampleMultiplyAddRate(ThreadPool& threads) {
+int64_t ProbeMultiplyAdd(ThreadPool& threads) {
   const cpu::ProbeInner inner = SelectInner();
-  const double start = Seconds();
   threads.RunOnAll([&](int) { sink.fetch_or(static_cast<uint64_t>(inner.multiply_add(kRounds))); });
-  return static_cast<double>(inner.operations_per_round) * kRounds * threads.num_threads() /
-         (Seconds() - start);
+  return inner.operations_per_round * kRounds * threads.num_threads();
 }
 
 }  // namespace dualfp

@@ -1,20 +1,21 @@
-// What the CPU can do at best: the ceilings that benchmarks put kernels beside. One call takes one
-// sample; on a shared machine, take many, alternating with what they are compared to.
+// Work that runs as fast as the CPU can: the ceilings that benchmarks put kernels beside. One call
+// is one sample of a few milliseconds at most; on a shared machine, take many, alternating with
+// what they are compared to.
 
 #pragma once
 
-#include <cstddef>
+#include <cstdint>
 
 #include "dualfp/base/thread_pool.h"
 
 namespace dualfp {
 
-// Bytes per second at which all threads together read `size` bytes at `data`, one contiguous part
-// each. For memory rather than a cache, `size` must exceed the last cache several times over.
-double SampleReadBandwidth(ThreadPool& threads, const void* data, size_t size);
+// All threads together read `size` bytes at `data`, one contiguous part each. Returns the bytes
+// read. For memory rather than a cache, `size` must exceed the last cache.
+int64_t ProbeRead(ThreadPool& threads, const void* data, int64_t size);
 
-// Floating-point operations per second of all threads together in float fused multiply-adds on
-// registers, two per element, over about a millisecond.
-double SampleMultiplyAddRate(ThreadPool& threads);
+// All threads do float fused multiply-adds on registers, for about a millisecond. Returns the
+// floating-point operations done by all of them, two for each element.
+int64_t ProbeMultiplyAdd(ThreadPool& threads);
 
 }  // namespace dualfp
