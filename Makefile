@@ -10,7 +10,7 @@ CMAKE ?= cmake
 CTEST ?= ctest
 
 .DEFAULT_GOAL := build
-.PHONY: dependencies test-dependencies configure build demo test bench format lint soak install clean
+.PHONY: dependencies test-dependencies configure build demo test sanitize bench format lint soak install clean
 
 dependencies:
 ifndef SKIP_DEPENDENCIES
@@ -24,8 +24,9 @@ endif
 
 # Everything but the tests; leaves the command at build/dualfp.
 build: dependencies
-	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
-	$(CMAKE) --build $(BUILD) -j $(JOBS) --target dualfp_app
+	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DDUALFP_BUILD_TESTS=OFF \
+	  -DDUALFP_BUILD_BENCHMARKS=OFF $(CMAKE_FLAGS)
+	$(CMAKE) --build $(BUILD) -j $(JOBS)
 
 # Generates text with the bundled model, switching precision in the middle.
 demo: build
@@ -33,9 +34,13 @@ demo: build
 
 test: test-dependencies
 	$(CMAKE) -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release -DDUALFP_BUILD_TESTS=ON \
-	  -DDUALFP_PYTHON=$(DUALFP_VENV)/bin/python3 $(CMAKE_FLAGS)
+	  -DDUALFP_BUILD_BENCHMARKS=ON -DDUALFP_PYTHON=$(DUALFP_VENV)/bin/python3 $(CMAKE_FLAGS)
 	$(CMAKE) --build $(BUILD) -j $(JOBS)
 	$(CTEST) --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+# The C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: test-dependencies
+	tools/sanitize.sh asan-ubsan
 
 # Long fuzzing and sanitizer runs that the tests only sample.
 soak: test-dependencies

@@ -17,8 +17,7 @@ endif()
 
 # The interpreter that runs the Python tests and tools: the project's own environment where it
 # exists, else whatever python3 is on the path.
-if(NOT DUALFP_PYTHON)
-  find_program(DUALFP_PYTHON python3
-    HINTS ${PROJECT_SOURCE_DIR}/.venv/bin NO_DEFAULT_PATH)
-  find_program(DUALFP_PYTHON python3 REQUIRED)
+find_program(DUALFP_PYTHON python3 HINTS ${PROJECT_SOURCE_DIR}/.venv/bin)
+if(DUALFP_BUILD_TESTS AND NOT DUALFP_PYTHON)
+  message(FATAL_ERROR "The tests need python3 (tools/install_dependencies.sh --tests installs it)")
 endif()

@@ -80,6 +80,6 @@ function(dualfp_python_test name)
   endif()
   add_test(NAME python.${name}
     COMMAND ${DUALFP_PYTHON} -m pytest -q -p no:cacheprovider ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_SCRIPT})
-  set_tests_properties(python.${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT}
+  set_tests_properties(python.${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS python
     ENVIRONMENT "DUALFP_BINARY=${PROJECT_BINARY_DIR}/dualfp;DUALFP_BUILD_DIR=${PROJECT_BINARY_DIR};DUALFP_SOURCE_DIR=${PROJECT_SOURCE_DIR};PYTHONDONTWRITEBYTECODE=1")
 endfunction()
