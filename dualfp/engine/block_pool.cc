@@ -123,6 +123,13 @@ void BlockPool::Register(int32_t block, const Hash128& key, std::span<const int3
   std::ranges::copy(tokens, Tokens(block).begin());
 }
 
+void BlockPool::Unregister(int32_t block) {
+  CheckInternal(blocks_[block].ref_count > 0, "KV block ", block, " is free");
+  if (blocks_[block].cached) {
+    Evict(block);
+  }
+}
+
 void BlockPool::Evict(int32_t block) {
   const size_t mask = table_.size() - 1;
   size_t hole = Home(blocks_[block].key);

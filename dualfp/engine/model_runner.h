@@ -58,9 +58,9 @@ struct StepBatch {
   std::span<const int32_t> slots;           // [rows]: block * block_size + place, to store KV at
   std::span<const int32_t> query_start;     // [sequences + 1]
   std::span<const int32_t> context_length;  // [sequences], including this step's rows
-  std::span<const int32_t> block_table;     // [sequences, block_table_stride]; unused entries are 0
-  int64_t block_table_stride = 0;
-  std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  std::span<const int32_t> block_table;     // [sequences, block_table_stride]
+  int64_t block_table_stride = 0;           // entries past a context: any valid block
+  std::span<const int32_t> logit_rows;      // rows whose logits are wanted, ascending
   std::span<const BlockCopy> copies;
   std::span<const PlanRange> plans;
 };
