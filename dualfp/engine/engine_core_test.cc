@@ -504,12 +504,17 @@ Request RandomRequest(std::mt19937* random, const RunnerInfo& info) {
   return request;
 }
 
-class RandomWorkload : public ::testing::TestWithParam<int> {};
+struct WorkloadCounts {
+  uint64_t preemptions = 0;
+  uint64_t cache_hits = 0;
+  uint64_t copies = 0;
+  uint64_t cancelled = 0;
+};
 
 // Any mix of requests on any size of engine: every step leaves all accounts in order, everything
 // ends, nothing leaks, and each request gets the tokens that it would get alone.
-TEST_P(RandomWorkload, KeepsItsAccountsAndItsPromises) {
-  std::mt19937 random(GetParam());
+void RunRandomWorkload(int seed, WorkloadCounts* counts) {
+  std::mt19937 random(seed);
   const auto below = [&](uint64_t bound) { return static_cast<int>(random() % bound); };
   RunnerInfo info = SmallInfo();
   info.block_size = 1 + below(6);
@@ -530,6 +535,7 @@ TEST_P(RandomWorkload, KeepsItsAccountsAndItsPromises) {
         PrecisionPlan::Uniform(info.num_layers, fp8 ? Precision::kFp8 : Precision::kFp16));
   }
   CoreHarness harness(config, info, controller);
+  harness.runner().before = [&](const StepBatch& batch) { counts->copies += batch.copies.size(); };
 
   struct Run {
     Request request;
@@ -537,7 +543,7 @@ TEST_P(RandomWorkload, KeepsItsAccountsAndItsPromises) {
     bool cancelled = false;
   };
   std::vector<Run> runs;
-  int to_submit = 40;
+  int to_submit = 60;
   for (int step = 0; to_submit > 0 || !harness.core().idle(); ++step) {
     ASSERT_LT(step, 50000);
     while (to_submit > 0 && below(4) == 0) {
@@ -558,7 +564,10 @@ TEST_P(RandomWorkload, KeepsItsAccountsAndItsPromises) {
     ASSERT_NO_THROW(harness.core().CheckInvariants());
   }
   EXPECT_EQ(harness.core().pool().num_free(), info.num_blocks);
+  counts->preemptions += harness.metrics().num_preemptions_total.value();
+  counts->cache_hits += harness.metrics().prefix_cache_hits_total.value();
   for (const Run& run : runs) {
+    counts->cancelled += run.cancelled;
     ASSERT_TRUE(run.result->finished);
     EXPECT_EQ(run.result->violation, "");
     EXPECT_EQ(run.result->error, "");
@@ -592,7 +601,26 @@ TEST_P(RandomWorkload, KeepsItsAccountsAndItsPromises) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, RandomWorkload, ::testing::Range(0, 60));
+class RandomWorkload : public ::testing::TestWithParam<int> {};
+
+TEST_P(RandomWorkload, KeepsItsAccountsAndItsPromises) {
+  WorkloadCounts counts;
+  for (int seed = 100 * GetParam(); seed < 100 * GetParam() + 50; ++seed) {
+    SCOPED_TRACE(seed);
+    RunRandomWorkload(seed, &counts);
+    if (HasFatalFailure()) {
+      return;
+    }
+  }
+  // The workloads reach what they are meant to test.
+  EXPECT_GT(counts.preemptions, 100u);
+  EXPECT_GT(counts.cache_hits, 1000u);
+  EXPECT_GT(counts.copies, 100u);
+  EXPECT_GT(counts.cancelled, 20u);
+  RecordProperty("preemptions", std::to_string(counts.preemptions));
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomWorkload, ::testing::Range(0, 8));
 
 }  // namespace
 }  // namespace dualfp
