@@ -73,8 +73,9 @@ void BlockPool::Release(int32_t block) {
   }
 }
 
-Hash128 BlockPool::RootKey(std::string_view salt) const {
-  return SipHash128(hash_key_, std::as_bytes(std::span(salt)));
+Hash128 BlockPool::RootKey(std::string_view salt, uint64_t cache_class) const {
+  const Hash128 salted = SipHash128(hash_key_, std::as_bytes(std::span(salt)));
+  return ChildKey(salted, cache_class, {});
 }
 
 Hash128 BlockPool::ChildKey(const Hash128& parent, uint64_t precision_tag,

@@ -46,7 +46,7 @@ class BlockPool {
   int ref_count(int32_t block) const { return blocks_[block].ref_count; }
 
   // Keys. `tokens` has block_size entries.
-  Hash128 RootKey(std::string_view salt) const;
+  Hash128 RootKey(std::string_view salt, uint64_t cache_class) const;
   Hash128 ChildKey(const Hash128& parent, uint64_t precision_tag,
                    std::span<const int32_t> tokens) const;
 

@@ -64,10 +64,11 @@ TEST(BlockPool, GivesEachBlockOnce) {
 
 TEST(BlockPool, KeysTellSaltTagTokensAndParentApart) {
   BlockPool pool(4, 4, true, {1, 2});
-  const Hash128 root = pool.RootKey("");
+  const Hash128 root = pool.RootKey("", 0);
   const Hash128 key = pool.ChildKey(root, 7, Tokens(1));
   EXPECT_EQ(key, pool.ChildKey(root, 7, Tokens(1)));
-  EXPECT_NE(key, pool.ChildKey(pool.RootKey("tenant"), 7, Tokens(1)));
+  EXPECT_NE(key, pool.ChildKey(pool.RootKey("tenant", 0), 7, Tokens(1)));
+  EXPECT_NE(key, pool.ChildKey(pool.RootKey("", 1), 7, Tokens(1)));
   EXPECT_NE(key, pool.ChildKey(root, 8, Tokens(1)));
   EXPECT_NE(key, pool.ChildKey(root, 7, Tokens(2)));
   EXPECT_NE(key, pool.ChildKey(key, 7, Tokens(1)));
@@ -76,7 +77,7 @@ TEST(BlockPool, KeysTellSaltTagTokensAndParentApart) {
 
 TEST(BlockPool, KeepsCachedBlocksUntilTheyAreNeeded) {
   BlockPool pool(3, 4, true, {});
-  const Hash128 root = pool.RootKey("");
+  const Hash128 root = pool.RootKey("", 0);
   const int32_t first = pool.Allocate();
   const Hash128 first_key = pool.ChildKey(root, 1, Tokens(0));
   pool.Register(first, first_key, Tokens(0));
@@ -99,7 +100,7 @@ TEST(BlockPool, AHitMakesABlockRecentlyUsed) {
   BlockPool pool(2, 4, true, {});
   std::vector<Hash128> keys;
   for (int i = 0; i < 2; ++i) {
-    keys.push_back(pool.ChildKey(pool.RootKey(""), 1, Tokens(i)));
+    keys.push_back(pool.ChildKey(pool.RootKey("", 0), 1, Tokens(i)));
     const int32_t block = pool.Allocate();
     pool.Register(block, keys[i], Tokens(i));
     pool.Release(block);
@@ -114,7 +115,7 @@ TEST(BlockPool, AHitMakesABlockRecentlyUsed) {
 
 TEST(BlockPool, TheFirstOfTwoEqualBlocksIsCached) {
   BlockPool pool(2, 4, true, {});
-  const Hash128 key = pool.ChildKey(pool.RootKey(""), 1, Tokens(0));
+  const Hash128 key = pool.ChildKey(pool.RootKey("", 0), 1, Tokens(0));
   const int32_t first = pool.Allocate();
   const int32_t second = pool.Allocate();
   pool.Register(first, key, Tokens(0));
@@ -128,7 +129,7 @@ TEST(BlockPool, TheFirstOfTwoEqualBlocksIsCached) {
 
 TEST(BlockPool, CachesNothingWhenCachingIsOff) {
   BlockPool pool(2, 4, false, {});
-  const Hash128 key = pool.ChildKey(pool.RootKey(""), 1, Tokens(0));
+  const Hash128 key = pool.ChildKey(pool.RootKey("", 0), 1, Tokens(0));
   const int32_t block = pool.Allocate();
   pool.Register(block, key, Tokens(0));
   EXPECT_EQ(pool.Find(key, Tokens(0)), -1);
@@ -151,7 +152,7 @@ TEST(BlockPool, AgreesWithASimpleModel) {
     std::map<int, int32_t> cached;  // value of the first token -> block
     std::vector<int> content(num_blocks, -1);
     const auto key_of = [&](int value) {
-      return pool.ChildKey(pool.RootKey(""), 1, Tokens(value));
+      return pool.ChildKey(pool.RootKey("", 0), 1, Tokens(value));
     };
     for (int step = 0; step < 2000; ++step) {
       const int block = static_cast<int>(random() % num_blocks);

@@ -167,7 +167,9 @@ std::shared_ptr<PrecisionController> Engine::Impl::MakeController(
                                     : "FP4 is not computed by this model";
     Check(reason.empty(), ErrorCode::kUnsupported, "precision: ", reason);
   }
-  return MakeFixedController(PrecisionPlan(std::move(layers)));
+  PrecisionPlan fixed{std::move(layers)};
+  LetHeadFollow(&fixed);
+  return MakeFixedController(std::move(fixed));
 }
 
 void Engine::Impl::CheckAccepting() {

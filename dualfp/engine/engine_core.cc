@@ -50,8 +50,8 @@ EngineCore::EngineCore(const EngineConfig& config, ModelRunner* runner,
              runner->info().max_logit_rows, runner->info().max_model_len,
              runner->info().block_size),
       plan_(PrecisionPlan::Uniform(runner->info().num_layers, Precision::kFp16)),
-      fp16_tag_(plan_.Tag()),
-      fp8_tag_(PrecisionPlan::Uniform(runner->info().num_layers, Precision::kFp8).Tag()) {
+      fp16_tag_(TagOf(plan_)),
+      fp8_tag_(TagOf(PrecisionPlan::Uniform(runner->info().num_layers, Precision::kFp8))) {
   const SchedulerConfig& bounds = scheduler_.config();
   touched_.reserve(bounds.max_sequences);
   deadlines_.reserve(bounds.max_sequences + config.max_waiting);
@@ -61,6 +61,7 @@ EngineCore::EngineCore(const EngineConfig& config, ModelRunner* runner,
 }
 
 void EngineCore::Add(std::unique_ptr<RequestState> request) {
+  request->cache_class = runner_->CacheClass(request->max_length());
   scheduler_.Add(&request->choices[0]);
   const RequestId id = request->id;
   requests_.emplace(id, std::move(request));
@@ -113,7 +114,7 @@ void EngineCore::SetController(std::shared_ptr<PrecisionController> controller) 
   if (!controller_->adaptive()) {
     PrecisionPlan plan = plan_;
     controller_->Choose(StepSummary{}, &plan);
-    fixed_tag_ = plan.Tag();
+    fixed_tag_ = TagOf(plan);
   }
 }
 
@@ -137,8 +138,8 @@ CacheTagsByPin EngineCore::CacheTagsNow() const {
 // An adaptive controller's plans are many, and none comes back for sure: those that are not uniform
 // count as one.
 uint64_t EngineCore::RecordTag() const {
-  return controller_->adaptive() && plan_.Class() == PrecisionClass::kMixed ? kMixedPrecisionTag
-                                                                            : plan_.Tag();
+  return controller_->adaptive() && ClassOf(plan_) == PrecisionClass::kMixed ? kMixedPrecisionTag
+                                                                             : TagOf(plan_);
 }
 
 void EngineCore::CollectDeadlines() {
@@ -174,7 +175,7 @@ void EngineCore::CollectDeadlines() {
 }
 
 void EngineCore::ChoosePlan() {
-  const uint64_t before = plan_.Tag();
+  const uint64_t before = TagOf(plan_);
   bool pinned_fp16 = false;
   bool pinned_fp8 = false;
   for (const Sequence* sequence : scheduler_.scheduled()) {
@@ -195,12 +196,12 @@ void EngineCore::ChoosePlan() {
   }
   controller_->Choose(summary, &plan_);
   if (pinned_fp16) {
-    plan_.SetAll(Precision::kFp16);
+    SetAll(&plan_, Precision::kFp16);
   } else if (pinned_fp8) {
-    plan_.SetAll(Precision::kFp8);
+    SetAll(&plan_, Precision::kFp8);
   }
-  class_ = plan_.Class();
-  switched_ = step_ > 0 && plan_.Tag() != before;
+  class_ = ClassOf(plan_);
+  switched_ = step_ > 0 && TagOf(plan_) != before;
 }
 
 bool EngineCore::Step() {
@@ -229,8 +230,7 @@ bool EngineCore::Step() {
   report.features = arena_.features();
   report.plan = &plan_;
   report.switched = switched_;
-  const double fp8_fraction =
-      static_cast<double>(plan_.Count(Precision::kFp8)) / std::max(plan_.num_layers(), 1);
+  const double fp8_fraction = Fp8Fraction(plan_);
   report.predicted_seconds = cost_.Predict(report.features, fp8_fraction);
 
   std::string failure;

@@ -460,8 +460,9 @@ class RandomController : public PrecisionController {
   void Choose(const StepSummary& /*step*/, PrecisionPlan* plan) override {
     const bool uniform = random_() % 2 == 0;
     const bool fp8 = random_() % 2 == 0;
-    for (int layer = 0; layer < plan->num_layers(); ++layer) {
-      plan->Set(layer, (uniform ? fp8 : random_() % 2 == 0) ? Precision::kFp8 : Precision::kFp16);
+    for (int layer = 0; layer < static_cast<int>(plan->layers.size()); ++layer) {
+      plan->layers[layer] =
+          (uniform ? fp8 : random_() % 2 == 0) ? Precision::kFp8 : Precision::kFp16;
     }
   }
   std::string_view name() const override { return "random"; }

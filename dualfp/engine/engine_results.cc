@@ -232,8 +232,7 @@ void EngineCore::RecordStep(const StepReport& report) {
   metrics_->precision_tokens_total[static_cast<size_t>(class_)].Add(rows);
   metrics_->step_duration_seconds[static_cast<size_t>(class_)].Observe(report.seconds);
   metrics_->precision_switches_total.Add(report.switched ? 1 : 0);
-  metrics_->precision_mode.Set(static_cast<double>(plan_.Count(Precision::kFp8)) /
-                               std::max(plan_.num_layers(), 1));
+  metrics_->precision_mode.Set(Fp8Fraction(plan_));
   const SchedulerCounts& counts = scheduler_.counts();
   metrics_->num_preemptions_total.Add(counts.preemptions - reported_.preemptions);
   metrics_->prefix_cache_queries_total.Add(counts.cache_queries - reported_.cache_queries);

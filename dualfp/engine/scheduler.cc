@@ -178,7 +178,7 @@ void Scheduler::FindCachedPrefix(const Sequence& sequence, const CacheTags& tags
   if (!pool_->caching() || unscored) {
     return;
   }
-  Hash128 parent = pool_->RootKey(request.request.cache_salt);
+  Hash128 parent = pool_->RootKey(request.request.cache_salt, request.cache_class);
   // At least one token is left to compute: its logits are what is wanted.
   const int64_t limit = (sequence.num_tokens() - 1) / pool_->block_size();
   for (int64_t block = 0; block < limit; ++block) {
@@ -216,8 +216,9 @@ bool Scheduler::Admit(Sequence* sequence, const CacheTags& tags) {
   }
   sequence->num_computed = static_cast<int64_t>(hits_.size()) * pool_->block_size();
   sequence->num_keyed = static_cast<int64_t>(hits_.size());
-  sequence->key =
-      hits_.empty() ? pool_->RootKey(sequence->request->request.cache_salt) : hits_.back().key;
+  sequence->key = hits_.empty() ? pool_->RootKey(sequence->request->request.cache_salt,
+                                                 sequence->request->cache_class)
+                                : hits_.back().key;
   counts_.cache_queries += sequence->num_tokens();
   counts_.cache_hits += sequence->num_computed;
 

@@ -42,7 +42,6 @@ std::unique_ptr<RequestState> MakeRequestState(Request request, OutputSink sink,
   state->scores_per_prompt_token = scores(sampling.prompt_logprobs);
   state->prompt_scores.reserve((state->prompt_size() - 1) * state->scores_per_prompt_token);
 
-  const int64_t longest = state->prompt_size() + state->completion_limit;
   state->choices.resize(sampling.n);
   state->num_unfinished = sampling.n;
   for (int choice = 0; choice < sampling.n; ++choice) {
@@ -50,7 +49,7 @@ std::unique_ptr<RequestState> MakeRequestState(Request request, OutputSink sink,
     sequence.request = state.get();
     sequence.choice = choice;
     sequence.output.reserve(state->completion_limit);
-    sequence.blocks.reserve((longest + context.block_size - 1) / context.block_size);
+    sequence.blocks.reserve((state->max_length() + context.block_size - 1) / context.block_size);
     sequence.sampler = SequenceSampler(&sampling, own.prompt, state->stop_ids,
                                        sampling.seed.value_or(seed), choice, context.vocab_size);
     sequence.new_scores.reserve(state->scores_per_token);

@@ -68,6 +68,7 @@ struct RequestState {
   Request request;
   OutputSink sink;
   int64_t completion_limit = 0;   // tokens of a choice
+  uint64_t cache_class = 0;       // ModelRunner::CacheClass(max_length())
   std::vector<int32_t> stop_ids;  // EOS, whether ignored or not, and then the request's own
   int64_t num_eos = 0;
   std::vector<Sequence> choices;  // request.sampling.n; never resized
@@ -89,6 +90,7 @@ struct RequestState {
   RequestTiming timing;
 
   int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
+  int64_t max_length() const { return prompt_size() + completion_limit; }
 };
 
 struct RequestContext {

@@ -14,6 +14,7 @@ StepArena::StepArena(int64_t max_rows, int max_sequences, int64_t max_logit_rows
   slots_.reserve(max_rows);
   query_start_.reserve(max_sequences + 1);
   context_length_.reserve(max_sequences);
+  max_length_.reserve(max_sequences);
   block_table_.assign(max_sequences * stride_, 0);
   logit_rows_.reserve(max_logit_rows);
   logit_begin_.reserve(max_sequences + 1);
@@ -28,6 +29,7 @@ void StepArena::Fill(std::span<Sequence* const> scheduled) {
   slots_.clear();
   query_start_.assign(1, 0);
   context_length_.clear();
+  max_length_.clear();
   logit_rows_.clear();
   logit_begin_.assign(1, 0);
   samples_.clear();
@@ -58,6 +60,7 @@ void StepArena::Fill(std::span<Sequence* const> scheduled) {
     logit_begin_.push_back(static_cast<int64_t>(logit_rows_.size()));
     query_start_.push_back(static_cast<int32_t>(token_ids_.size()));
     context_length_.push_back(static_cast<int32_t>(end));
+    max_length_.push_back(static_cast<int32_t>(request.max_length()));
     const int64_t used = (end + block_size_ - 1) / block_size_;
     std::copy_n(sequence.blocks.begin(), used,
                 block_table_.begin() + static_cast<int64_t>(index) * stride_);
@@ -76,11 +79,17 @@ void StepArena::Fill(std::span<Sequence* const> scheduled) {
 
 const StepBatch& StepArena::Batch(const PrecisionPlan* plan) {
   plan_ = {0, static_cast<int64_t>(token_ids_.size()), plan};
-  batch_ = {token_ids_,      positions_,
-            slots_,          query_start_,
-            context_length_, std::span(block_table_).first(context_length_.size() * stride_),
-            stride_,         logit_rows_,
-            copies_,         {&plan_, 1}};
+  batch_.token_ids = token_ids_;
+  batch_.positions = positions_;
+  batch_.slots = slots_;
+  batch_.query_start = query_start_;
+  batch_.context_length = context_length_;
+  batch_.block_table = std::span(block_table_).first(context_length_.size() * stride_);
+  batch_.block_table_stride = stride_;
+  batch_.max_length = max_length_;
+  batch_.logit_rows = logit_rows_;
+  batch_.copies = copies_;
+  batch_.plans = {&plan_, 1};
   return batch_;
 }
 

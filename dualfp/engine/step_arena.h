@@ -41,6 +41,7 @@ class StepArena {
   std::vector<int32_t> query_start_;
   std::vector<int32_t> context_length_;
   std::vector<int32_t> block_table_;
+  std::vector<int32_t> max_length_;
   std::vector<int32_t> logit_rows_;
   std::vector<int64_t> logit_begin_;
   std::vector<uint8_t> samples_;

@@ -62,7 +62,7 @@ void FakeRunner::CheckShapes(const StepBatch& batch) const {
   int64_t covered = 0;
   for (const PlanRange& range : batch.plans) {
     CheckInternal(range.begin == covered && range.end > range.begin &&
-                      range.plan->num_layers() == info_.num_layers,
+                      static_cast<int>(range.plan->layers.size()) == info_.num_layers,
                   "plan ranges leave a gap");
     covered = range.end;
   }
@@ -113,7 +113,7 @@ ConstTensorView FakeRunner::Execute(const StepBatch& batch) {
       while (batch.plans[range].end <= row) {
         ++range;
       }
-      Store(batch, row, sequence, batch.plans[range].plan->Tag());
+      Store(batch, row, sequence, TagOf(*batch.plans[range].plan));
     }
   }
   // After all stores: two sequences that write to one slot spoil each other.

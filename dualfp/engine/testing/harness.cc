@@ -107,7 +107,7 @@ std::vector<int32_t> ExpectedTokens(const Request& request, int choice, uint64_t
 }
 
 uint64_t UniformTag(const RunnerInfo& info, Precision precision) {
-  return PrecisionPlan::Uniform(info.num_layers, precision).Tag();
+  return TagOf(PrecisionPlan::Uniform(info.num_layers, precision));
 }
 
 CoreHarness::CoreHarness(const EngineConfig& config, const RunnerInfo& info,
