@@ -245,9 +245,10 @@ float Arranged(const void* x, int64_t k, int64_t stride) {
       x)[position / T::kVectorElements * stride + position % T::kVectorElements]);
 }
 
-// kDirect<R>: columns of the direct loop for R rows.
-template <typename T, int kTileRows, int kTileColumns, int kDirect1, int kDirect2, int kDirect4,
-          int kDirect8>
+// kDirect<R>: columns of the direct loop for R rows. FewRows: Traits for 1 and 2 rows, where
+// decoding is most of the work; it must decode to the same as T.
+template <typename T, typename FewRows, int kTileRows, int kTileColumns, int kDirect1, int kDirect2,
+          int kDirect4, int kDirect8>
 constexpr GemmInner MakeGemmInner() {
   static_assert(kUnitColumns % kDirect1 == 0 && kUnitColumns % kDirect2 == 0 &&
                 kUnitColumns % kDirect4 == 0 && kUnitColumns % kDirect8 == 0);
@@ -264,8 +265,8 @@ constexpr GemmInner MakeGemmInner() {
       .k_align = kGroup<T>,
       .block_k = T::kBlockK,
       .value_scale = T::kValueScale,
-      .direct = {{1, kDirect1, Direct<T, 1, kDirect1>},
-                 {2, kDirect2, Direct<T, 2, kDirect2>},
+      .direct = {{1, kDirect1, Direct<FewRows, 1, kDirect1>},
+                 {2, kDirect2, Direct<FewRows, 2, kDirect2>},
                  {4, kDirect4, Direct<T, 4, kDirect4>},
                  {8, kDirect8, Direct<T, 8, kDirect8>}},
       .tile = {{1, kTileColumns, Tile<T, 1, kTileRows, kTileColumns>},
