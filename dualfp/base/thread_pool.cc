@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -147,7 +148,7 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
     return;
   }
   std::atomic<int64_t> next{0};
-  RunOnAll([&](int thread) {
+  const auto work = [&](int thread) {
     for (;;) {
       const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= count) {
@@ -155,7 +156,9 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
       }
       body(begin, std::min(begin + grain, count), thread);
     }
-  });
+  };
+  // By reference, or std::function would have to allocate room for the captures.
+  RunOnAll(std::cref(work));
 }
 
 }  // namespace dualfp
