@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -148,7 +147,7 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
     return;
   }
   std::atomic<int64_t> next{0};
-  const auto work = [&](int thread) {
+  const auto take_chunks = [&](int thread) {
     for (;;) {
       const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= count) {
@@ -157,8 +156,7 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
       body(begin, std::min(begin + grain, count), thread);
     }
   };
-  // By reference, or std::function would have to allocate room for the captures.
-  RunOnAll(std::cref(work));
+  RunOnAll(std::cref(take_chunks));  // by reference: a std::function of it needs no allocation
 }
 
 }  // namespace dualfp
