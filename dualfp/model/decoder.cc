@@ -303,7 +303,7 @@ void Decoder::RunLayer(const Context& context, const Step& step, int64_t layer,
   const int64_t kv_heads = model_.kv_heads();
   const int64_t dim = config.head_dim;
   const int64_t rows = arena.hidden.shape[0];
-  const PagedKv kv = cache.layer(layer);
+  const PagedKv& kv = cache.layer(layer);
   const auto run = [&](StageIndex index, const GemmArgs& args) {
     const Stage& stage = StageOf(layer, index);
     RunLinear(context, stage, RowRanges(step, stage, layer), args);
