@@ -1,4 +1,4 @@
-#include "dualfp/engine/sampler.h"
+#include "dualfp/engine/sampling/sampler.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "dualfp/base/check.h"
-#include "dualfp/engine/random.h"
+#include "dualfp/engine/sampling/random.h"
 
 namespace dualfp {
 namespace {
