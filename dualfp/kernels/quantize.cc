@@ -1,5 +1,6 @@
 #include "dualfp/kernels/quantize.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "dualfp/base/check.h"
@@ -8,6 +9,30 @@
 #include "dualfp/numeric/fp8.h"
 
 namespace dualfp {
+namespace {
+
+constexpr int64_t kBlock = 128;
+
+int64_t Blocks(int64_t size) { return (size + kBlock - 1) / kBlock; }
+
+// Columns [begin, end) of a matrix.
+ConstTensorView Columns(ConstTensorView matrix, int64_t begin, int64_t end) {
+  matrix.data = matrix.as<char>() + begin * DTypeSize(matrix.dtype);
+  matrix.shape[1] = end - begin;
+  return matrix;
+}
+
+void QuantizeTile(const ConstTensorView& weight, float scale, uint8_t* codes, int64_t stride) {
+  for (int64_t n = 0; n < weight.shape[0]; ++n) {
+    const void* row = weight.Rows(n, n + 1).data;
+    for (int64_t k = 0; k < weight.shape[1]; ++k) {
+      codes[n * stride + k] =
+          FloatToE4m3(reference::LoadElement(row, weight.dtype, k) / scale);
+    }
+  }
+}
+
+}  // namespace
 
 std::string_view ActivationQuantName(ActivationQuant quant) {
   switch (quant) {
@@ -61,6 +86,72 @@ void QuantizeActivations(const Context& context, const ConstTensorView& x, Activ
       scales.as<float>()[m] = scale;
     }
   });
+}
+
+int64_t Fp8WeightScales(ScaleGranularity granularity, int64_t n, int64_t k) {
+  switch (granularity) {
+    case ScaleGranularity::kPerTensor:
+      return 1;
+    case ScaleGranularity::kPerChannel:
+      return n;
+    case ScaleGranularity::kBlock128:
+      return Blocks(n) * Blocks(k);
+    case ScaleGranularity::kNone:
+    case ScaleGranularity::kGroup:
+      break;
+  }
+  Fail(ErrorCode::kInvalidArgument,
+       "quantize: fp8 weights have per-tensor, per-channel or 128x128 block scales");
+}
+
+void QuantizeWeight(const Context& context, const ConstTensorView& weight,
+                    ScaleGranularity granularity, const TensorView& codes,
+                    const TensorView& scales) {
+  const bool rows = weight.rank == 2 && (weight.shape[1] <= 1 || weight.strides[1] == 1);
+  Check(rows && (weight.dtype == DType::kF32 || weight.dtype == DType::kF16 ||
+                 weight.dtype == DType::kBF16),
+        ErrorCode::kInvalidArgument, "quantize: the weight must be F32, F16 or BF16 [N, K]");
+  const int64_t n = weight.shape[0];
+  const int64_t k = weight.shape[1];
+  Check(codes.rank == 2 && codes.dtype == DType::kF8E4M3 && codes.shape == weight.shape &&
+            codes.is_contiguous(),
+        ErrorCode::kInvalidArgument, "quantize: codes must be contiguous F8_E4M3[", n, ", ", k,
+        "]");
+  const int64_t num_scales = Fp8WeightScales(granularity, n, k);
+  Check(scales.dtype == DType::kF32 && scales.num_elements() == num_scales &&
+            scales.is_contiguous(),
+        ErrorCode::kInvalidArgument, "quantize: scales must be contiguous F32 with ", num_scales,
+        " elements");
+  Check(weight.device.type == DeviceType::kCpu && codes.device == weight.device &&
+            scales.device == weight.device,
+        ErrorCode::kUnsupported, "quantize: weight, codes and scales must be on the CPU");
+  Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "quantize: no thread pool");
+
+  auto* scale = scales.as<float>();
+  if (granularity == ScaleGranularity::kPerTensor) {
+    *scale = ActivationScale(reference::MaxMagnitude(weight));
+  }
+  // Threads take whole rows of tiles: of blocks, or of single rows.
+  const bool blocked = granularity == ScaleGranularity::kBlock128;
+  const int64_t tile_rows = blocked ? kBlock : 1;
+  const int64_t tile_columns = blocked ? kBlock : k;
+  const int64_t tiles = blocked ? Blocks(k) : 1;
+  const auto body = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const ConstTensorView strip = weight.Rows(i * tile_rows, std::min(n, (i + 1) * tile_rows));
+      for (int64_t j = 0; j < tiles; ++j) {
+        const int64_t column = j * tile_columns;
+        const ConstTensorView tile = Columns(strip, column, std::min(k, column + tile_columns));
+        float* tile_scale = scale;
+        if (granularity != ScaleGranularity::kPerTensor) {
+          tile_scale += i * tiles + j;
+          *tile_scale = ActivationScale(reference::MaxMagnitude(tile));
+        }
+        QuantizeTile(tile, *tile_scale, codes.as<uint8_t>() + i * tile_rows * k + column, k);
+      }
+    }
+  };
+  context.threads->ParallelFor((n + tile_rows - 1) / tile_rows, 1, body);
 }
 
 }  // namespace dualfp

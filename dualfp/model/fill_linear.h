@@ -1,4 +1,5 @@
-// Writing checkpoint rows into a Linear's memory: as they are, or split into nested planes.
+// Writing checkpoint rows into a Linear's memory: as they are, split into nested planes, or
+// quantized.
 
 #pragma once
 
@@ -30,6 +31,9 @@ void AllocateLinear(Linear& linear, QuantFormat format, DType dtype);
 // they are only counted. Throws `code` for a NaN or infinity, naming tensor and place.
 FillStats FillPart(Linear& linear, const LinearPart& part, const TensorRows& rows,
                    int64_t max_outliers, ErrorCode code, ThreadPool& threads);
+
+// Replaces a plain weight by E4M3 codes and their scales (kernels/quantize.h).
+void QuantizeLinear(Linear& linear, ScaleGranularity granularity, ThreadPool& threads);
 
 // Sorts the outlier list and shows it in the weight.
 void FinishOutliers(Linear& linear);

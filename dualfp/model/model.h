@@ -92,6 +92,7 @@ struct LoadReport {
 
   int64_t LayerLinears() const;        // linear layers of all decoder layers
   int64_t NestedLayerLinears() const;  // those of them that are nested
+  int64_t Fp8LayerLinears() const;     // those of them that can compute at FP8
 };
 
 struct Model {
@@ -121,7 +122,7 @@ struct Model {
   // keep their memory; only the outlier list may grow. No step may run meanwhile.
   // Throws kNotFound for a tensor that no linear weight came from, kInvalidArgument for a wrong
   // shape, a NaN or infinity, or values that the weight's format cannot hold; a tensor that fails
-  // is left partly written.
+  // is left partly written. Throws kUnsupported for a weight that is held in FP8 alone.
   void Refill(const std::string& tensor, const ConstTensorView& values, ThreadPool& threads);
 };
 
