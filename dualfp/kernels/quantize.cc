@@ -26,8 +26,7 @@ void QuantizeTile(const ConstTensorView& weight, float scale, uint8_t* codes, in
   for (int64_t n = 0; n < weight.shape[0]; ++n) {
     const void* row = weight.Rows(n, n + 1).data;
     for (int64_t k = 0; k < weight.shape[1]; ++k) {
-      codes[n * stride + k] =
-          FloatToE4m3(reference::LoadElement(row, weight.dtype, k) / scale);
+      codes[n * stride + k] = FloatToE4m3(reference::LoadElement(row, weight.dtype, k) / scale);
     }
   }
 }
@@ -118,10 +117,10 @@ void QuantizeWeight(const Context& context, const ConstTensorView& weight,
         ErrorCode::kInvalidArgument, "quantize: codes must be contiguous F8_E4M3[", n, ", ", k,
         "]");
   const int64_t num_scales = Fp8WeightScales(granularity, n, k);
-  Check(scales.dtype == DType::kF32 && scales.num_elements() == num_scales &&
-            scales.is_contiguous(),
-        ErrorCode::kInvalidArgument, "quantize: scales must be contiguous F32 with ", num_scales,
-        " elements");
+  Check(
+      scales.dtype == DType::kF32 && scales.num_elements() == num_scales && scales.is_contiguous(),
+      ErrorCode::kInvalidArgument, "quantize: scales must be contiguous F32 with ", num_scales,
+      " elements");
   Check(weight.device.type == DeviceType::kCpu && codes.device == weight.device &&
             scales.device == weight.device,
         ErrorCode::kUnsupported, "quantize: weight, codes and scales must be on the CPU");

@@ -9,8 +9,9 @@
 // NaN is left out of the maximum and becomes the E4M3 NaN, so that row's products are NaN.
 // An infinity makes a dynamic s infinite and so poisons every product that uses s.
 //
-// Weights: s = max |w| / 448 over the matrix, an output row or a block of 128 x 128, 1 where that is
-// zero, and every element becomes RNE_E4M3(w / s); the element that makes the maximum becomes +-448.
+// Weights: s = max |w| / 448 over the matrix, an output row or a block of 128 x 128, 1 where that
+// is zero, and every element becomes RNE_E4M3(w / s); the element that makes the maximum becomes
+// +-448.
 
 #pragma once
 

@@ -49,7 +49,8 @@ void CalibrateInputScales(const Context& context, Model& model, std::span<const 
   std::vector<int32_t> logit_rows;
   std::vector<float> logits(options.limits.max_logit_rows * model.config.vocab_size);
   for (size_t piece = 0; piece < tokens.size(); piece += context_length) {
-    const auto part = tokens.subspan(piece, std::min<size_t>(context_length, tokens.size() - piece));
+    const auto part =
+        tokens.subspan(piece, std::min<size_t>(context_length, tokens.size() - piece));
     const auto length = static_cast<int64_t>(part.size());
     for (int64_t begin = 0; begin < length; begin += options.limits.max_tokens) {
       const int64_t rows = std::min(options.limits.max_tokens, length - begin);
@@ -60,12 +61,12 @@ void CalibrateInputScales(const Context& context, Model& model, std::span<const 
       const PlanRange range{0, rows, &plan};
       logit_rows.resize(head ? rows : 0);
       std::iota(logit_rows.begin(), logit_rows.end(), 0);
-      decoder.Forward(
-          context,
-          {.sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = logit_rows}, cache,
-          {logits.data(),
-           DType::kF32,
-           {static_cast<int64_t>(logit_rows.size()), model.config.vocab_size}});
+      decoder.Forward(context,
+                      {.sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = logit_rows},
+                      cache,
+                      {logits.data(),
+                       DType::kF32,
+                       {static_cast<int64_t>(logit_rows.size()), model.config.vocab_size}});
     }
   }
   const auto set = [&largest](Linear& linear) {

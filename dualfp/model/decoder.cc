@@ -340,8 +340,7 @@ void Decoder::RunLayer(const Context& context, const Step& step, int64_t layer,
   run(LinearKind::kO, {.x = arena.attention, .y = arena.hidden, .residual = arena.hidden});
 
   RmsNorm(context, {arena.hidden, weights.post_attention_norm, epsilon, arena.normed});
-  run(LinearKind::kGateUp,
-      {.x = arena.normed, .y = arena.mlp, .activation = Activation::kSiluMul});
+  run(LinearKind::kGateUp, {.x = arena.normed, .y = arena.mlp, .activation = Activation::kSiluMul});
   run(LinearKind::kDown, {.x = arena.mlp, .y = arena.hidden, .residual = arena.hidden});
 }
 

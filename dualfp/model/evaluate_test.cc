@@ -17,8 +17,7 @@ using ::testing::Each;
 using ::testing::Eq;
 using ::testing::Gt;
 
-const std::filesystem::path kModel =
-    std::filesystem::path(DUALFP_SOURCE_DIR) / "models" / "reference";
+const std::filesystem::path kModel = DUALFP_REFERENCE_MODEL;
 
 TEST(SlidingWindows, ScoreEveryTokenOnceWithEnoughContext) {
   for (const int64_t count : {2, 3, 7, 8, 9, 12, 13, 16, 31, 32, 33, 1000}) {
@@ -99,8 +98,7 @@ TEST_F(EvaluateTest, AgreesWithItselfHoweverItIsCut) {
   Decoder cut(model, Options(7));
   const PrecisionPlan fp16 = Uniform(Precision::kFp16);
   const PrecisionPlan fp8 = Uniform(Precision::kFp8);
-  const auto scores =
-      Run(std::vector<Subject>{{&whole, &fp16}, {&cut, &fp16}, {&whole, &fp8}});
+  const auto scores = Run(std::vector<Subject>{{&whole, &fp16}, {&cut, &fp16}, {&whole, &fp8}});
   EXPECT_EQ(scores[0].loss.size(), 159u);
   EXPECT_TRUE(scores[0].kl.empty());
   EXPECT_EQ(scores[0].loss, scores[1].loss);

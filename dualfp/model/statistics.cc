@@ -43,8 +43,8 @@ double Quantile(std::vector<double> values, double q) {
 
 GroupBootstrap::GroupBootstrap(std::vector<int64_t> group_sizes, uint64_t seed, int resamples)
     : group_sizes_(std::move(group_sizes)) {
-  const bool sized = std::all_of(group_sizes_.begin(), group_sizes_.end(),
-                                 [](int64_t size) { return size > 0; });
+  const bool sized =
+      std::all_of(group_sizes_.begin(), group_sizes_.end(), [](int64_t size) { return size > 0; });
   Check(!group_sizes_.empty() && sized && resamples > 0, ErrorCode::kInvalidArgument,
         "a bootstrap needs resamples, groups, and values in each group");
   num_values_ = std::accumulate(group_sizes_.begin(), group_sizes_.end(), int64_t{0});
