@@ -30,6 +30,8 @@ constexpr int64_t kMaxTextBytes = int64_t{1} << 30;
 // Without --context: the model's, but no more than this, since attention grows with it.
 constexpr int64_t kDefaultContext = 2048;
 constexpr double kTailQuantile = 0.99;
+// Percentile intervals from fewer groups are known to cover less than they say.
+constexpr int64_t kFewWindows = 10;
 
 struct EvalArguments {
   ModelArguments model;
@@ -436,6 +438,12 @@ void Evaluation::Run() {
     PrintJson(candidates, scores);
   } else {
     PrintTable(candidates, scores);
+  }
+  if (bootstrap_->num_groups() < kFewWindows) {
+    fmt::print(stderr,
+               "dualfp: warning: {} windows are few to resample; the confidence intervals are too "
+               "narrow\n",
+               bootstrap_->num_groups());
   }
   if (!arguments_.svg.empty()) {
     WriteSvg(candidates, scores);

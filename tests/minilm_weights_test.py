@@ -113,7 +113,7 @@ def test_fp8_codes_are_ml_dtypes(granularity, converted):
 def test_error_of_nested_fp8_beside_the_scaled_encodings(converted, record_property):
     """E4M3 rounds to 3 mantissa bits wherever the exponent is in range, so that a scale changes the
     error of normal codes little: nested FP8, with its one fixed scale and exact outliers, lies
-    within a few per cent of the others, and nobody is better than rounding to 3 bits allows."""
+    within two per cent of the best."""
     _, fp16, out = converted
     errors = {"nested": [], "tensor": [], "channel": [], "block": []}
     for name, weight in fp16.items():
@@ -126,6 +126,7 @@ def test_error_of_nested_fp8_beside_the_scaled_encodings(converted, record_prope
             errors[granularity].append(relative_error(e4m3(codes) * spread, weight))
     for kind, values in errors.items():
         print(f"{kind}: mean {np.mean(values):.5f}, worst {np.max(values):.5f}")
-        # Relative error of a uniformly placed mantissa of 3 bits: between 2^-4/sqrt(3)/2 and /1.
+        # Half a step of 3 mantissa bits, evenly spread: 2^-4 / sqrt(3) of a value at the low end of
+        # its binade, half of that at the high end.
         assert 0.018 < np.mean(values) < 0.036, kind
-    assert np.mean(errors["nested"]) < 1.05 * min(np.mean(v) for v in errors.values())
+    assert np.mean(errors["nested"]) < 1.02 * min(np.mean(v) for v in errors.values())

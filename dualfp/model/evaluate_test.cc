@@ -139,11 +139,11 @@ TEST_F(EvaluateTest, StaticScalesAreTheLargestInputsOver448) {
   Model model = Load(Quantization::kFp8Channel);
   DecoderOptions options = Options();
   options.activation_quant = ActivationQuant::kStaticPerTensor;
-  Decoder decoder(model, options);
-  const PrecisionPlan fp8 = Uniform(Precision::kFp8);
-  EXPECT_THROW(Run(std::vector<Subject>{{&decoder, &fp8}}), Error);  // not calibrated
+  EXPECT_THROW(Decoder(model, options), Error);  // not calibrated
 
   CalibrateInputScales(context_, model, tokens_, 64);
+  Decoder decoder(model, options);
+  const PrecisionPlan fp8 = Uniform(Precision::kFp8);
   std::map<std::string, float> largest;
   DecoderOptions observing = Options();
   observing.observe_input = [&](const Linear& linear, const ConstTensorView& x) {
