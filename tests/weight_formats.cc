@@ -1,5 +1,5 @@
-// weight_formats IN.safetensors OUT.safetensors: every matrix of IN in each format that dualfp makes
-// of weights, for the Python tests. For a matrix NAME [N, K], OUT holds
+// weight_formats IN.safetensors OUT.safetensors: every matrix of IN in each format that dualfp
+// makes of weights, for the Python tests. For a matrix NAME [N, K], OUT holds
 //   NAME/upper, NAME/lower  U8 [N, K]: the nested planes, the upper one's E4M3 codes as bytes
 //   NAME/outlier_index      I64 [outliers], NAME/outlier_value F32 [outliers]
 //   NAME/unnested           F16 [N, K]: the planes and outliers put together again

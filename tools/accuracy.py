@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes docs/accuracy.md and its plots: what each format and activation scheme costs.
 
-    tools/accuracy.py [--dualfp build/dualfp] [--max-tokens 16384]
+    tools/accuracy.py [--dualfp build/dualfp] [--max-tokens 8192]
 
 Rows are measured with `dualfp eval`, all on the same tokens and against the plain FP16 weights. A
 new format is one line in ROWS. Standard library only.
@@ -23,9 +23,11 @@ TEXT = MODEL / "held_out.txt"
 # Static scales are calibrated on the end of the text, which is not evaluated.
 CALIBRATION_BYTES = 60_000
 
-# (weights, activations, flags of dualfp eval)
+# (weights, activations, flags of dualfp eval), each on an FP16 copy of the model. The checkpoint
+# itself is BF16.
+CHECKPOINT = "plain BF16, the checkpoint"
 ROWS = [
-    ("plain BF16 (as in the checkpoint)", "16 bit", ["--quantization", "none", "BF16"]),
+    (CHECKPOINT, "16 bit", ["--quantization", "none"]),
     ("plain FP16", "16 bit", ["--quantization", "none"]),
     ("nested, at FP16", "16 bit", ["--quantization", "nested"]),
     *[
@@ -73,10 +75,6 @@ def processor():
     return platform.machine()
 
 
-def git(*arguments):
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
 def interval(estimate, form, factor=1):
     value, low, high = (format(factor * estimate[key], form) for key in ("value", "low", "high"))
     return f"{value} <sub>{low} to {high}</sub>"
@@ -101,11 +99,14 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dualfp", type=pathlib.Path, default=ROOT / "build" / "dualfp")
-    parser.add_argument("--max-tokens", type=int, default=16384)
+    parser.add_argument("--max-tokens", type=int, default=8192)
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "docs")
     parser.add_argument("--layer-tokens", type=int, default=4096, help="for the plot of single layers")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows at a time, a thread each")
     arguments = parser.parse_args()
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=10", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
 
     with tempfile.TemporaryDirectory() as temporary:
         work = pathlib.Path(temporary)
@@ -125,10 +126,9 @@ def main():
 
         def measure(row):
             name, scheme, flags = row
-            flags = [flag for flag in flags if flag != "BF16"]
             if scheme == "static":
-                flags += ["--calibration-text", calibration]
-            model = MODEL if "BF16" in row[2] else fp16
+                flags = [*flags, "--calibration-text", calibration]
+            model = MODEL if name == CHECKPOINT else fp16
             result = evaluate(model, arguments.max_tokens, *flags, "--against-model", fp16)
             print(f"{name}, {scheme}: KL {result['mean_kl']['value']:.3e}", flush=True)
             return row, result
@@ -149,7 +149,7 @@ def main():
         f"{any_result['scored_tokens']} tokens ({any_result['scored_bytes']} bytes) of "
         f"`models/reference/held_out.txt`, {any_result['windows']} windows. "
         f"`tools/accuracy.py --max-tokens {arguments.max_tokens}` at commit "
-        f"{git('rev-parse', '--short=10', 'HEAD')} on {processor()} (CPU kernels). Small print: 95 % "
+        f"{commit} on {processor()} (CPU kernels). Small print: 95 % "
         "intervals over resampled windows; changes and divergences are from plain FP16.\n\n"
         + table(results)
         + f"\n\nOne layer, or one kind of projection in all layers, at FP8 and the rest at FP16, over the first "

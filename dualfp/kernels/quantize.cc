@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "dualfp/base/check.h"
-#include "dualfp/kernels/reference/quantize_reference.h"
+#include "dualfp/base/cpu_features.h"
+#include "dualfp/kernels/cpu/row_inner.h"
 #include "dualfp/kernels/reference/rows.h"
 #include "dualfp/numeric/fp8.h"
 
@@ -22,13 +24,20 @@ ConstTensorView Columns(ConstTensorView matrix, int64_t begin, int64_t end) {
   return matrix;
 }
 
-void QuantizeTile(const ConstTensorView& weight, float scale, uint8_t* codes, int64_t stride) {
-  for (int64_t n = 0; n < weight.shape[0]; ++n) {
-    const void* row = weight.Rows(n, n + 1).data;
-    for (int64_t k = 0; k < weight.shape[1]; ++k) {
-      codes[n * stride + k] = FloatToE4m3(reference::LoadElement(row, weight.dtype, k) / scale);
-    }
+// Smaller pieces are not worth waking a thread for.
+constexpr int64_t kMinParallelElements = int64_t{1} << 15;
+
+const cpu::RowInner& SelectInner() {
+#if defined(__x86_64__)
+  const CpuIsa isa = DetectCpuIsa();
+  if (isa >= CpuIsa::kAvx512) {
+    return cpu::kAvx512RowInner;
   }
+  if (isa >= CpuIsa::kAvx2) {
+    return cpu::kAvx2RowInner;
+  }
+#endif
+  return reference::kRowInner;
 }
 
 }  // namespace
@@ -72,19 +81,31 @@ void QuantizeActivations(const Context& context, const ConstTensorView& x, Activ
         ErrorCode::kUnsupported, "quantize: x, codes and scales must be on the CPU");
   Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "quantize: no thread pool");
 
-  const float tensor_amax =
-      quant == ActivationQuant::kDynamicPerTensor ? reference::MaxMagnitude(x) : 0.0f;
-  context.threads->ParallelFor(x.shape[0], 1, [&](int64_t begin, int64_t end, int) {
+  const cpu::RowInner& inner = SelectInner();
+  const int64_t rows_at_a_time =
+      std::max<int64_t>(1, kMinParallelElements / std::max<int64_t>(1, x.shape[1]));
+  auto* scale = scales.as<float>();
+  const auto measure = [&](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; ++m) {
-      const ConstTensorView row = x.Rows(m, m + 1);
-      const float scale = reference::RowScale(row, quant, static_scale, tensor_amax);
-      auto* out = codes.Rows(m, m + 1).as<uint8_t>();
-      for (int64_t k = 0; k < x.shape[1]; ++k) {
-        out[k] = FloatToE4m3(reference::LoadElement(row.data, row.dtype, k) / scale);
-      }
-      scales.as<float>()[m] = scale;
+      scale[m] = inner.max_magnitude(x.Rows(m, m + 1).data, x.dtype, x.shape[1]);
     }
-  });
+  };
+  const auto encode = [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      inner.encode(x.Rows(m, m + 1).data, x.dtype, x.shape[1], scale[m],
+                   codes.Rows(m, m + 1).as<uint8_t>());
+    }
+  };
+  if (quant == ActivationQuant::kStaticPerTensor) {
+    std::fill_n(scale, x.shape[0], static_scale);
+  } else {
+    context.threads->ParallelFor(x.shape[0], rows_at_a_time, std::cref(measure));
+    if (quant == ActivationQuant::kDynamicPerTensor && x.shape[0] > 0) {
+      std::fill_n(scale, x.shape[0], *std::max_element(scale, scale + x.shape[0]));
+    }
+    std::transform(scale, scale + x.shape[0], scale, ActivationScale);
+  }
+  context.threads->ParallelFor(x.shape[0], rows_at_a_time, std::cref(encode));
 }
 
 int64_t Fp8WeightScales(ScaleGranularity granularity, int64_t n, int64_t k) {
@@ -127,8 +148,17 @@ void QuantizeWeight(const Context& context, const ConstTensorView& weight,
   Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "quantize: no thread pool");
 
   auto* scale = scales.as<float>();
+  const cpu::RowInner& inner = SelectInner();
+  const auto max_magnitude = [&inner](const ConstTensorView& tile) {
+    float amax = 0.0f;
+    for (int64_t row = 0; row < tile.shape[0]; ++row) {
+      amax = std::max(amax,
+                      inner.max_magnitude(tile.Rows(row, row + 1).data, tile.dtype, tile.shape[1]));
+    }
+    return amax;
+  };
   if (granularity == ScaleGranularity::kPerTensor) {
-    *scale = ActivationScale(reference::MaxMagnitude(weight));
+    *scale = ActivationScale(max_magnitude(weight));
   }
   // Threads take whole rows of tiles: of blocks, or of single rows.
   const bool blocked = granularity == ScaleGranularity::kBlock128;
@@ -144,9 +174,12 @@ void QuantizeWeight(const Context& context, const ConstTensorView& weight,
         float* tile_scale = scale;
         if (granularity != ScaleGranularity::kPerTensor) {
           tile_scale += i * tiles + j;
-          *tile_scale = ActivationScale(reference::MaxMagnitude(tile));
+          *tile_scale = ActivationScale(max_magnitude(tile));
         }
-        QuantizeTile(tile, *tile_scale, codes.as<uint8_t>() + i * tile_rows * k + column, k);
+        for (int64_t row = 0; row < tile.shape[0]; ++row) {
+          inner.encode(tile.Rows(row, row + 1).data, tile.dtype, tile.shape[1], *tile_scale,
+                       codes.as<uint8_t>() + (i * tile_rows + row) * k + column);
+        }
       }
     }
   };

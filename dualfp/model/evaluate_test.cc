@@ -160,7 +160,8 @@ TEST_F(EvaluateTest, StaticScalesAreTheLargestInputsOver448) {
       EXPECT_EQ(linear->weight.input_scale, largest.at(linear->name) / 448.0f) << linear->name;
     }
   }
-  for (const double loss : Run(std::vector<Subject>{{&decoder, &fp8}})[0].loss) {
+  const auto scores = Run(std::vector<Subject>{{&decoder, &fp8}});
+  for (const double loss : scores[0].loss) {
     EXPECT_TRUE(std::isfinite(loss));
   }
 }
