@@ -164,6 +164,13 @@ def test_tokenizer_config(config, tmp_path):
               "eos_token": "</s>", "unk_token": "<unk>", **config}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     reference = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    if "add_bos_token" in config or "add_eos_token" in config:
+        # from_pretrained drops these for this class; its constructor knows what they mean.
+        arguments = {key: value for key, value in config.items() if key != "tokenizer_class"}
+        if isinstance(arguments["bos_token"], dict):
+            arguments["bos_token"] = arguments["bos_token"]["content"]
+        reference = PreTrainedTokenizerFast(
+            tokenizer_file=str(tmp_path / "tokenizer.json"), **arguments)
     texts = corpus.SAMPLES + ["a <extra>b extra word extra words", "<extra>"]
     for text, result in zip(texts, run_tool(tmp_path, [{"text": text} for text in texts])):
         assert result["ids"] == reference.encode(text), text
