@@ -8,6 +8,7 @@
 
 namespace dualfp {
 
+std::span<const GemmKernel> CudaGemmKernels();       // cuda/gemm_cuda.cc or no_cuda/
 std::span<const GemmKernel> CpuGemmKernels();        // cpu/gemm_list.cc
 std::span<const GemmKernel> ReferenceGemmKernels();  // reference/gemm_reference.cc
 

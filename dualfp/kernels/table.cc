@@ -12,7 +12,7 @@ namespace {
 
 std::vector<GemmKernel> AllKernels() {
   std::vector<GemmKernel> kernels;
-  for (const auto& list : {CpuGemmKernels(), ReferenceGemmKernels()}) {
+  for (const auto& list : {CudaGemmKernels(), CpuGemmKernels(), ReferenceGemmKernels()}) {
     kernels.insert(kernels.end(), list.begin(), list.end());
   }
   return kernels;

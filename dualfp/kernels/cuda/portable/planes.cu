@@ -1,0 +1,138 @@
+#include "dualfp/kernels/cuda/planes.h"
+
+#include <cuda_fp16.h>
+
+#include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/common/nested_decode.cuh"
+#include "dualfp/numeric/nested.h"
+
+namespace dualfp::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Position of logical k (of 16) inside its permuted group: byte 4t + j holds
+// k = {2t, 2t + 1, 2t + 8, 2t + 9}[j].
+__device__ constexpr int PermutedPosition(int k) {
+  return (k % 8 / 2) * 4 + k / 8 * 2 + k % 2;
+}
+
+// A thread takes one group: 32 bytes in, 16 and 16 out.
+__global__ void __launch_bounds__(kThreads)
+    SplitKernel(const uint4* w, int64_t groups, uint4* upper, uint4* lower, OutlierSink sink) {
+  for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
+       group += int64_t{gridDim.x} * kThreads) {
+    const uint4 in[2] = {w[2 * group], w[2 * group + 1]};
+    const uint32_t words[8] = {in[0].x, in[0].y, in[0].z, in[0].w,
+                               in[1].x, in[1].y, in[1].z, in[1].w};
+    uint32_t u[4] = {0, 0, 0, 0};
+    uint32_t e[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int k = 0; k < 16; ++k) {
+      uint16_t bits = static_cast<uint16_t>(words[k / 2] >> (16 * (k % 2)));
+      if (!NestedEligible(bits)) {
+        const uint16_t clamped = (bits & 0x8000) | kNestedMaxBits;
+        if ((bits & 0x7FFF) >= 0x7C00) {
+          atomicAdd(&sink.counts->non_finite, 1);
+        } else {
+          const auto slot = static_cast<int64_t>(atomicAdd(&sink.counts->outliers, 1));
+          if (slot < sink.capacity) {
+            sink.index[slot] = group * 16 + k;
+            sink.value[slot] = __half2float(__ushort_as_half(bits)) -
+                               __half2float(__ushort_as_half(clamped));
+          }
+        }
+        bits = clamped;
+      }
+      const NestedBytes bytes = NestedSplit(bits);
+      const int position = PermutedPosition(k);
+      u[position / 4] |= uint32_t{bytes.upper} << (8 * (position % 4));
+      e[position / 4] |= uint32_t{bytes.lower} << (8 * (position % 4));
+    }
+    upper[group] = make_uint4(u[0], u[1], u[2], u[3]);
+    lower[group] = make_uint4(e[0], e[1], e[2], e[3]);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    MergeKernel(const uint4* upper, const uint4* lower, int64_t groups, uint4* w) {
+  for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
+       group += int64_t{gridDim.x} * kThreads) {
+    const uint4 u = upper[group];
+    const uint4 e = lower[group];
+    uint4 low;   // k = 0..7
+    uint4 high;  // k = 8..15
+    DecodeNested(u.x, e.x, low.x, high.x);
+    DecodeNested(u.y, e.y, low.y, high.y);
+    DecodeNested(u.z, e.z, low.z, high.z);
+    DecodeNested(u.w, e.w, low.w, high.w);
+    w[2 * group] = low;
+    w[2 * group + 1] = high;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    PermuteKernel(const uint4* in, uint4* out, int64_t groups) {
+  for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
+       group += int64_t{gridDim.x} * kThreads) {
+    const uint4 v = in[group];
+    // Word t = bytes {2t, 2t+1} of the first eight, then of the second.
+    out[group] = make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
+                            __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632));
+  }
+}
+
+int Grid(int64_t groups) {
+  const int64_t blocks = (groups + kThreads - 1) / kThreads;
+  constexpr int64_t kMost = 1 << 16;
+  return static_cast<int>(blocks < kMost ? blocks : kMost);
+}
+
+void CheckGroups(int64_t count, const void* a, const void* b, const void* c) {
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  Check(count % 16 == 0, ErrorCode::kInvalidArgument, "planes: K must be a multiple of 16");
+  Check(aligned(a) && aligned(b) && aligned(c), ErrorCode::kInvalidArgument,
+        "planes: pointers must be aligned to 16 bytes");
+}
+
+}  // namespace
+
+void SplitPlanes(const void* w, int64_t n, int64_t k, void* upper, void* lower,
+                 const OutlierSink& sink, cudaStream_t stream) {
+  CheckGroups(k, w, upper, lower);
+  Check(sink.counts != nullptr, ErrorCode::kInvalidArgument, "SplitPlanes: counts are required");
+  const int64_t groups = n * k / 16;
+  if (groups == 0) {
+    return;
+  }
+  SplitKernel<<<Grid(groups), kThreads, 0, stream>>>(
+      static_cast<const uint4*>(w), groups, static_cast<uint4*>(upper), static_cast<uint4*>(lower),
+      sink);
+  CheckCuda(cudaGetLastError(), "SplitPlanes");
+}
+
+void MergePlanes(const void* upper, const void* lower, int64_t n, int64_t k, void* w,
+                 cudaStream_t stream) {
+  CheckGroups(k, w, upper, lower);
+  const int64_t groups = n * k / 16;
+  if (groups == 0) {
+    return;
+  }
+  MergeKernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<const uint4*>(upper),
+                                                     static_cast<const uint4*>(lower), groups,
+                                                     static_cast<uint4*>(w));
+  CheckCuda(cudaGetLastError(), "MergePlanes");
+}
+
+void PermuteBytes(const void* in, void* out, int64_t bytes, cudaStream_t stream) {
+  CheckGroups(bytes, in, out, out);
+  const int64_t groups = bytes / 16;
+  if (groups == 0) {
+    return;
+  }
+  PermuteKernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<const uint4*>(in),
+                                                       static_cast<uint4*>(out), groups);
+  CheckCuda(cudaGetLastError(), "PermuteBytes");
+}
+
+}  // namespace dualfp::cuda

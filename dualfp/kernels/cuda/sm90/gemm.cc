@@ -1,0 +1,214 @@
+#include "dualfp/kernels/cuda/sm90/gemm.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "dualfp/base/check.h"
+#include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/common/tensor_map.h"
+
+namespace dualfp::sm90 {
+
+void AddNestedSplit(std::vector<KernelConfig>& table);
+void AddNestedPersistent(std::vector<KernelConfig>& table);
+void AddE4m3Split(std::vector<KernelConfig>& table);
+void AddE4m3Persistent(std::vector<KernelConfig>& table);
+
+namespace {
+
+constexpr int kMaxClusterSize = 8;  // what every device with clusters offers
+constexpr uint64_t kEvictNormal = 0x1000000000000000;
+constexpr uint64_t kEvictFirst = 0x12F0000000000000;
+constexpr uint64_t kEvictLast = 0x14F0000000000000;
+
+int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+
+GemmParams MakeParams(const KernelConfig& config, const GemmProblem& problem, const Plan& plan) {
+  GemmParams p;
+  p.w = cuda::EncodeTensorMap({problem.w, cuda::MapElement::kU8, problem.n, problem.k, problem.k,
+                               config.rows() / plan.cluster.share_w, config.k});
+  const bool nested = config.format == WeightFormat::kNested;
+  p.w_lower = p.w;
+  if (nested) {
+    p.w_lower = cuda::EncodeTensorMap({problem.w_lower, cuda::MapElement::kU8, problem.n, problem.k,
+                                       problem.k, config.rows() / plan.cluster.share_w,
+                                       config.k});
+  }
+  p.x = cuda::EncodeTensorMap({problem.x,
+                               nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.m,
+                               problem.k, problem.x_stride, config.tokens / plan.cluster.share_x,
+                               nested ? 64 : 128});
+  p.epilogue = problem.epilogue;
+  p.m = problem.m;
+  p.n = problem.n;
+  p.k = problem.k;
+  p.cluster = plan.cluster;
+  p.row_clusters = CeilDiv(problem.n, config.rows() * plan.cluster.share_x);
+  p.token_clusters = CeilDiv(problem.m, config.tokens * plan.cluster.share_w);
+  p.stages = CeilDiv(problem.k, config.k);
+  p.split_reciprocal = static_cast<uint32_t>((uint64_t{1} << 32) / plan.cluster.split + 1);
+  p.raster_group = plan.raster_group;
+  // Weights that one tile column reads once need not stay in L2.
+  p.w_policy = problem.m <= config.tokens ? kEvictFirst : kEvictNormal;
+  p.x_policy = problem.m <= config.tokens ? kEvictLast : kEvictNormal;
+  return p;
+}
+
+}  // namespace
+
+std::span<const KernelConfig> KernelConfigs() {
+  static const std::vector<KernelConfig> table = [] {
+    std::vector<KernelConfig> t;
+    AddNestedSplit(t);
+    AddNestedPersistent(t);
+    AddE4m3Split(t);
+    AddE4m3Persistent(t);
+    return t;
+  }();
+  return table;
+}
+
+std::string Name(const KernelConfig& config) {
+  std::string name = config.format == WeightFormat::kNested ? "nested" : "e4m3";
+  name += config.family == Family::kSplit ? "_split" : "_persistent";
+  name += StrCat("_r", config.rows(), config.blocks == 2 ? "b2" : "", "_t", config.tokens, "_k",
+                 config.k);
+  if (config.ctas != 1) {
+    name += StrCat("_c", config.ctas);
+  }
+  return name;
+}
+
+std::string Name(const Plan& plan) {
+  const ClusterShape& c = plan.cluster;
+  std::string name = Name(*plan.config);
+  if (c.size() > 1) {
+    name += "/";
+    name += c.split > 1 ? StrCat("s", c.split) : "";
+    name += c.share_x > 1 ? StrCat("x", c.share_x) : "";
+    name += c.share_w > 1 ? StrCat("w", c.share_w) : "";
+  }
+  return name;
+}
+
+std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
+  const KernelConfig& config = *plan.config;
+  const ClusterShape& c = plan.cluster;
+  if (config.format != problem.format) {
+    return "another weight format";
+  }
+  if (problem.n % 16 != 0 || problem.k % 16 != 0) {
+    return "N and K must be multiples of 16";
+  }
+  if (c.split < 1 || c.share_x < 1 || c.share_w < 1 || c.size() > kMaxClusterSize) {
+    return "a cluster has 1..8 CTAs";
+  }
+  if ((c.share_x & (c.share_x - 1)) != 0 || (c.share_w & (c.share_w - 1)) != 0) {
+    return "operands are shared by a power of two of CTAs";
+  }
+  if (config.tokens % (8 * c.share_x) != 0 || config.rows() % (8 * c.share_w) != 0) {
+    return "shares of a tile are multiples of 8 rows";
+  }
+  const Epilogue& e = problem.epilogue;
+  if (e.y_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.y) % 16 != 0 ||
+      e.residual_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.residual) % 8 != 0) {
+    return "rows of Y and of the residual must start at multiples of 8 bytes";
+  }
+  if (config.family == Family::kSplit) {
+    if (c.split > CeilDiv(problem.k, config.k)) {
+      return "each part of K needs a stage";
+    }
+    // This CTA's partial sums, and those of the others for its share of the tokens.
+    const int stride = (config.rows() + 4) * 4;
+    const int tokens = std::min(config.tokens, problem.m);
+    if ((tokens + (c.split - 1) * CeilDiv(tokens, c.split)) * stride > config.region_bytes) {
+      return "the partial sums do not fit in shared memory";
+    }
+    return "";
+  }
+  if (c.split != 1) {
+    return "persistent kernels do not split K";
+  }
+  if (e.y_type == OutputType::kF32) {
+    return "persistent kernels write 16-bit types";
+  }
+  if (e.y_stride % 8 != 0) {
+    return "rows of Y must start at multiples of 16 bytes";
+  }
+  return "";
+}
+
+namespace {
+
+// Once for each kernel and device; a kernel must be allowed its shared memory before it runs.
+void AllowSharedMemory(const KernelConfig& config) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  cuda::CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard lock(mutex);
+  if (allowed.insert({config.function, device}).second) {
+    cuda::CheckCuda(
+        cudaFuncSetAttribute(config.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             config.shared_bytes),
+        "cudaFuncSetAttribute");
+  }
+}
+
+}  // namespace
+
+int MaxActiveClusters(const KernelConfig& config, int cluster_size) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, int> known;
+  AllowSharedMemory(config);
+  const std::lock_guard lock(mutex);
+  int& clusters = known[{config.function, cluster_size}];
+  if (clusters == 0) {
+    cudaLaunchConfig_t launch{};
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(cluster_size), 1, 1};
+    launch.gridDim = dim3(cluster_size);
+    launch.blockDim = dim3(config.threads);
+    launch.dynamicSmemBytes = config.shared_bytes;
+    launch.attrs = &attribute;
+    launch.numAttrs = 1;
+    cuda::CheckCuda(cudaOccupancyMaxActiveClusters(&clusters, config.function, &launch),
+                    "cudaOccupancyMaxActiveClusters");
+    Check(clusters > 0, ErrorCode::kUnsupported, Name(config), " does not fit on this device");
+  }
+  return clusters;
+}
+
+void Launch(const Plan& plan, const GemmProblem& problem, cudaStream_t stream, bool overlap) {
+  const KernelConfig& config = *plan.config;
+  const ClusterShape& c = plan.cluster;
+  AllowSharedMemory(config);
+  const GemmParams params = MakeParams(config, problem, plan);
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(c.size()), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim =
+      config.family == Family::kSplit
+          ? dim3(params.row_clusters * c.size(), params.token_clusters)
+          : dim3(std::min(params.row_clusters * params.token_clusters,
+                          MaxActiveClusters(config, c.size())) *
+                 c.size());
+  launch.blockDim = dim3(config.threads);
+  launch.dynamicSmemBytes = config.shared_bytes;
+  launch.stream = stream;
+  launch.attrs = attributes.data();
+  launch.numAttrs = overlap ? 2 : 1;
+  void* arguments[] = {const_cast<GemmParams*>(&params)};
+  cuda::CheckCuda(cudaLaunchKernelExC(&launch, config.function, arguments), "cudaLaunchKernelExC");
+}
+
+}  // namespace dualfp::sm90

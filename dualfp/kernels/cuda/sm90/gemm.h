@@ -1,0 +1,76 @@
+// The Hopper GEMMs: Y[M,N] = X[M,K] · W[N,K]ᵀ over nested or E4M3 weights. Raw device pointers and
+// a stream; nothing here allocates or synchronises.
+
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "dualfp/kernels/cuda/sm90/gemm_params.h"
+#include "dualfp/kernels/cuda/sm90/tile_format.h"
+
+namespace dualfp::sm90 {
+
+// One problem. K and N are multiples of 16; planes are K-permuted (docs/formats.md) and so is an
+// E4M3 X. All rows start at multiples of 16 bytes.
+struct GemmProblem {
+  WeightFormat format = WeightFormat::kNested;
+  int m = 0;
+  int n = 0;
+  int k = 0;
+  const void* w = nullptr;        // U8 [N, K]: upper plane or E4M3 values
+  const void* w_lower = nullptr;  // U8 [N, K]: nested only
+  const void* x = nullptr;        // [M, K]: F16 (nested) or E4M3
+  int64_t x_stride = 0;           // elements between rows
+  Epilogue epilogue;
+};
+
+enum class Family { kSplit, kPersistent };
+
+// A compiled kernel.
+struct KernelConfig {
+  Family family;
+  WeightFormat format;
+  int warpgroups;    // consumers
+  int blocks;        // of 64 weight rows, a warpgroup
+  int tokens;        // of the tile
+  int k;             // elements of K in a stage
+  int ctas;          // to an SM
+  int stages;
+  int threads;
+  int shared_bytes;
+  int region_bytes;  // of shared memory that partial sums may lie over
+  const void* function;
+
+  int rows() const { return 64 * warpgroups * blocks; }
+};
+
+// "nested_split_r128_t16_k128_c1": for tables, logs and --kernel.
+std::string Name(const KernelConfig& config);
+
+std::span<const KernelConfig> KernelConfigs();
+
+// How to run a problem.
+struct Plan {
+  const KernelConfig* config = nullptr;
+  ClusterShape cluster;  // split: split family only
+  int raster_group = 8;  // cluster tiles along N walked together (persistent family)
+};
+
+// "nested_split_r128_t16_k128/s3": s = split, x = share_x, w = share_w, where not 1.
+std::string Name(const Plan& plan);
+
+// Empty when the plan can run the problem, else why not.
+std::string Unsupported(const Plan& plan, const GemmProblem& problem);
+
+// Clusters of this many CTAs that the current device runs at one time.
+int MaxActiveClusters(const KernelConfig& config, int cluster_size);
+
+// Enqueues the plan. `overlap` uses programmatic dependent launch: the weights start to load before
+// the previous kernel of the stream has finished.
+void Launch(const Plan& plan, const GemmProblem& problem, cudaStream_t stream, bool overlap);
+
+}  // namespace dualfp::sm90

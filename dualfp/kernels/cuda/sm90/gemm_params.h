@@ -1,0 +1,66 @@
+// What the Hopper GEMM kernels take: one struct by value, read through constant memory.
+// Y[M,N] = X[M,K] · W[N,K]ᵀ computed as Yᵀ = W · Xᵀ: the weights' rows are the 64-row side of wgmma,
+// the tokens its column side, so that a few tokens cost a few columns.
+
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "dualfp/numeric/host_device.h"
+
+namespace dualfp::sm90 {
+
+enum class OutputType : int { kF16, kBf16, kF32 };
+
+// y = activation(acc * alpha * x_scale * w_scale + bias) + residual, per element.
+struct Epilogue {
+  float alpha = 1.0f;
+  const float* x_scale = nullptr;  // [M] (stride 1) or [1] (stride 0); nullptr = 1
+  int x_scale_stride = 0;
+  const float* w_scale = nullptr;  // [N] (stride 1) or [1] (stride 0); nullptr = 1
+  int w_scale_stride = 0;
+  const float* bias = nullptr;     // [N]
+  const void* residual = nullptr;  // [M, N] (or [M, N/2] with silu_mul), type of y
+  int64_t residual_stride = 0;     // elements between rows
+  void* y = nullptr;               // [M, N] or [M, N/2]
+  int64_t y_stride = 0;            // elements between rows
+  OutputType y_type = OutputType::kF16;
+  bool silu = false;
+  bool silu_mul = false;  // rows of W are g0, u0, g1, u1, ...: y = silu(g) * u
+};
+
+// How the CTAs of a cluster divide the work: share_x neighbouring weight tiles by share_w
+// neighbouring token tiles, the K of each tile divided among `split` CTAs. CTAs with the same token
+// tile each load a part of X and multicast it to the others; likewise W. Rank in the cluster =
+// split_rank + split * (x_rank + share_x * w_rank).
+struct ClusterShape {
+  int split = 1;
+  int share_x = 1;
+  int share_w = 1;
+
+  DUALFP_HOST_DEVICE constexpr int size() const { return split * share_x * share_w; }
+};
+
+struct GemmParams {
+  CUtensorMap w;        // nested: upper plane; FP8: weights. U8 [N, K]
+  CUtensorMap w_lower;  // nested: lower plane
+  CUtensorMap x;        // F16 or E4M3 [M, K]
+  Epilogue epilogue;
+  int m = 0;
+  int n = 0;
+  int k = 0;
+  ClusterShape cluster;
+  // Quotients of the problem's sizes: divisions cost about a hundred cycles each where every CTA
+  // waits for them.
+  int row_clusters = 0;              // cluster tiles along N
+  int token_clusters = 0;            // and along M
+  int stages = 0;                    // of all K
+  uint32_t split_reciprocal = 0;     // 2^32 / split, rounded up (split > 1)
+  int raster_group = 1;     // persistent: weight tiles that are walked together
+  uint64_t w_policy = 0;    // L2 eviction priority of the weights
+  uint64_t x_policy = 0;
+};
+
+}  // namespace dualfp::sm90

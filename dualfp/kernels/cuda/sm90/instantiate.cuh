@@ -1,0 +1,43 @@
+// Turns tile types into rows of the kernel table.
+
+#pragma once
+
+#include <vector>
+
+#include "dualfp/kernels/cuda/sm90/gemm.h"
+#include "dualfp/kernels/cuda/sm90/persistent_kernel.cuh"
+#include "dualfp/kernels/cuda/sm90/split_kernel.cuh"
+
+namespace dualfp::sm90 {
+
+template <class T>
+KernelConfig Describe(Family family, const void* function) {
+  return {family,   T::kFormat,  T::kWarpgroups,   T::kBlocks,      T::kTokens, T::kK,
+          T::kCtas, T::kStages,  T::kThreads,      T::kSharedBytes, T::kRegionBytes, function};
+}
+
+template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
+void AddSplit(std::vector<KernelConfig>& table) {
+  (table.push_back(Describe<Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas, 0>>(
+       Family::kSplit,
+       reinterpret_cast<const void*>(
+           &SplitGemm<Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas, 0>>))),
+   ...);
+}
+
+template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens, int kK, int kCtas>
+using PersistentTile = Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas,
+                            StagingBytes(kWarpgroups, kTokens)>;
+
+template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
+void AddPersistent(std::vector<KernelConfig>& table) {
+  (table.push_back(
+       Describe<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>(
+           Family::kPersistent,
+           reinterpret_cast<const void*>(
+               &PersistentGemm<
+                   PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>))),
+   ...);
+}
+
+}  // namespace dualfp::sm90

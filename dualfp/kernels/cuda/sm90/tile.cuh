@@ -1,0 +1,115 @@
+// Tile configurations and the shared-memory ring of the Hopper GEMM kernels.
+
+#pragma once
+
+#include <cstdint>
+
+#include "dualfp/kernels/cuda/common/mbarrier.cuh"
+#include "dualfp/kernels/cuda/sm90/tile_format.h"
+
+namespace dualfp::sm90 {
+
+constexpr int kSharedBytesPerSm = 233472;       // 228 KiB, of which each CTA costs 1 KiB more
+constexpr int kSharedBytesPerCta = 232448;      // 227 KiB
+constexpr int kMostStages = 24;
+constexpr int kBarrierBytes = 16 * kMostStages + 16;
+
+// kWarpgroups * kBlocks * 64 weight rows by kTokens tokens by kK elements of K a stage, for kCtas
+// CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
+template <WeightFormat kFormatValue, int kWarpgroupsValue, int kBlocksValue, int kTokensValue,
+          int kKValue, int kCtasValue, int kStagingBytesValue>
+struct Tile {
+  static constexpr WeightFormat kFormat = kFormatValue;
+  static constexpr int kWarpgroups = kWarpgroupsValue;
+  static constexpr int kBlocks = kBlocksValue;
+  static constexpr int kTokens = kTokensValue;
+  static constexpr int kK = kKValue;
+  static constexpr int kCtas = kCtasValue;
+
+  static constexpr bool kNested = kFormat == WeightFormat::kNested;
+  static constexpr int kRows = 64 * kWarpgroups * kBlocks;
+  static constexpr int kConsumers = 128 * kWarpgroups;
+  static constexpr int kThreads = kConsumers + 128;  // one thread of the last warpgroup loads
+
+  // Registers of a thread at entry: what the compiler may give one when kCtas CTAs of warpgroups
+  // share an SM's 65536, in steps of 8.
+  static constexpr int kEntryRegisters = 65536 / kCtas / kThreads / 8 * 8;
+  // After the roles part, setmaxnreg moves registers inside that allocation from the loader to the
+  // consumers; asking for one more than it holds would wait for ever. 0: leave them.
+  static constexpr bool kMoveRegisters = kEntryRegisters < 256;
+  static constexpr int kLoaderRegisters = !kMoveRegisters ? 0 : kWarpgroups == 3 ? 32 : 24;
+  static constexpr int kConsumerRegisters =
+      kMoveRegisters
+          ? (kEntryRegisters * (kWarpgroups + 1) - kLoaderRegisters) / kWarpgroups / 8 * 8
+          : 0;
+  static_assert(kWarpgroups * kConsumerRegisters + kLoaderRegisters <=
+                (kWarpgroups + 1) * kEntryRegisters);
+
+  static constexpr int kPlaneBytes = kRows * kK;
+  static constexpr int kWeightBytes = kNested ? 2 * kPlaneBytes : kPlaneBytes;
+  static constexpr int kXRowBytes = kNested ? 2 * kK : kK;
+  static constexpr int kXBytes = kTokens * kXRowBytes;
+  static constexpr int kXBoxes = kXRowBytes / 128;  // boxes are 128 bytes wide: the swizzle
+  static constexpr int kXBoxElements = kNested ? 64 : 128;
+  static constexpr int kStageBytes = kWeightBytes + kXBytes;
+
+  // Scales and bias of two tiles, see TileConstants.
+  static constexpr int kConstantBytes = 2 * 4 * (kTokens + 2 * kRows);
+  static constexpr int kBudget =
+      (kCtas == 1 ? kSharedBytesPerCta : kSharedBytesPerSm / kCtas - 1024) - 1024 - kBarrierBytes -
+      kConstantBytes - kStagingBytesValue;
+  static constexpr int kMaxStages = kBudget / kStageBytes;
+  static constexpr int kStages = kMaxStages > kMostStages ? kMostStages : kMaxStages;
+  static constexpr int kRingBytes = kStages * kStageBytes;
+  static constexpr int kRegionBytes =  // ring and staging
+      (kStagingBytesValue == 0 ? kBudget : kRingBytes + kStagingBytesValue) / 128 * 128;
+  // Alignment slack, region, constants, then full and empty barriers and one more.
+  static constexpr int kSharedBytes = 1024 + kRegionBytes + kConstantBytes + kBarrierBytes;
+
+  static_assert(kStages >= 2);
+  static_assert(kK == 64 || kK == 128);
+  static_assert(kNested || kK == 128);
+  static_assert(kTokens % 8 == 0 && kTokens <= 256);
+  static_assert(kRows <= 256);
+  static_assert(kCtas == 1 || (kCtas == 2 && kWarpgroups <= 2));
+};
+
+__host__ __device__ constexpr int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+
+// A position in the ring: the stage and how often the ring has wrapped.
+struct RingIndex {
+  uint32_t stage = 0;
+  uint32_t phase = 0;
+
+  template <int kStages>
+  __device__ __forceinline__ void Advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// Addresses inside a CTA's shared memory.
+template <class T>
+struct SharedLayout {
+  uint32_t ring;
+
+  __device__ explicit SharedLayout(const void* dynamic_shared)
+      : ring((cuda::SharedAddress(dynamic_shared) + 1023) & ~1023u) {}
+
+  __device__ uint32_t Weights(uint32_t stage) const { return ring + stage * T::kStageBytes; }
+  __device__ uint32_t Lower(uint32_t stage) const { return Weights(stage) + T::kPlaneBytes; }
+  __device__ uint32_t X(uint32_t stage) const { return Weights(stage) + T::kWeightBytes; }
+  __device__ uint32_t Staging() const { return ring + T::kRingBytes; }
+  __device__ uint32_t Constants(int parity) const {
+    return ring + T::kRegionBytes + parity * (T::kConstantBytes / 2);
+  }
+  __device__ uint32_t Full(uint32_t stage) const {
+    return ring + T::kRegionBytes + T::kConstantBytes + 8 * stage;
+  }
+  __device__ uint32_t Empty(uint32_t stage) const { return Full(stage) + 8 * T::kStages; }
+  __device__ uint32_t ReduceBarrier() const { return Full(2 * T::kStages); }
+};
+
+}  // namespace dualfp::sm90

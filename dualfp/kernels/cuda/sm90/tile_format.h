@@ -1,0 +1,10 @@
+#pragma once
+
+namespace dualfp::sm90 {
+
+enum class WeightFormat : int {
+  kNested,  // two byte planes, decoded to FP16; X is FP16
+  kE4m3,    // E4M3 weights (or an upper plane); X is E4M3
+};
+
+}  // namespace dualfp::sm90
