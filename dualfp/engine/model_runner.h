@@ -1,0 +1,80 @@
+// The seam between the engine and whatever computes a forward pass.
+//
+// The engine decides (which tokens, which blocks, which precision); a runner executes. A runner
+// owns the weights and the memory of the KV blocks, and all tensors of a step, allocated before the
+// first: Execute() neither allocates nor depends on addresses that change from step to step, so
+// that a decode step can be captured as a CUDA graph.
+
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "dualfp/engine/precision_plan.h"
+#include "dualfp/tensor/tensor_view.h"
+
+namespace dualfp {
+
+// Fixed for the life of a runner.
+struct RunnerInfo {
+  int64_t vocab_size = 0;
+  int num_layers = 0;
+  int64_t max_model_len = 0;  // tokens of a sequence, prompt and completion
+  int block_size = 16;        // tokens of a KV block
+  int64_t num_blocks = 0;
+
+  // Bounds on a step that the engine keeps.
+  int64_t max_rows = 0;  // token rows
+  int max_sequences = 0;
+  int64_t max_logit_rows = 0;
+
+  // Why the model cannot compute at all at a precision; empty where it can. A model that can run
+  // some layers in FP8 supports FP8: the rest of the layers stay what they are.
+  std::string fp16_unsupported;
+  std::string fp8_unsupported;
+};
+
+// Block `source` is copied to `target` in every layer before the forward pass. Targets are distinct
+// and no block is both a source and a target.
+struct BlockCopy {
+  int32_t source = 0;
+  int32_t target = 0;
+};
+
+// Rows [begin, end) of a step run at `plan`. Ranges are ascending, disjoint and cover all rows.
+struct PlanRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  const PrecisionPlan* plan = nullptr;
+};
+
+// One forward pass. Sequence s owns rows [query_start[s], query_start[s + 1]), the last of its
+// context_length[s] tokens; decodes come first. Spans are the engine's, constant during the call.
+struct StepBatch {
+  std::span<const int32_t> token_ids;       // [rows]
+  std::span<const int32_t> positions;       // [rows], from 0 in each sequence
+  std::span<const int32_t> slots;           // [rows]: block * block_size + place, to store KV at
+  std::span<const int32_t> query_start;     // [sequences + 1]
+  std::span<const int32_t> context_length;  // [sequences], including this step's rows
+  std::span<const int32_t> block_table;     // [sequences, block_table_stride]; unused entries are 0
+  int64_t block_table_stride = 0;
+  std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  std::span<const BlockCopy> copies;
+  std::span<const PlanRange> plans;
+};
+
+class ModelRunner {
+ public:
+  virtual ~ModelRunner() = default;
+
+  virtual const RunnerInfo& info() const = 0;
+
+  // F32 [logit_rows, vocab_size] in host memory, valid until the next call. A row depends on its
+  // own sequence and its plan alone, bit for bit, never on the rest of the batch.
+  // Throws dualfp::Error; the KV of the step's own slots is undefined then, all else intact.
+  virtual ConstTensorView Execute(const StepBatch& batch) = 0;
+};
+
+}  // namespace dualfp
