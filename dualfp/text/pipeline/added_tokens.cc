@@ -1,0 +1,185 @@
+#include "dualfp/text/pipeline/added_tokens.h"
+
+#include <algorithm>
+
+#include "dualfp/text/unicode.h"
+
+namespace dualfp {
+namespace {
+
+bool MatchesAt(const char* pattern, std::string_view text) {
+  static const Regex starts_with_word(R"(\A[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])",
+                                      "built-in pattern");
+  static const Regex ends_with_word(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]\z)",
+                                    "built-in pattern");
+  thread_local RegexScratch scratch;
+  Regex::Match match;
+  return (*pattern == '^' ? starts_with_word : ends_with_word).Find(text, 0, &scratch, &match);
+}
+
+bool StartsWithWord(std::string_view text) { return MatchesAt("^", text); }
+
+bool EndsWithWord(std::string_view text) {
+  size_t begin = text.size();
+  while (begin > 0 && IsUtf8Continuation(text[begin - 1])) {
+    --begin;
+  }
+  return begin > 0 && MatchesAt("$", text.substr(begin - 1));
+}
+
+// Where the whitespace at the end of `text` begins.
+size_t TrailingWhitespace(std::string_view text) {
+  size_t end = text.size();
+  while (end > 0) {
+    size_t begin = end - 1;
+    while (begin > 0 && IsUtf8Continuation(text[begin])) {
+      --begin;
+    }
+    size_t position = begin;
+    if (!IsWhitespace(DecodeUtf8(text, &position))) {
+      break;
+    }
+    end = begin;
+  }
+  return end;
+}
+
+// Where the whitespace at the start of `text` ends.
+size_t LeadingWhitespace(std::string_view text) {
+  size_t end = 0;
+  for (size_t i = 0; i < text.size() && IsWhitespace(DecodeUtf8(text, &i));) {
+    end = i;
+  }
+  return end;
+}
+
+}  // namespace
+
+TokenTrie::TokenTrie() : nodes_(1, Node{0, -1, -1, -1}), starts_(256, false) {}
+
+int32_t TokenTrie::FindChild(int32_t node, char byte) const {
+  int32_t child = nodes_[static_cast<size_t>(node)].first_child;
+  while (child >= 0 && nodes_[static_cast<size_t>(child)].byte != static_cast<uint8_t>(byte)) {
+    child = nodes_[static_cast<size_t>(child)].next_sibling;
+  }
+  return child;
+}
+
+void TokenTrie::Add(std::string_view token, int32_t value) {
+  if (token.empty()) {
+    return;
+  }
+  starts_[static_cast<uint8_t>(token[0])] = true;
+  int32_t node = 0;
+  for (const char byte : token) {
+    int32_t child = FindChild(node, byte);
+    if (child < 0) {
+      child = static_cast<int32_t>(nodes_.size());
+      nodes_.push_back({static_cast<uint8_t>(byte), -1, -1,
+                        nodes_[static_cast<size_t>(node)].first_child});
+      nodes_[static_cast<size_t>(node)].first_child = child;
+    }
+    node = child;
+  }
+  nodes_[static_cast<size_t>(node)].value = value;
+}
+
+std::optional<int32_t> TokenTrie::LongestPrefix(std::string_view text, size_t* size) const {
+  std::optional<int32_t> found;
+  int32_t node = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    node = FindChild(node, text[i]);
+    if (node < 0) {
+      break;
+    }
+    if (nodes_[static_cast<size_t>(node)].value >= 0) {
+      found = nodes_[static_cast<size_t>(node)].value;
+      *size = i + 1;
+    }
+  }
+  return found;
+}
+
+std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const Vocabulary& model,
+                                        const Normalizer* normalizer, RegexScratch* scratch) {
+  if (token.content.empty()) {
+    return std::nullopt;
+  }
+  std::optional<int32_t> id = Find(token.content);
+  if (!id) {
+    id = model.Find(token.content);
+  }
+  if (!id) {
+    id = std::max(id_limit_, static_cast<int32_t>(model.size()));
+  }
+  std::string normalized_text = token.content;
+  if (token.normalized && normalizer != nullptr) {
+    bool from_origin = true;
+    normalizer->Apply(&normalized_text, &from_origin, scratch);
+  }
+  (token.normalized ? normalized_ : raw_).Add(normalized_text, *id);
+  ids_[token.content] = *id;
+  if (token.special) {
+    special_.insert(token.content);
+  }
+  tokens_[*id] = {token, std::move(normalized_text)};
+  id_limit_ = std::max(id_limit_, *id + 1);
+  return id;
+}
+
+void AddedTokens::Split(std::string_view text, bool normalized, bool parse_special,
+                        std::vector<Section>* sections) const {
+  const TokenTrie& trie = normalized ? normalized_ : raw_;
+  size_t covered = 0;
+  for (size_t i = 0; i < text.size();) {
+    size_t size = 0;
+    const std::optional<int32_t> id =
+        trie.MayStartWith(text[i]) ? trie.LongestPrefix(text.substr(i), &size) : std::nullopt;
+    if (!id) {
+      ++i;
+      continue;
+    }
+    size_t begin = i;
+    size_t end = i + size;
+    i = end;
+    const AddedToken& token = tokens_.at(*id).token;
+    if (!parse_special && IsSpecial(token.content)) {
+      continue;
+    }
+    if (token.single_word &&
+        (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end)))) {
+      continue;
+    }
+    if (token.lstrip) {
+      // Whitespace that the token before has taken is gone.
+      begin = std::max(TrailingWhitespace(text.substr(0, begin)), covered);
+    }
+    if (token.rstrip) {
+      end += LeadingWhitespace(text.substr(end));
+    }
+    if (covered < begin) {
+      sections->push_back({-1, covered, begin});
+    }
+    sections->push_back({*id, begin, end});
+    covered = end;
+  }
+  if (covered < text.size()) {
+    sections->push_back({-1, covered, text.size()});
+  }
+}
+
+std::optional<int32_t> AddedTokens::Find(std::string_view content) const {
+  const auto found = ids_.find(std::string(content));
+  return found == ids_.end() ? std::nullopt : std::optional(found->second);
+}
+
+const AddedToken* AddedTokens::Token(int32_t id) const {
+  const auto found = tokens_.find(id);
+  return found == tokens_.end() ? nullptr : &found->second.token;
+}
+
+std::string_view AddedTokens::DecodedText(int32_t id) const {
+  return tokens_.at(id).normalized_text;
+}
+
+}  // namespace dualfp

@@ -1,0 +1,212 @@
+#include "dualfp/text/pipeline/normalizer.h"
+
+#include <string_view>
+#include <vector>
+
+#include "dualfp/base/check.h"
+#include "dualfp/text/pipeline/byte_alphabet.h"
+#include "dualfp/text/unicode.h"
+
+namespace dualfp {
+namespace {
+
+class UnicodeNormalizer final : public Normalizer {
+ public:
+  explicit UnicodeNormalizer(NormalizationForm form) : form_(form) {}
+  void Apply(std::string* text, bool*, RegexScratch*) const override {
+    *text = Normalize(*text, form_);
+  }
+
+ private:
+  NormalizationForm form_;
+};
+
+class ReplaceNormalizer final : public Normalizer {
+ public:
+  explicit ReplaceNormalizer(const JsonFields& fields)
+      : pattern_(fields), content_(fields.GetString("content")) {}
+
+  void Apply(std::string* text, bool* from_origin, RegexScratch* scratch) const override {
+    std::string out;
+    out.reserve(text->size());
+    size_t copied = 0;
+    pattern_.ForEachMatch(*text, scratch, [&](size_t begin, size_t end) {
+      // A replacement counts as coming from the last character it replaces.
+      if (begin == 0 && end > 0 &&
+          (content_.empty() || CountCodePoints(std::string_view(*text).substr(0, end)) > 1)) {
+        *from_origin = false;
+      }
+      out.append(*text, copied, begin - copied);
+      out += content_;
+      copied = end;
+    });
+    out.append(*text, copied);
+    *text = std::move(out);
+  }
+
+ private:
+  Pattern pattern_;
+  std::string content_;
+};
+
+class PrependNormalizer final : public Normalizer {
+ public:
+  explicit PrependNormalizer(const JsonFields& fields) : prefix_(fields.GetString("prepend")) {}
+  void Apply(std::string* text, bool*, RegexScratch*) const override {
+    if (!text->empty()) {
+      text->insert(0, prefix_);
+    }
+  }
+
+ private:
+  std::string prefix_;
+};
+
+class StripNormalizer final : public Normalizer {
+ public:
+  explicit StripNormalizer(const JsonFields& fields)
+      : left_(fields.GetBool("strip_left")), right_(fields.GetBool("strip_right")) {}
+
+  void Apply(std::string* text, bool* from_origin, RegexScratch*) const override {
+    if (left_) {
+      size_t begin = 0;
+      for (size_t i = 0; i < text->size() && IsWhitespace(DecodeUtf8(*text, &i));) {
+        begin = i;
+      }
+      if (begin > 0) {
+        *from_origin = false;
+        text->erase(0, begin);
+      }
+    }
+    if (right_) {
+      size_t end = 0;  // of the last character that stays
+      for (size_t i = 0; i < text->size();) {
+        if (!IsWhitespace(DecodeUtf8(*text, &i))) {
+          end = i;
+        }
+      }
+      text->resize(end);
+    }
+  }
+
+ private:
+  bool left_;
+  bool right_;
+};
+
+class LowercaseNormalizer final : public Normalizer {
+ public:
+  void Apply(std::string* text, bool*, RegexScratch*) const override { *text = ToLower(*text); }
+};
+
+class ByteLevelNormalizer final : public Normalizer {
+ public:
+  void Apply(std::string* text, bool*, RegexScratch*) const override {
+    *text = BytesToAlphabet(*text);
+  }
+};
+
+// Drops the characters for which `drop` holds.
+template <typename Drop>
+void Filter(std::string* text, bool* from_origin, Drop drop) {
+  std::string out;
+  out.reserve(text->size());
+  for (size_t i = 0; i < text->size();) {
+    const size_t begin = i;
+    if (drop(DecodeUtf8(*text, &i))) {
+      *from_origin = *from_origin && begin > 0;
+    } else {
+      out.append(*text, begin, i - begin);
+    }
+  }
+  *text = std::move(out);
+}
+
+class StripAccentsNormalizer final : public Normalizer {
+ public:
+  void Apply(std::string* text, bool* from_origin, RegexScratch*) const override {
+    Filter(text, from_origin, IsCombiningMark);
+  }
+};
+
+// The character clean-up of Google's NMT, without its control characters and with one space.
+class NmtNormalizer final : public Normalizer {
+ public:
+  void Apply(std::string* text, bool* from_origin, RegexScratch*) const override {
+    Filter(text, from_origin, [](char32_t c) {
+      return (c >= 0x01 && c <= 0x08) || c == 0x0b || (c >= 0x0e && c <= 0x1f) || c == 0x7f ||
+             c == 0x8f || c == 0x9f;
+    });
+    std::string out;
+    out.reserve(text->size());
+    for (size_t i = 0; i < text->size();) {
+      const char32_t c = DecodeUtf8(*text, &i);
+      const bool is_space = c == 0x09 || c == 0x0a || c == 0x0c || c == 0x0d || c == 0x1680 ||
+                            (c >= 0x200b && c <= 0x200f) || c == 0x2028 || c == 0x2029 ||
+                            c == 0x2581 || c == 0xfeff || c == 0xfffd;
+      AppendUtf8(is_space ? U' ' : c, &out);
+    }
+    *text = std::move(out);
+  }
+};
+
+class SequenceNormalizer final : public Normalizer {
+ public:
+  explicit SequenceNormalizer(const JsonFields& fields) {
+    for (const JsonFields& step : fields.GetObjects("normalizers")) {
+      steps_.push_back(MakeNormalizer(step));
+    }
+  }
+  void Apply(std::string* text, bool* from_origin, RegexScratch* scratch) const override {
+    for (const auto& step : steps_) {
+      step->Apply(text, from_origin, scratch);
+    }
+  }
+
+ private:
+  std::vector<std::unique_ptr<const Normalizer>> steps_;
+};
+
+}  // namespace
+
+std::unique_ptr<const Normalizer> MakeNormalizer(const JsonFields& fields) {
+  const std::string type = fields.GetString("type");
+  if (type == "NFC") return std::make_unique<UnicodeNormalizer>(NormalizationForm::kNfc);
+  if (type == "NFD") return std::make_unique<UnicodeNormalizer>(NormalizationForm::kNfd);
+  if (type == "NFKC") return std::make_unique<UnicodeNormalizer>(NormalizationForm::kNfkc);
+  if (type == "NFKD") return std::make_unique<UnicodeNormalizer>(NormalizationForm::kNfkd);
+  if (type == "Replace") return std::make_unique<ReplaceNormalizer>(fields);
+  if (type == "Prepend") return std::make_unique<PrependNormalizer>(fields);
+  if (type == "Strip") return std::make_unique<StripNormalizer>(fields);
+  if (type == "StripAccents") return std::make_unique<StripAccentsNormalizer>();
+  if (type == "Lowercase") return std::make_unique<LowercaseNormalizer>();
+  if (type == "Nmt") return std::make_unique<NmtNormalizer>();
+  if (type == "ByteLevel") return std::make_unique<ByteLevelNormalizer>();
+  if (type == "Sequence") return std::make_unique<SequenceNormalizer>(fields);
+  fields.FailUnsupported("type", StrCat("unknown normalizer ", QuoteForMessage(type)));
+}
+
+Pattern::Pattern(const JsonFields& owner) {
+  const JsonFields pattern = owner.GetObject("pattern");
+  if (pattern.Has("Regex")) {
+    regex_ = std::make_shared<const Regex>(pattern.GetString("Regex"), owner.origin());
+  } else {
+    literal_ = pattern.GetString("String");
+  }
+}
+
+std::string Pattern::Replace(std::string_view text, std::string_view replacement,
+                             RegexScratch* scratch) const {
+  std::string out;
+  out.reserve(text.size());
+  size_t copied = 0;
+  ForEachMatch(text, scratch, [&](size_t begin, size_t end) {
+    out += text.substr(copied, begin - copied);
+    out += replacement;
+    copied = end;
+  });
+  out += text.substr(copied);
+  return out;
+}
+
+}  // namespace dualfp

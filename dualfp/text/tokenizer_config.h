@@ -1,0 +1,56 @@
+// What a model directory says about its tokenizer besides tokenizer.json: tokenizer_config.json,
+// special_tokens_map.json and chat_template.jinja.
+
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dualfp/text/pipeline/added_tokens.h"
+
+namespace dualfp {
+
+struct TokenizerConfig {
+  // By role, as text.
+  std::optional<std::string> bos_token;
+  std::optional<std::string> eos_token;
+  std::optional<std::string> unk_token;
+  std::optional<std::string> pad_token;
+
+  // Where one of the two is given, the special tokens around a text are these and not what
+  // tokenizer.json says: transformers' rule.
+  std::optional<bool> add_bos_token;
+  std::optional<bool> add_eos_token;
+
+  // "added_tokens_decoder", by ascending id, and the ids there.
+  struct DeclaredToken {
+    int32_t id;
+    AddedToken token;
+  };
+  std::vector<DeclaredToken> added_tokens;
+
+  struct Template {
+    std::string name;    // "default" for the only one
+    std::string source;  // Jinja
+    std::string origin;  // the file, for messages
+  };
+  std::vector<Template> chat_templates;
+
+  // The template of that name; nullptr when there is none.
+  const Template* FindChatTemplate(std::string_view name) const;
+  // transformers' choice: "tool_use" for requests with tools where there is one, else "default".
+  // nullptr when the model has no chat template.
+  const Template* ChooseChatTemplate(bool has_tools) const;
+};
+
+// Reads what is there of the three files (and additional_chat_templates/*.jinja); a directory
+// without any of them gives an empty configuration. Throws kInvalidFile naming file and field.
+TokenizerConfig LoadTokenizerConfig(const std::filesystem::path& directory);
+
+// From the content of a tokenizer_config.json.
+TokenizerConfig ParseTokenizerConfig(std::string_view json, std::string_view origin);
+
+}  // namespace dualfp

@@ -1,0 +1,67 @@
+// UTF-8 and the Unicode properties that tokenizers and templates ask for. Property data and
+// normalization come from utf8proc.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace dualfp {
+
+bool IsAscii(std::string_view text);
+bool IsValidUtf8(std::string_view text);
+
+// Replaces every maximal invalid part by U+FFFD, as Unicode 15 section 3.9 recommends and Rust's
+// from_utf8_lossy and Python's errors="replace" do.
+std::string ReplaceInvalidUtf8(std::string_view text);
+
+// The bytes of the code point that starts with `lead`; 1 for what cannot start one.
+inline int Utf8Length(char lead) {
+  const auto byte = static_cast<uint8_t>(lead);
+  return byte < 0xc0 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+}
+
+inline bool IsUtf8Continuation(char byte) { return (static_cast<uint8_t>(byte) & 0xc0) == 0x80; }
+
+// The code point at `text`, which must be valid UTF-8; adds its bytes to *position.
+char32_t DecodeUtf8(std::string_view text, size_t* position);
+
+// Appends the code point; surrogates and values past U+10FFFF become U+FFFD.
+void AppendUtf8(char32_t code_point, std::string* out);
+
+// The following take valid UTF-8.
+size_t CountCodePoints(std::string_view text);
+// The byte at which code point `index` starts; text.size() past the end.
+size_t CodePointOffset(std::string_view text, size_t index);
+
+bool IsWhitespace(char32_t code_point);     // property White_Space
+bool IsNumeric(char32_t code_point);        // general categories Nd, Nl, No
+bool IsPunctuation(char32_t code_point);    // general categories P* and ASCII punctuation
+bool IsCombiningMark(char32_t code_point);  // general categories M*
+bool IsPrintable(char32_t code_point);      // Python's str.isprintable()
+
+enum class NormalizationForm : uint8_t { kNfc, kNfd, kNfkc, kNfkd };
+
+// Valid UTF-8 in and out. Linear in the text, however many combining marks follow each other.
+std::string Normalize(std::string_view text, NormalizationForm form);
+
+// Full case mapping of single code points, without context (no final sigma).
+std::string ToLower(std::string_view text);
+std::string ToUpper(std::string_view text);
+
+// Turns a stream of bytes into valid UTF-8 without ever emitting part of a character: an
+// unfinished sequence is held back until its next byte shows what it is.
+class Utf8Stream {
+ public:
+  void Push(std::string_view bytes, std::string* out);
+  // An unfinished sequence becomes U+FFFD.
+  void Finish(std::string* out);
+
+ private:
+  char pending_[4] = {};
+  int pending_size_ = 0;
+};
+
+}  // namespace dualfp
