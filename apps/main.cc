@@ -4,9 +4,12 @@
 #include <cstdio>
 #include <exception>
 
+#include "apps/commands.h"
+
 int main(int argc, char** argv) {
   CLI::App app("Run large language models at low and switchable precision.", "dualfp");
   app.require_subcommand(1);
+  dualfp::AddBenchCommand(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -27,7 +27,7 @@ enum class Architecture : uint8_t { kLlama, kMistral, kPhi3, kQwen2, kQwen3 };
 // "LlamaForCausalLM", ...: the name in config.json.
 std::string_view ArchitectureName(Architecture architecture);
 
-enum class Activation : uint8_t { kSilu };
+enum class HiddenActivation : uint8_t { kSilu };
 
 enum class RopeType : uint8_t { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLongRope };
 
@@ -78,7 +78,7 @@ struct ModelConfig {
   int64_t head_dim = 0;             // even
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
-  Activation hidden_act = Activation::kSilu;
+  HiddenActivation hidden_act = HiddenActivation::kSilu;
   bool tie_word_embeddings = false;
 
   bool qkv_bias = false;

@@ -11,7 +11,11 @@
 //   * Y does not alias X. It may alias `residual` exactly.
 //   * Accumulation is FP32. Results depend on the kernel and on K, never on M, on the number of
 //     threads or on the other rows of X: a row's result is the same in any batch, except where
-//     GemmKernel::row_invariant is false.
+//     GemmKernel::row_invariant is false or the rows share a scale (kDynamicPerTensor).
+//   * Weights are finite (loaders reject NaN and infinity, formats.md); X may be anything, and a
+//   NaN
+//     or infinity in one row of it reaches that row of Y only, but for kDynamicPerTensor.
+//   * context.workspace holds at least GemmWorkspaceBytes().
 //   * Thread-safe: concurrent calls need separate Contexts.
 
 #pragma once
@@ -22,19 +26,20 @@
 #include <string_view>
 
 #include "dualfp/kernels/context.h"
+#include "dualfp/kernels/quantize.h"
 #include "dualfp/tensor/quant_format.h"
 #include "dualfp/tensor/tensor_view.h"
 #include "dualfp/tensor/weight.h"
 
 namespace dualfp {
 
-// What happens to X before the multiplication at Precision::kFp8.
-enum class ActivationQuant : uint8_t {
-  kNone,              // weight-only: X is used as it is
-  kDynamicPerToken,   // s[m] = amax(X[m,:]) / 448, X/s rounded to E4M3 (the default at kFp8)
-  kDynamicPerTensor,  // one s for all rows
-  kStaticPerTensor,   // s = Weight::input_scale
-};
+// What a weight's element is worth to the product at each precision:
+//   kPlain   fp16: the value itself.
+//   kNested  fp16: the exact FP16 weight, outliers included, so that nested and plain FP16 kernels
+//            of the same shape agree bit for bit. fp8: E4M3(upper) / 256 plus the outlier's
+//            remainder; like every weight it multiplies the quantized activation.
+//   others   q * scale at every precision that the format offers.
+// At kFp8 with activation quantization, X[m,k] stands for E4M3(X[m,k] / s[m]) * s[m] (quantize.h).
 
 // Y = activation(X·Wᵀ + bias) + residual.
 enum class Activation : uint8_t {
@@ -59,20 +64,22 @@ struct GemmDesc {
   Activation activation = Activation::kNone;
   bool has_bias = false;
   bool has_residual = false;
+
+  friend bool operator==(const GemmDesc&, const GemmDesc&) = default;
 };
 
 // "m=1 n=4096 k=4096 nested@fp8 x=F32 y=F32 per-token": for messages and benchmarks.
 std::string Describe(const GemmDesc& desc);
 
 struct GemmArgs {
-  ConstTensorView x;
+  ConstTensorView x;  // F32 | F16 | BF16 [M, K]
   const Weight* weight = nullptr;
-  TensorView y;
+  TensorView y;  // F32 | F16 | BF16 [M, N], or [M, N/2] with kSiluMul
   Precision precision = Precision::kFp16;
   ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;  // used at kFp8 only
   Activation activation = Activation::kNone;
   ConstTensorView bias;      // F32 [N], optional
-  ConstTensorView residual;  // like Y, optional
+  ConstTensorView residual;  // shape and dtype of Y, optional
 };
 
 // Checks shapes, dtypes and devices and builds the description.
@@ -93,11 +100,16 @@ struct GemmKernel {
 // All kernels of this build, in order of preference.
 std::span<const GemmKernel> GemmKernels();
 
-// The kernel that Gemm() would run. Throws kUnsupported, with each kernel's reason, when none can.
+// The kernel that Gemm() would run. Throws kUnsupported, with each kernel's reason, when none can,
+// and kInvalidArgument when DUALFP_KERNEL names no kernel.
 const GemmKernel& SelectGemmKernel(const GemmDesc& desc);
 
+// Scratch bytes that Gemm() wants for `desc`; grows with M. For GemmRows, take the larger over the
+// precisions in use, with all rows.
 int64_t GemmWorkspaceBytes(const GemmDesc& desc);
 
+// Remembers its choice of kernel per thread and description, so a call costs no more than
+// DescribeGemm() beside the work; the environment is consulted when a description is new.
 void Gemm(const Context& context, const GemmArgs& args);
 
 // Rows [begin, end) of a batch that compute at one precision.
@@ -108,7 +120,8 @@ struct RowRange {
 };
 
 // Gemm() over a batch whose rows want different precisions (prefill in FP8 beside decodes in
-// FP16). Ranges are ascending, disjoint and cover all rows; args.precision is ignored.
+// FP16). Ranges are ascending, disjoint and cover all rows, else kInvalidArgument; args.precision
+// is ignored, and args.activation_quant applies to the FP8 ranges.
 void GemmRows(const Context& context, const GemmArgs& args, std::span<const RowRange> ranges);
 
 }  // namespace dualfp

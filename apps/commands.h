@@ -1,0 +1,12 @@
+// The subcommands of dualfp, one file each. Add...() declares a subcommand's flags on `app` and
+// the callback that runs it; errors leave the callback as exceptions and main() prints them.
+
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace dualfp {
+
+void AddBenchCommand(CLI::App& app);  // bench_gemm.cc
+
+}  // namespace dualfp

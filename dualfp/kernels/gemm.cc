@@ -1,0 +1,248 @@
+#include "dualfp/kernels/gemm.h"
+
+#include <cmath>
+
+#include "dualfp/base/check.h"
+
+namespace dualfp {
+namespace {
+
+bool IsFloatDType(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+bool HasShape(const ConstTensorView& view, int64_t rows, int64_t columns) {
+  return view && view.rank == 2 && view.shape[0] == rows && view.shape[1] == columns;
+}
+
+// Row-major with contiguous columns and rows that do not overlap.
+bool HasRows(const ConstTensorView& view, int64_t rows, int64_t columns) {
+  return view && view.rank == 2 && view.shape[0] == rows && view.shape[1] == columns &&
+         (columns == 1 || view.strides[1] == 1) && (rows <= 1 || view.strides[0] >= columns);
+}
+
+void CheckContiguous(const ConstTensorView& view, DType dtype, int64_t rows, int64_t columns,
+                     const char* what) {
+  if (!HasShape(view, rows, columns) || view.dtype != dtype || !view.is_contiguous()) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: ", what, " is ", Describe(view),
+         ", expected contiguous ", DTypeName(dtype), "[", rows, ", ", columns, "]");
+  }
+}
+
+void CheckGroupScales(const Weight& weight, DType dtype) {
+  const int group_size = GetQuantFormatInfo(weight.format).group_size;
+  if (weight.scale_granularity != ScaleGranularity::kGroup || weight.k % group_size != 0) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: a ", GetQuantFormatInfo(weight.format).name,
+         " weight needs one scale per ", group_size, " along K, and K = ", weight.k,
+         " to be a multiple of that");
+  }
+  CheckContiguous(weight.scales, dtype, weight.n, weight.k / group_size, "weight scales");
+}
+
+void CheckFp8Scales(const Weight& weight) {
+  const ConstTensorView& scales = weight.scales;
+  int64_t expected = 0;
+  switch (weight.scale_granularity) {
+    case ScaleGranularity::kPerTensor:
+      expected = 1;
+      break;
+    case ScaleGranularity::kPerChannel:
+      expected = weight.n;
+      break;
+    case ScaleGranularity::kBlock128:
+      CheckContiguous(scales, DType::kF32, (weight.n + 127) / 128, (weight.k + 127) / 128,
+                      "weight scales");
+      return;
+    case ScaleGranularity::kNone:
+    case ScaleGranularity::kGroup:
+      Fail(ErrorCode::kInvalidArgument,
+           "gemm: an fp8 weight needs per-tensor, per-channel or 128x128 block scales");
+  }
+  if (!scales || scales.dtype != DType::kF32 || scales.num_elements() != expected ||
+      !scales.is_contiguous()) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: weight scales are ", Describe(scales),
+         ", expected contiguous F32 with ", expected, " elements");
+  }
+}
+
+void CheckWeight(const Weight& weight) {
+  const int64_t n = weight.n;
+  const int64_t k = weight.k;
+  if (n < 1 || k < 1) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: weight is ", n, " x ", k, ", expected at least 1 x 1");
+  }
+  switch (weight.format) {
+    case QuantFormat::kPlain:
+      if (!IsFloatDType(weight.values.dtype)) {
+        Fail(ErrorCode::kInvalidArgument, "gemm: a plain weight is F16, BF16 or F32, not ",
+             DTypeName(weight.values.dtype));
+      }
+      CheckContiguous(weight.values, weight.values.dtype, n, k, "weight");
+      break;
+    case QuantFormat::kNested:
+      CheckContiguous(weight.values, DType::kF8E4M3, n, k, "upper plane");
+      CheckContiguous(weight.lower, DType::kU8, n, k, "lower plane");
+      break;
+    case QuantFormat::kFp8:
+      CheckContiguous(weight.values, DType::kF8E4M3, n, k, "weight");
+      CheckFp8Scales(weight);
+      break;
+    case QuantFormat::kMxfp8:
+      CheckContiguous(weight.values, DType::kF8E4M3, n, k, "weight");
+      CheckGroupScales(weight, DType::kF8E8M0);
+      break;
+    case QuantFormat::kNvfp4:
+      CheckContiguous(weight.values, DType::kU8, n, k / 2, "weight");
+      CheckGroupScales(weight, DType::kF8E4M3);
+      break;
+    case QuantFormat::kMxfp4:
+      CheckContiguous(weight.values, DType::kU8, n, k / 2, "weight");
+      CheckGroupScales(weight, DType::kF8E8M0);
+      break;
+  }
+  const OutlierList& outliers = weight.outliers;
+  const int64_t count = outliers.size();
+  if (count > 0 && (weight.format != QuantFormat::kNested || outliers.index.dtype != DType::kI64 ||
+                    outliers.index.rank != 1 || !outliers.index.is_contiguous() ||
+                    outliers.value.dtype != DType::kF32 || outliers.value.rank != 1 ||
+                    outliers.value.shape[0] != count || !outliers.value.is_contiguous())) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: outliers belong to nested weights, as I64[n] and ",
+         "F32[n]; got ", Describe(outliers.index), " and ", Describe(outliers.value));
+  }
+}
+
+}  // namespace
+
+std::string Describe(const GemmDesc& desc) {
+  std::string text = StrCat("m=", desc.m, " n=", desc.n, " k=", desc.k, " ",
+                            GetQuantFormatInfo(desc.weight_format).name);
+  if (desc.weight_format == QuantFormat::kPlain) {
+    text += StrCat("-", DTypeName(desc.weight_dtype));
+  }
+  switch (desc.weight_scale) {
+    case ScaleGranularity::kNone:
+    case ScaleGranularity::kGroup:
+      break;
+    case ScaleGranularity::kPerTensor:
+      text += "-per-tensor";
+      break;
+    case ScaleGranularity::kPerChannel:
+      text += "-per-channel";
+      break;
+    case ScaleGranularity::kBlock128:
+      text += "-block128";
+      break;
+  }
+  text += StrCat("@", PrecisionName(desc.precision), " x=", DTypeName(desc.x_dtype),
+                 " y=", DTypeName(desc.y_dtype));
+  if (desc.precision == Precision::kFp8) {
+    text += StrCat(" ", ActivationQuantName(desc.activation_quant));
+  }
+  if (desc.has_outliers) {
+    text += " outliers";
+  }
+  if (desc.has_bias) {
+    text += " bias";
+  }
+  if (desc.activation != Activation::kNone) {
+    text += desc.activation == Activation::kSilu ? " silu" : " silu-mul";
+  }
+  if (desc.has_residual) {
+    text += " residual";
+  }
+  return text;
+}
+
+GemmDesc DescribeGemm(const GemmArgs& args) {
+  Check(args.weight != nullptr, ErrorCode::kInvalidArgument, "gemm: no weight");
+  const Weight& weight = *args.weight;
+  CheckWeight(weight);
+
+  GemmDesc desc;
+  desc.device = args.x.device.type;
+  desc.m = args.x.rank == 2 ? args.x.shape[0] : 0;
+  desc.n = weight.n;
+  desc.k = weight.k;
+  desc.weight_format = weight.format;
+  desc.weight_dtype = weight.values.dtype;
+  desc.weight_scale = weight.scale_granularity;
+  desc.has_outliers = weight.outliers.size() > 0;
+  desc.precision = args.precision;
+  desc.activation_quant =
+      args.precision == Precision::kFp8 ? args.activation_quant : ActivationQuant::kNone;
+  desc.x_dtype = args.x.dtype;
+  desc.y_dtype = args.y.dtype;
+  desc.activation = args.activation;
+  desc.has_bias = static_cast<bool>(args.bias);
+  desc.has_residual = static_cast<bool>(args.residual);
+
+  if (!HasRows(args.x, desc.m, desc.k) || !IsFloatDType(desc.x_dtype)) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: x is ", Describe(args.x),
+         ", expected F32, F16 or BF16 [M, ", desc.k, "] with contiguous rows");
+  }
+  if (desc.activation == Activation::kSiluMul && desc.n % 2 != 0) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: silu-mul needs an even N, not ", desc.n);
+  }
+  const int64_t y_columns = desc.activation == Activation::kSiluMul ? desc.n / 2 : desc.n;
+  if (!HasRows(args.y, desc.m, y_columns) || !IsFloatDType(desc.y_dtype)) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: y is ", Describe(args.y),
+         ", expected F32, F16 or BF16 [", desc.m, ", ", y_columns, "] with contiguous rows");
+  }
+  if (desc.has_residual &&
+      (!HasRows(args.residual, desc.m, y_columns) || args.residual.dtype != desc.y_dtype)) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: residual is ", Describe(args.residual),
+         ", expected it like y: ", Describe(args.y));
+  }
+  if (desc.has_bias && (args.bias.rank != 1 || args.bias.shape[0] != desc.n ||
+                        args.bias.dtype != DType::kF32 || !args.bias.is_contiguous())) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: bias is ", Describe(args.bias), ", expected F32[",
+         desc.n, "]");
+  }
+  const Device device = args.x.device;
+  if (args.y.device != device || weight.values.device != device ||
+      (desc.has_bias && args.bias.device != device) ||
+      (desc.has_residual && args.residual.device != device)) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: x, y, weight, bias and residual are not all on one ",
+         "device");
+  }
+  if (const std::string reason = weight.Unsupported(args.precision); !reason.empty()) {
+    Fail(ErrorCode::kUnsupported, "gemm: ", reason);
+  }
+  if (desc.activation_quant == ActivationQuant::kStaticPerTensor &&
+      !(weight.input_scale > 0 && std::isfinite(weight.input_scale))) {
+    Fail(ErrorCode::kUnsupported, "gemm: static activation quantization needs a weight with a ",
+         "positive input_scale; this one has ", weight.input_scale);
+  }
+  return desc;
+}
+
+void GemmRows(const Context& context, const GemmArgs& args, std::span<const RowRange> ranges) {
+  const int64_t rows = args.x.rank == 2 ? args.x.shape[0] : 0;
+  int64_t covered = 0;
+  for (const RowRange& range : ranges) {
+    if (range.begin != covered || range.end < range.begin || range.end > rows) {
+      Fail(ErrorCode::kInvalidArgument, "gemm: row range [", range.begin, ", ", range.end,
+           ") where one beginning at ", covered, " within ", rows, " rows was expected");
+    }
+    covered = range.end;
+  }
+  if (covered != rows) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: row ranges end at ", covered, " of ", rows, " rows");
+  }
+  if (args.y.rank != 2 || args.y.shape[0] != rows ||
+      (args.residual && (args.residual.rank != 2 || args.residual.shape[0] != rows))) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: x has ", rows, " rows, but y is ", Describe(args.y));
+  }
+  for (const RowRange& range : ranges) {
+    GemmArgs part = args;
+    part.x = args.x.Rows(range.begin, range.end);
+    part.y = args.y.Rows(range.begin, range.end);
+    if (args.residual) {
+      part.residual = args.residual.Rows(range.begin, range.end);
+    }
+    part.precision = range.precision;
+    Gemm(context, part);
+  }
+}
+
+}  // namespace dualfp

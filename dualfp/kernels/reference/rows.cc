@@ -1,0 +1,117 @@
+#include "dualfp/kernels/reference/rows.h"
+
+#include <algorithm>
+
+#include "dualfp/base/check.h"
+#include "dualfp/numeric/bf16.h"
+#include "dualfp/numeric/e8m0.h"
+#include "dualfp/numeric/fp16.h"
+#include "dualfp/numeric/fp4.h"
+#include "dualfp/numeric/fp8.h"
+#include "dualfp/numeric/nested.h"
+
+namespace dualfp::reference {
+namespace {
+
+void AddOutliers(const Weight& weight, int64_t row, float* values) {
+  const int64_t* begin = weight.outliers.index.as<int64_t>();
+  const int64_t* end = begin + weight.outliers.size();
+  const float* remainders = weight.outliers.value.as<float>();
+  for (const int64_t* it = std::lower_bound(begin, end, row * weight.k);
+       it != end && *it < (row + 1) * weight.k; ++it) {
+    values[*it - row * weight.k] += remainders[it - begin];
+  }
+}
+
+// The scale of element (row, column).
+float ScaleOf(const Weight& weight, int64_t row, int64_t column) {
+  const void* scales = weight.scales.data;
+  const int group_size = GetQuantFormatInfo(weight.format).group_size;
+  switch (weight.scale_granularity) {
+    case ScaleGranularity::kNone:
+      return 1.0f;
+    case ScaleGranularity::kPerTensor:
+      return *static_cast<const float*>(scales);
+    case ScaleGranularity::kPerChannel:
+      return static_cast<const float*>(scales)[row];
+    case ScaleGranularity::kBlock128:
+      return static_cast<const float*>(scales)[row / 128 * ((weight.k + 127) / 128) + column / 128];
+    case ScaleGranularity::kGroup: {
+      const uint8_t code =
+          static_cast<const uint8_t*>(scales)[row * (weight.k / group_size) + column / group_size];
+      return weight.format == QuantFormat::kNvfp4 ? E4m3ToFloat(code) * weight.global_scale
+                                                  : E8m0ToFloat(code);
+    }
+  }
+  Fail(ErrorCode::kInternal, "unknown scale granularity");
+}
+
+}  // namespace
+
+float LoadElement(const void* row, DType dtype, int64_t index) {
+  switch (dtype) {
+    case DType::kF32:
+      return static_cast<const float*>(row)[index];
+    case DType::kF16:
+      return Fp16ToFloat(static_cast<const uint16_t*>(row)[index]);
+    case DType::kBF16:
+      return Bf16ToFloat(static_cast<const uint16_t*>(row)[index]);
+    default:
+      Fail(ErrorCode::kInternal, "row of ", DTypeName(dtype));
+  }
+}
+
+void StoreElement(void* row, DType dtype, int64_t index, float value) {
+  switch (dtype) {
+    case DType::kF32:
+      static_cast<float*>(row)[index] = value;
+      return;
+    case DType::kF16:
+      static_cast<uint16_t*>(row)[index] = FloatToFp16(value);
+      return;
+    case DType::kBF16:
+      static_cast<uint16_t*>(row)[index] = FloatToBf16(value);
+      return;
+    default:
+      Fail(ErrorCode::kInternal, "row of ", DTypeName(dtype));
+  }
+}
+
+void DecodeWeightRow(const Weight& weight, Precision precision, int64_t row, float* values) {
+  const int64_t k = weight.k;
+  const auto* bytes = weight.values.as<uint8_t>();
+  switch (weight.format) {
+    case QuantFormat::kPlain: {
+      const uint8_t* source = bytes + row * k * DTypeSize(weight.values.dtype);
+      for (int64_t i = 0; i < k; ++i) {
+        values[i] = LoadElement(source, weight.values.dtype, i);
+      }
+      return;
+    }
+    case QuantFormat::kNested: {
+      const uint8_t* upper = bytes + row * k;
+      const uint8_t* lower = weight.lower.as<uint8_t>() + row * k;
+      for (int64_t i = 0; i < k; ++i) {
+        values[i] = precision == Precision::kFp16 ? Fp16ToFloat(NestedMerge(upper[i], lower[i]))
+                                                  : E4m3ToFloat(upper[i]) * kNestedScale;
+      }
+      AddOutliers(weight, row, values);
+      return;
+    }
+    case QuantFormat::kFp8:
+    case QuantFormat::kMxfp8:
+      for (int64_t i = 0; i < k; ++i) {
+        values[i] = E4m3ToFloat(bytes[row * k + i]) * ScaleOf(weight, row, i);
+      }
+      return;
+    case QuantFormat::kNvfp4:
+    case QuantFormat::kMxfp4:
+      for (int64_t i = 0; i < k; ++i) {
+        const uint8_t pair = bytes[row * (k / 2) + i / 2];
+        values[i] = E2m1ToFloat(i % 2 == 0 ? pair & 15 : pair >> 4) * ScaleOf(weight, row, i);
+      }
+      return;
+  }
+}
+
+}  // namespace dualfp::reference

@@ -1,0 +1,105 @@
+// The ordered list of GEMM kernels, and the choice among them.
+
+#include <array>
+#include <vector>
+
+#include "dualfp/base/check.h"
+#include "dualfp/base/env.h"
+#include "dualfp/kernels/gemm_kernels.h"
+
+namespace dualfp {
+namespace {
+
+std::vector<GemmKernel> AllKernels() {
+  std::vector<GemmKernel> kernels;
+  for (const auto& list : {CpuGemmKernels(), ReferenceGemmKernels()}) {
+    kernels.insert(kernels.end(), list.begin(), list.end());
+  }
+  return kernels;
+}
+
+const GemmKernel& ForcedKernel(const std::string& name, const GemmDesc& desc) {
+  std::string names;
+  for (const GemmKernel& kernel : GemmKernels()) {
+    if (kernel.name == name) {
+      const std::string reason = kernel.supports(desc);
+      Check(reason.empty(), ErrorCode::kUnsupported, "DUALFP_KERNEL=", name, " cannot run ",
+            reason.empty() ? "" : Describe(desc), ": ", reason);
+      return kernel;
+    }
+    names += StrCat(names.empty() ? "" : ", ", kernel.name);
+  }
+  Fail(ErrorCode::kInvalidArgument, "DUALFP_KERNEL=", name, ": expected one of ", names);
+}
+
+// A small direct-mapped cache: a model has a handful of shapes, each at a few values of M.
+const GemmKernel& CachedKernel(const GemmDesc& desc) {
+  struct Entry {
+    GemmDesc desc;
+    const GemmKernel* kernel = nullptr;
+  };
+  constexpr uint64_t kEntries = 256;
+  thread_local std::array<Entry, kEntries> cache;
+  uint64_t hash = 0;
+  for (const int64_t part :
+       {desc.m, desc.n, desc.k, static_cast<int64_t>(desc.weight_format),
+        static_cast<int64_t>(desc.precision), static_cast<int64_t>(desc.has_residual)}) {
+    hash = (hash ^ static_cast<uint64_t>(part)) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 32;
+  }
+  Entry& entry = cache[hash % kEntries];
+  if (entry.kernel == nullptr || !(entry.desc == desc)) {
+    entry.kernel = &SelectGemmKernel(desc);
+    entry.desc = desc;
+  }
+  return *entry.kernel;
+}
+
+}  // namespace
+
+std::span<const GemmKernel> GemmKernels() {
+  static const std::vector<GemmKernel> kernels = AllKernels();
+  return kernels;
+}
+
+const GemmKernel& SelectGemmKernel(const GemmDesc& desc) {
+  if (const auto forced = GetEnv("DUALFP_KERNEL")) {
+    return ForcedKernel(*forced, desc);
+  }
+  std::string reasons;
+  for (const GemmKernel& kernel : GemmKernels()) {
+    const std::string reason = kernel.supports(desc);
+    if (reason.empty()) {
+      return kernel;
+    }
+    reasons += StrCat("; ", kernel.name, ": ", reason);
+  }
+  Fail(ErrorCode::kUnsupported, "gemm: no kernel runs ", Describe(desc), reasons);
+}
+
+int64_t GemmWorkspaceBytes(const GemmDesc& desc) {
+  const GemmKernel& kernel = CachedKernel(desc);
+  return kernel.workspace_bytes == nullptr ? 0 : kernel.workspace_bytes(desc);
+}
+
+void Gemm(const Context& context, const GemmArgs& args) {
+  const GemmDesc desc = DescribeGemm(args);
+  if (desc.m == 0) {
+    return;
+  }
+  const GemmKernel& kernel = CachedKernel(desc);
+  if (kernel.workspace_bytes != nullptr) {
+    const int64_t wanted = kernel.workspace_bytes(desc);
+    const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
+    if (given < wanted) {
+      Fail(ErrorCode::kInvalidArgument, "gemm: ", kernel.name, " wants a workspace of ", wanted,
+           " bytes and got ", given);
+    }
+  }
+  if (desc.device == DeviceType::kCpu) {
+    Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "gemm: no thread pool");
+  }
+  kernel.run(context, desc, args);
+}
+
+}  // namespace dualfp
