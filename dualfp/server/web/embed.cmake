@@ -1,0 +1,16 @@
+# Writes OUTPUT, a C++ file that defines dualfp::WebPage() with the content of INPUT.
+file(READ ${INPUT} content)
+string(FIND "${content}" ")~~\"" clash)
+if(NOT clash EQUAL -1)
+  message(FATAL_ERROR "${INPUT} contains the end of a raw string")
+endif()
+# Compilers limit the length of one literal; adjacent ones are joined.
+string(LENGTH "${content}" length)
+set(pieces "")
+set(position 0)
+while(position LESS length)
+  string(SUBSTRING "${content}" ${position} 8000 piece)
+  string(APPEND pieces "    R\"~~(${piece})~~\"\n")
+  math(EXPR position "${position} + 8000")
+endwhile()
+file(WRITE ${OUTPUT} "#include \"dualfp/server/web/web_page.h\"\n\nnamespace dualfp {\n\nstd::string_view WebPage() {\n  static constexpr char kPage[] =\n${pieces}      ;\n  return {kPage, sizeof(kPage) - 1};\n}\n\n}  // namespace dualfp\n")
