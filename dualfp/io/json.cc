@@ -202,6 +202,14 @@ bool JsonHandler::parse_error(size_t, const std::string&,
   FailHere(StrCat("not valid JSON: ", EscapeForMessage(message, 160)));
 }
 
+void JsonHandler::RejectNul() {
+  const char* nul = std::find(begin_, end_, '\0');
+  if (nul != end_) {
+    furthest_ = nul;
+    FailHere("not valid JSON: NUL byte");
+  }
+}
+
 void JsonHandler::FailHere(std::string_view message) const {
   Fail(ErrorCode::kInvalidFile, origin_, ": near byte ",
        first_byte_ + static_cast<uint64_t>(furthest_ - begin_), ": ", message);

@@ -40,6 +40,9 @@ class JsonHandler {
   template <typename Handler>
   friend void RunJsonParser(Handler& handler);
 
+  // The parser would take a NUL byte for the end of the text.
+  void RejectNul();
+
   const char* begin_;
   const char* end_;
   const char* furthest_;
@@ -83,6 +86,7 @@ class JsonInputIterator {
 template <typename Handler>
 void RunJsonParser(Handler& handler) {
   JsonHandler& base = handler;
+  base.RejectNul();
   nlohmann::json::sax_parse(JsonInputIterator(base.begin_, &base.furthest_),
                             JsonInputIterator(base.end_, &base.furthest_), &handler);
 }

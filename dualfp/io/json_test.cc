@@ -41,6 +41,11 @@ TEST(JsonTest, RejectsWhatIsNotJsonNamingFileAndByte) {
                 AllOf(HasSubstr("dir/x.json: near byte "), HasSubstr("not valid JSON")))
         << text;
   }
+  for (const char* tail : {"", "x", "{}"}) {
+    const std::string text = StrCat("{}", '\0', tail);
+    EXPECT_THAT(MessageOf([&] { ParseJson(text, "x.json"); }),
+                HasSubstr("near byte 2: not valid JSON: NUL byte"));
+  }
   EXPECT_THAT(MessageOf([] { ParseJson("{\"abc\": nope}", "x.json"); }), HasSubstr("near byte 10"));
 }
 

@@ -19,10 +19,12 @@ struct IndexRow {
   const std::string* shard;
 };
 
-// The index names files; it must not name any outside its own directory.
+// The index names files; it must not name any outside its own directory, nor put control characters
+// into messages.
 bool IsPlainFileName(std::string_view name) {
   return !name.empty() && name != "." && name != ".." &&
-         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+         std::all_of(name.begin(), name.end(),
+                     [](char c) { return c >= 0x20 && c < 0x7f && c != '/' && c != '\\'; });
 }
 
 std::vector<IndexRow> ReadWeightMap(const Json& index, std::string_view origin) {
@@ -37,7 +39,8 @@ std::vector<IndexRow> ReadWeightMap(const Json& index, std::string_view origin) 
     const auto& name = shard.get_ref<const std::string&>();
     if (!IsPlainFileName(name)) {
       Fail(ErrorCode::kInvalidFile, origin, ": weight_map: ", QuoteForMessage(tensor),
-           ": expected the name of a file in the same directory, got ", QuoteForMessage(name));
+           ": expected the (ASCII) name of a file in the same directory, got ",
+           QuoteForMessage(name));
     }
     rows.push_back({&tensor, &name});
   }

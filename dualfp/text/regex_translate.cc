@@ -166,7 +166,7 @@ class Translator {
 
   void PosixSet() {
     for (const NamedSet& set : kPosixSets) {
-      const std::string spelled = "[:" + std::string(set.name) + ":]";
+      const std::string spelled = StrCat("[:", set.name, ":]");
       if (At(spelled)) {
         out_ += set.content;
         position_ += spelled.size();

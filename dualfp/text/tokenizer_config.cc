@@ -79,7 +79,7 @@ void ReadChatTemplates(const JsonFields& fields, TokenizerConfig* config) {
     return;
   }
   if (value->is_array()) {
-    for (const JsonFields& entry : *fields.FindObjects("chat_template")) {
+    for (const JsonFields& entry : fields.GetObjects("chat_template")) {
       SetChatTemplate(config, {entry.GetString("name"), entry.GetString("template"), origin});
     }
   } else {

@@ -4,6 +4,7 @@
 #include <dualfp/kernels/gemm.h>
 #include <dualfp/numeric/fp16.h>
 #include <dualfp/numeric/nested.h>
+#include <dualfp/tensor/buffer.h>
 
 #include <cmath>
 #include <cstdint>
@@ -43,6 +44,10 @@ int main() {
   args.y = dualfp::TensorView(y.data(), dualfp::DType::kF32, {1, kN});
   for (const dualfp::Precision precision : {dualfp::Precision::kFp16, dualfp::Precision::kFp8}) {
     args.precision = precision;
+    // An op never allocates: the caller asks how much scratch it wants, once per problem.
+    const int64_t scratch = dualfp::GemmWorkspaceBytes(dualfp::DescribeGemm(args));
+    const dualfp::Buffer workspace = dualfp::Buffer::AllocateCpu(scratch);
+    context.workspace = workspace.View(dualfp::DType::kU8, {scratch});
     dualfp::Gemm(context, args);
     // FP16 mode is exact up to the order of the sum; an E4M3 weight is within 1/16 of its value.
     const double tolerance = precision == dualfp::Precision::kFp16 ? 1e-4 : kK / 16.0;

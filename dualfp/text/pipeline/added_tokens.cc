@@ -117,7 +117,6 @@ std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const Vocabular
     bool from_origin = true;
     normalizer->Apply(&normalized_text, &from_origin, scratch);
   }
-  (token.normalized ? normalized_ : raw_).Add(normalized_text, *id);
   ids_[token.content] = *id;
   if (token.special) {
     special_.insert(token.content);
@@ -125,6 +124,12 @@ std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const Vocabular
   tokens_[*id] = {token, std::move(normalized_text)};
   id_limit_ = std::max(id_limit_, *id + 1);
   return id;
+}
+
+void AddedTokens::Finish() {
+  for (const auto& [id, entry] : tokens_) {
+    (entry.token.normalized ? normalized_ : raw_).Add(entry.normalized_text, id);
+  }
 }
 
 void AddedTokens::Split(std::string_view text, bool normalized, bool parse_special,

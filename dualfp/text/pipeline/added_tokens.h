@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -58,10 +59,12 @@ class AddedTokens {
     size_t end;
   };
 
-  // A token that the model's vocabulary has keeps that id; any other gets the next free one.
-  // `normalizer` may be null. Returns the id; nothing for an empty token, which is ignored.
+  // A token that the model's vocabulary has keeps that id; any other gets the next free one. One
+  // added before gets the new properties. `normalizer` may be null. Returns the id; nothing for an
+  // empty token, which is ignored. Call Finish() after the last one.
   std::optional<int32_t> Add(const AddedToken& token, const Vocabulary& model,
                              const Normalizer* normalizer, RegexScratch* scratch);
+  void Finish();
 
   // Cuts the tokens with that `normalized` flag out of `text`. With keep_special false, special
   // tokens are left in the text.
@@ -93,7 +96,7 @@ class AddedTokens {
   };
 
   std::unordered_map<std::string, int32_t> ids_;
-  std::unordered_map<int32_t, Entry> tokens_;
+  std::map<int32_t, Entry> tokens_;
   std::unordered_set<std::string> special_;
   TokenTrie raw_;
   TokenTrie normalized_;

@@ -1,6 +1,7 @@
 #include "dualfp/text/pipeline/post_processor.h"
 
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "dualfp/base/check.h"
@@ -30,7 +31,8 @@ PostProcessor MakeTemplate(const JsonFields& fields) {
     if (ids == nullptr || !ids->is_array()) {
       token.FailExpected("ids", "an array of token ids");
     }
-    for (const int64_t id : *token.FindIntOrInts("ids", 0, kMaxId)) {
+    const std::optional<std::vector<int64_t>> token_ids = token.FindIntOrInts("ids", 0, kMaxId);
+    for (const int64_t id : *token_ids) {
       (seen_text ? processor.suffix : processor.prefix).push_back(static_cast<int32_t>(id));
     }
   }

@@ -1,0 +1,61 @@
+// Causal attention over a paged key-value cache, for any mix of prefill chunks and decodes.
+//
+// The cache of a layer is a pool of blocks of kKvBlockSize tokens; a sequence's block table lists
+// its blocks in order, so token p of the sequence lies in block_table[p / 16] at place p % 16.
+// How a block lays out its 16 x head_dim values is the device's own business, known only to
+// WriteKvCache and PagedAttention of that device. On the CPU, per block and kv head:
+//   key    [head_dim, 16]   transposed, so that 16 scores are one vector and need no reduction
+//   value  [16, head_dim]
+
+#pragma once
+
+#include <cstdint>
+
+#include "dualfp/kernels/context.h"
+
+namespace dualfp {
+
+inline constexpr int64_t kKvBlockSize = 16;
+inline constexpr int64_t kMaxHeadDim = 512;
+
+// One layer's cache. F32, F16, or F8_E4M3 holding value / scale (rounded, saturated at 448).
+// F16 saturates at 65504, so that what is cached is finite.
+struct PagedKv {
+  TensorView key;    // [blocks, kv_heads, head_dim, 16]
+  TensorView value;  // [blocks, kv_heads, 16, head_dim]
+  float key_scale = 1.0f;
+  float value_scale = 1.0f;
+};
+
+// Stores this step's keys and values.
+struct WriteKvCacheArgs {
+  ConstTensorView key;    // F32 [tokens, kv_heads, head_dim]; the last axis is contiguous
+  ConstTensorView value;  // like key
+  ConstTensorView slot;   // I32 [tokens]: block * 16 + place; -1 stores nothing
+  PagedKv cache;
+};
+
+void WriteKvCache(const Context& context, const WriteKvCacheArgs& args);
+
+// out[t] = softmax(scale * q[t] . K^T) V over the keys that token t may see: those of its own
+// sequence at positions <= its own and, with a window, > its own - window.
+//
+// Sequence s owns rows [query_start[s], query_start[s + 1]); they are its last tokens, at
+// positions context_length[s] - count ... context_length[s] - 1, all stored already.
+struct PagedAttentionArgs {
+  ConstTensorView query;  // F32 [tokens, heads, head_dim]; heads is a multiple of kv_heads
+  PagedKv cache;
+  ConstTensorView query_start;     // I32 [sequences + 1]
+  ConstTensorView context_length;  // I32 [sequences]
+  ConstTensorView block_table;     // I32 [sequences, max_blocks]
+  float scale = 1.0f;
+  int64_t sliding_window = 0;  // 0: none
+  TensorView out;              // F32 [tokens, heads, head_dim]
+};
+
+// Accumulates in F32 with an online softmax over tiles of 64 keys that start at multiples of 64:
+// a token's result is the same, bit for bit, whatever else is in the batch, however the prompt is
+// cut into chunks and however many threads there are.
+void PagedAttention(const Context& context, const PagedAttentionArgs& args);
+
+}  // namespace dualfp

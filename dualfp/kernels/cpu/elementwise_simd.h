@@ -1,0 +1,169 @@
+// RMSNorm, RoPE, SiLU * mul and softmax for one vector type. Tails of less than a vector go
+// through padded stack copies, so that every element takes the same path.
+
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "dualfp/kernels/cpu/simd.h"
+#include "dualfp/kernels/op_table.h"
+#include "dualfp/kernels/parallel.h"
+
+namespace dualfp::cpu {
+
+// The first `count` < kLanes floats, the rest `fill`.
+template <typename V>
+DUALFP_INLINE V LoadTail(const float* p, int64_t count, float fill) {
+  float lanes[V::kLanes];
+  V::Broadcast(fill).Store(lanes);
+  std::memcpy(lanes, p, sizeof(float) * count);
+  return V::Load(lanes);
+}
+
+template <typename V>
+DUALFP_INLINE void StoreTail(V v, float* p, int64_t count) {
+  float lanes[V::kLanes];
+  v.Store(lanes);
+  std::memcpy(p, lanes, sizeof(float) * count);
+}
+
+// y[i] = f(x[i]...) for one to three inputs of the same length.
+template <typename V, typename F, typename... Inputs>
+DUALFP_INLINE void Map(int64_t width, float* y, const F& f, const Inputs*... inputs) {
+  int64_t i = 0;
+  for (; i + V::kLanes <= width; i += V::kLanes) {
+    f(V::Load(inputs + i)...).Store(y + i);
+  }
+  if (i < width) {
+    StoreTail<V>(f(LoadTail<V>(inputs + i, width - i, 0.0f)...), y + i, width - i);
+  }
+}
+
+template <typename V>
+float SumOfSquares(const float* x, int64_t width) {
+  V sums[4] = {V::Zero(), V::Zero(), V::Zero(), V::Zero()};
+  int64_t i = 0;
+  for (; i + 4 * V::kLanes <= width; i += 4 * V::kLanes) {
+    for (int part = 0; part < 4; ++part) {
+      const V v = V::Load(x + i + part * V::kLanes);
+      sums[part] = v.MulAdd(v, sums[part]);
+    }
+  }
+  for (; i + V::kLanes <= width; i += V::kLanes) {
+    const V v = V::Load(x + i);
+    sums[0] = v.MulAdd(v, sums[0]);
+  }
+  if (i < width) {
+    const V v = LoadTail<V>(x + i, width - i, 0.0f);
+    sums[0] = v.MulAdd(v, sums[0]);
+  }
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])).Sum();
+}
+
+template <typename V>
+void RmsNorm(const Context& context, const RmsNormArgs& args) {
+  const int64_t heads = args.x.rank == 3 ? args.x.shape[1] : 1;
+  const int64_t width = args.x.shape[args.x.rank - 1];
+  const int64_t x_head = args.x.rank == 3 ? args.x.strides[1] : 0;
+  const int64_t y_head = args.y.rank == 3 ? args.y.strides[1] : 0;
+  ParallelRows(context, args.x.shape[0], heads * width, 1 << 15, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t head = 0; head < heads; ++head) {
+        const float* x = args.x.as<float>() + row * args.x.strides[0] + head * x_head;
+        float* y = args.y.as<float>() + row * args.y.strides[0] + head * y_head;
+        const float mean = SumOfSquares<V>(x, width) / static_cast<float>(width);
+        const V scale = V::Broadcast(1 / std::sqrt(mean + args.epsilon));
+        Map<V>(
+            width, y, [scale](V v, V weight) { return v * scale * weight; }, x,
+            args.weight.as<float>());
+      }
+    }
+  });
+}
+
+template <typename V>
+void ApplyRotary(const Context& context, const ApplyRotaryArgs& args) {
+  const int64_t heads = args.x.shape[1];
+  const int64_t half = args.cos_sin.shape[1] / 2;
+  ParallelRows(context, args.x.shape[0], heads * half, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      const float* cos = args.cos_sin.as<float>() + token * args.cos_sin.strides[0];
+      const float* sin = cos + half;
+      for (int64_t head = 0; head < heads; ++head) {
+        float* low = args.x.as<float>() + token * args.x.strides[0] + head * args.x.strides[1];
+        float* high = low + half;
+        int64_t i = 0;
+        for (; i + V::kLanes <= half; i += V::kLanes) {
+          const V c = V::Load(cos + i);
+          const V s = V::Load(sin + i);
+          const V a = V::Load(low + i);
+          const V b = V::Load(high + i);
+          b.NegMulAdd(s, a * c).Store(low + i);
+          a.MulAdd(s, b * c).Store(high + i);
+        }
+        if (i < half) {
+          const int64_t rest = half - i;
+          const V c = LoadTail<V>(cos + i, rest, 0.0f);
+          const V s = LoadTail<V>(sin + i, rest, 0.0f);
+          const V a = LoadTail<V>(low + i, rest, 0.0f);
+          const V b = LoadTail<V>(high + i, rest, 0.0f);
+          StoreTail<V>(b.NegMulAdd(s, a * c), low + i, rest);
+          StoreTail<V>(a.MulAdd(s, b * c), high + i, rest);
+        }
+      }
+    }
+  });
+}
+
+template <typename V>
+void SiluMul(const Context& context, const SiluMulArgs& args) {
+  const int64_t width = args.y.shape[1];
+  ParallelRows(context, args.y.shape[0], width, 1 << 13, [&](int64_t begin, int64_t end) {
+    const V one = V::Broadcast(1.0f);
+    for (int64_t row = begin; row < end; ++row) {
+      Map<V>(
+          width, args.y.as<float>() + row * args.y.strides[0],
+          [one](V gate, V up) { return gate / (one + Exp(V::Zero() - gate)) * up; },
+          args.gate.as<float>() + row * args.gate.strides[0],
+          args.up.as<float>() + row * args.up.strides[0]);
+    }
+  });
+}
+
+template <typename V>
+void Softmax(const Context& context, const SoftmaxArgs& args) {
+  const int64_t width = args.x.shape[1];
+  ParallelRows(context, args.x.shape[0], width, 1 << 13, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* x = args.x.as<float>() + row * args.x.strides[0];
+      float* y = args.y.as<float>() + row * args.y.strides[0];
+      V largest = LoadTail<V>(x, width < V::kLanes ? width : V::kLanes, x[0]);
+      for (int64_t i = 0; i + V::kLanes <= width; i += V::kLanes) {
+        largest = V::Max(largest, V::Load(x + i));
+      }
+      const int64_t tail = width % V::kLanes;
+      largest = V::Max(largest, LoadTail<V>(x + width - tail, tail, x[0]));
+      const V shift = V::Broadcast(largest.Largest());
+      const V scale = V::Broadcast(args.scale);
+      V sum = V::Zero();
+      int64_t i = 0;
+      for (; i + V::kLanes <= width; i += V::kLanes) {
+        const V weight = Exp((V::Load(x + i) - shift) * scale);
+        weight.Store(y + i);
+        sum = sum + weight;
+      }
+      if (tail > 0) {
+        // Minus infinity becomes a weight of zero.
+        const V weight = Exp((LoadTail<V>(x + i, tail, -INFINITY) - shift) * scale);
+        StoreTail<V>(weight, y + i, tail);
+        sum = sum + weight;
+      }
+      const V inverse = V::Broadcast(1 / sum.Sum());
+      Map<V>(
+          width, y, [inverse](V weight) { return weight * inverse; }, y);
+    }
+  });
+}
+
+}  // namespace dualfp::cpu

@@ -1,0 +1,21 @@
+// Root-mean-square layer normalisation (Zhang and Sennrich, arXiv 1910.07467).
+
+#pragma once
+
+#include "dualfp/kernels/context.h"
+
+namespace dualfp {
+
+// y = x / sqrt(mean(x^2) + epsilon) * weight, over the last axis.
+struct RmsNormArgs {
+  ConstTensorView x;       // F32 [rows, width] or [rows, heads, width]; the last axis is contiguous
+  ConstTensorView weight;  // F32 [width]
+  float epsilon = 1e-6f;
+  TensorView y;  // F32, shape of x; may be x itself
+};
+
+// A row's result does not depend on the other rows nor on the number of threads.
+// Throws kInvalidArgument when shapes or dtypes are not as above.
+void RmsNorm(const Context& context, const RmsNormArgs& args);
+
+}  // namespace dualfp

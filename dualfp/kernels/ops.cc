@@ -1,0 +1,194 @@
+// The public ops: check the arguments, then run the best implementation of this machine.
+
+#include "dualfp/kernels/reference/ops.h"
+
+#include <vector>
+
+#include "dualfp/base/check.h"
+#include "dualfp/kernels/op_table.h"
+
+namespace dualfp {
+
+// Defined by the vector kernels of each instruction set; nullptr where the build has none.
+extern const OpTable* const kAvx512OpTable;
+extern const OpTable* const kAvx2OpTable;
+
+namespace {
+
+const OpTable kReferenceOpTable = {
+    .name = "reference",
+    .isa = CpuIsa::kScalar,
+    .rms_norm = reference::RmsNorm,
+    .rotary_table = reference::RotaryTable,
+    .apply_rotary = reference::ApplyRotary,
+    .write_kv_cache = reference::WriteKvCache,
+    .paged_attention = reference::PagedAttention,
+    .silu_mul = reference::SiluMul,
+    .softmax = reference::Softmax,
+    .embedding = reference::Embedding,
+    .gather_rows = reference::GatherRows,
+};
+
+const OpTable& Ops(const Context& context) {
+  Check(context.device.type == DeviceType::kCpu, ErrorCode::kUnsupported,
+        "this op runs on the CPU only");
+  CheckInternal(context.threads != nullptr, "a CPU context needs a thread pool");
+  static const OpTable& best = *OpTables().front();
+  return best;
+}
+
+// Checks dtype, shape and that the last axis is contiguous.
+void CheckView(const char* op, const char* name, const ConstTensorView& view, DType dtype,
+               std::initializer_list<int64_t> shape) {
+  bool fits = view.dtype == dtype && view.rank == static_cast<int>(shape.size());
+  for (int axis = 0; fits && axis < view.rank; ++axis) {
+    fits = view.shape[axis] == shape.begin()[axis];
+  }
+  fits = fits &&
+         (view.rank == 0 || view.shape[view.rank - 1] <= 1 || view.strides[view.rank - 1] == 1);
+  if (!fits) [[unlikely]] {
+    Fail(ErrorCode::kInvalidArgument, op, ": ", name, " is ", Describe(view), ", expected ",
+         Describe(ConstTensorView(nullptr, dtype, shape)), " with a contiguous last axis");
+  }
+}
+
+int64_t Dim(const ConstTensorView& view, int axis) {
+  return axis < view.rank ? view.shape[axis] : 0;
+}
+
+void CheckKvCache(const char* op, const PagedKv& cache, int64_t head_dim) {
+  const int64_t blocks = Dim(cache.key, 0);
+  const int64_t heads = Dim(cache.key, 1);
+  const DType dtype = cache.key.dtype;
+  Check(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kF8E4M3,
+        ErrorCode::kUnsupported, op, ": a key-value cache of ", DTypeName(dtype));
+  CheckView(op, "cache key", cache.key, dtype, {blocks, heads, head_dim, kKvBlockSize});
+  CheckView(op, "cache value", cache.value, dtype, {blocks, heads, kKvBlockSize, head_dim});
+  Check(cache.key.is_contiguous() && cache.value.is_contiguous(), ErrorCode::kInvalidArgument, op,
+        ": the cache must be contiguous");
+}
+
+}  // namespace
+
+std::span<const OpTable* const> OpTables() {
+  static const std::vector<const OpTable*> tables = [] {
+    std::vector<const OpTable*> usable;
+    for (const OpTable* table : {kAvx512OpTable, kAvx2OpTable, &kReferenceOpTable}) {
+      if (table != nullptr && table->isa <= DetectCpuIsa()) {
+        usable.push_back(table);
+      }
+    }
+    return usable;
+  }();
+  return tables;
+}
+
+void RmsNorm(const Context& context, const RmsNormArgs& args) {
+  const int64_t rows = Dim(args.x, 0);
+  if (args.x.rank == 3) {
+    const int64_t heads = args.x.shape[1];
+    const int64_t width = args.x.shape[2];
+    CheckView("rms_norm", "x", args.x, DType::kF32, {rows, heads, width});
+    CheckView("rms_norm", "y", args.y, DType::kF32, {rows, heads, width});
+    CheckView("rms_norm", "weight", args.weight, DType::kF32, {width});
+  } else {
+    const int64_t width = Dim(args.x, 1);
+    CheckView("rms_norm", "x", args.x, DType::kF32, {rows, width});
+    CheckView("rms_norm", "y", args.y, DType::kF32, {rows, width});
+    CheckView("rms_norm", "weight", args.weight, DType::kF32, {width});
+  }
+  Ops(context).rms_norm(context, args);
+}
+
+void RotaryTable(const Context& context, const RotaryTableArgs& args) {
+  const int64_t tokens = Dim(args.position, 0);
+  const int64_t half = Dim(args.inv_freq, 1);
+  CheckView("rotary_table", "position", args.position, DType::kI32, {tokens});
+  CheckView("rotary_table", "row", args.row, DType::kI32, {tokens});
+  CheckView("rotary_table", "inv_freq", args.inv_freq, DType::kF32, {Dim(args.inv_freq, 0), half});
+  CheckView("rotary_table", "cos_sin", args.cos_sin, DType::kF32, {tokens, 2 * half});
+  Ops(context).rotary_table(context, args);
+}
+
+void ApplyRotary(const Context& context, const ApplyRotaryArgs& args) {
+  const int64_t tokens = Dim(args.x, 0);
+  const int64_t width = Dim(args.cos_sin, 1);
+  CheckView("apply_rotary", "x", args.x, DType::kF32, {tokens, Dim(args.x, 1), Dim(args.x, 2)});
+  CheckView("apply_rotary", "cos_sin", args.cos_sin, DType::kF32, {tokens, width});
+  Check(width % 2 == 0 && width <= args.x.shape[2], ErrorCode::kInvalidArgument,
+        "apply_rotary: rotates ", width, " elements of heads of ", args.x.shape[2]);
+  Ops(context).apply_rotary(context, args);
+}
+
+void WriteKvCache(const Context& context, const WriteKvCacheArgs& args) {
+  const int64_t tokens = Dim(args.key, 0);
+  const int64_t heads = Dim(args.cache.key, 1);
+  const int64_t head_dim = Dim(args.key, 2);
+  CheckKvCache("write_kv_cache", args.cache, head_dim);
+  CheckView("write_kv_cache", "key", args.key, DType::kF32, {tokens, heads, head_dim});
+  CheckView("write_kv_cache", "value", args.value, DType::kF32, {tokens, heads, head_dim});
+  CheckView("write_kv_cache", "slot", args.slot, DType::kI32, {tokens});
+  Ops(context).write_kv_cache(context, args);
+}
+
+void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
+  const int64_t tokens = Dim(args.query, 0);
+  const int64_t heads = Dim(args.query, 1);
+  const int64_t head_dim = Dim(args.query, 2);
+  const int64_t kv_heads = Dim(args.cache.key, 1);
+  const int64_t sequences = Dim(args.context_length, 0);
+  CheckKvCache("paged_attention", args.cache, head_dim);
+  Check(head_dim >= 1 && head_dim <= kMaxHeadDim, ErrorCode::kUnsupported,
+        "paged_attention: head_dim ", head_dim, ", expected at most ", kMaxHeadDim);
+  Check(kv_heads >= 1 && heads % kv_heads == 0, ErrorCode::kInvalidArgument,
+        "paged_attention: ", heads, " heads are not a multiple of ", kv_heads, " kv heads");
+  CheckView("paged_attention", "query", args.query, DType::kF32, {tokens, heads, head_dim});
+  CheckView("paged_attention", "out", args.out, DType::kF32, {tokens, heads, head_dim});
+  CheckView("paged_attention", "query_start", args.query_start, DType::kI32, {sequences + 1});
+  CheckView("paged_attention", "context_length", args.context_length, DType::kI32, {sequences});
+  CheckView("paged_attention", "block_table", args.block_table, DType::kI32,
+            {sequences, Dim(args.block_table, 1)});
+  Ops(context).paged_attention(context, args);
+}
+
+void SiluMul(const Context& context, const SiluMulArgs& args) {
+  const std::initializer_list<int64_t> shape = {Dim(args.y, 0), Dim(args.y, 1)};
+  CheckView("silu_mul", "gate", args.gate, DType::kF32, shape);
+  CheckView("silu_mul", "up", args.up, DType::kF32, shape);
+  CheckView("silu_mul", "y", args.y, DType::kF32, shape);
+  Ops(context).silu_mul(context, args);
+}
+
+void Softmax(const Context& context, const SoftmaxArgs& args) {
+  const std::initializer_list<int64_t> shape = {Dim(args.x, 0), Dim(args.x, 1)};
+  CheckView("softmax", "x", args.x, DType::kF32, shape);
+  CheckView("softmax", "y", args.y, DType::kF32, shape);
+  Check(shape.begin()[1] > 0, ErrorCode::kInvalidArgument, "softmax over nothing");
+  Ops(context).softmax(context, args);
+}
+
+void Embedding(const Context& context, const EmbeddingArgs& args) {
+  const int64_t tokens = Dim(args.token, 0);
+  CheckInternal(args.weight != nullptr, "embedding without a weight");
+  const Weight& weight = *args.weight;
+  Check(weight.format == QuantFormat::kNested ||
+            (weight.format == QuantFormat::kPlain &&
+             (weight.values.dtype == DType::kF32 || weight.values.dtype == DType::kF16 ||
+              weight.values.dtype == DType::kBF16)),
+        ErrorCode::kUnsupported, "embedding: a table of ", GetQuantFormatInfo(weight.format).name,
+        " ", DTypeName(weight.values.dtype));
+  CheckView("embedding", "token", args.token, DType::kI32, {tokens});
+  CheckView("embedding", "y", args.y, DType::kF32, {tokens, weight.k});
+  Ops(context).embedding(context, args);
+}
+
+void GatherRows(const Context& context, const GatherRowsArgs& args) {
+  const int64_t count = Dim(args.row, 0);
+  const int64_t width = Dim(args.x, 1);
+  CheckView("gather_rows", "x", args.x, DType::kF32, {Dim(args.x, 0), width});
+  CheckView("gather_rows", "row", args.row, DType::kI32, {count});
+  CheckView("gather_rows", "y", args.y, DType::kF32, {count, width});
+  Ops(context).gather_rows(context, args);
+}
+
+}  // namespace dualfp

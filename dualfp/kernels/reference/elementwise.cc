@@ -1,0 +1,148 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "dualfp/kernels/parallel.h"
+#include "dualfp/kernels/reference/ops.h"
+#include "dualfp/numeric/bf16.h"
+#include "dualfp/numeric/fp16.h"
+#include "dualfp/numeric/nested.h"
+
+namespace dualfp::reference {
+
+void RmsNorm(const Context& context, const RmsNormArgs& args) {
+  const int64_t heads = args.x.rank == 3 ? args.x.shape[1] : 1;
+  const int64_t width = args.x.shape[args.x.rank - 1];
+  const int64_t x_head = args.x.rank == 3 ? args.x.strides[1] : 0;
+  const int64_t y_head = args.y.rank == 3 ? args.y.strides[1] : 0;
+  const float* weight = args.weight.as<float>();
+  ParallelRows(context, args.x.shape[0], heads * width, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t head = 0; head < heads; ++head) {
+        const float* x = args.x.as<float>() + row * args.x.strides[0] + head * x_head;
+        float* y = args.y.as<float>() + row * args.y.strides[0] + head * y_head;
+        float sum = 0;
+        for (int64_t i = 0; i < width; ++i) {
+          sum += x[i] * x[i];
+        }
+        const float scale = 1 / std::sqrt(sum / static_cast<float>(width) + args.epsilon);
+        for (int64_t i = 0; i < width; ++i) {
+          y[i] = x[i] * scale * weight[i];
+        }
+      }
+    }
+  });
+}
+
+void RotaryTable(const Context& context, const RotaryTableArgs& args) {
+  const int64_t half = args.inv_freq.shape[1];
+  ParallelRows(context, args.position.shape[0], half, 1 << 10, [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      const auto position = static_cast<float>(args.position.as<int32_t>()[token]);
+      const float* inv_freq =
+          args.inv_freq.as<float>() + args.row.as<int32_t>()[token] * args.inv_freq.strides[0];
+      float* out = args.cos_sin.as<float>() + token * args.cos_sin.strides[0];
+      for (int64_t i = 0; i < half; ++i) {
+        const float angle = position * inv_freq[i];
+        out[i] = args.scale * std::cos(angle);
+        out[half + i] = args.scale * std::sin(angle);
+      }
+    }
+  });
+}
+
+void ApplyRotary(const Context& context, const ApplyRotaryArgs& args) {
+  const int64_t heads = args.x.shape[1];
+  const int64_t half = args.cos_sin.shape[1] / 2;
+  ParallelRows(context, args.x.shape[0], heads * half, 1 << 13, [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      const float* cos = args.cos_sin.as<float>() + token * args.cos_sin.strides[0];
+      const float* sin = cos + half;
+      for (int64_t head = 0; head < heads; ++head) {
+        float* x = args.x.as<float>() + token * args.x.strides[0] + head * args.x.strides[1];
+        for (int64_t i = 0; i < half; ++i) {
+          const float low = x[i];
+          const float high = x[half + i];
+          x[i] = low * cos[i] - high * sin[i];
+          x[half + i] = high * cos[i] + low * sin[i];
+        }
+      }
+    }
+  });
+}
+
+void SiluMul(const Context& context, const SiluMulArgs& args) {
+  const int64_t width = args.y.shape[1];
+  ParallelRows(context, args.y.shape[0], width, 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* gate = args.gate.as<float>() + row * args.gate.strides[0];
+      const float* up = args.up.as<float>() + row * args.up.strides[0];
+      float* y = args.y.as<float>() + row * args.y.strides[0];
+      for (int64_t i = 0; i < width; ++i) {
+        y[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+      }
+    }
+  });
+}
+
+void Softmax(const Context& context, const SoftmaxArgs& args) {
+  const int64_t width = args.x.shape[1];
+  ParallelRows(context, args.x.shape[0], width, 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* x = args.x.as<float>() + row * args.x.strides[0];
+      float* y = args.y.as<float>() + row * args.y.strides[0];
+      const float largest = *std::max_element(x, x + width);
+      float sum = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        y[i] = std::exp((x[i] - largest) * args.scale);
+        sum += y[i];
+      }
+      for (int64_t i = 0; i < width; ++i) {
+        y[i] /= sum;
+      }
+    }
+  });
+}
+
+void Embedding(const Context& context, const EmbeddingArgs& args) {
+  const Weight& weight = *args.weight;
+  const int64_t width = weight.k;
+  const auto* outlier_index = weight.outliers.index.as<int64_t>();
+  const auto* outlier_value = weight.outliers.value.as<float>();
+  ParallelRows(context, args.token.shape[0], width, 1 << 13, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t row = args.token.as<int32_t>()[t];
+      const int64_t first = row * weight.values.strides[0];
+      float* y = args.y.as<float>() + t * args.y.strides[0];
+      if (weight.format == QuantFormat::kNested) {
+        const uint8_t* upper = weight.values.as<uint8_t>() + first;
+        const uint8_t* lower = weight.lower.as<uint8_t>() + row * weight.lower.strides[0];
+        for (int64_t i = 0; i < width; ++i) {
+          y[i] = Fp16ToFloat(NestedMerge(upper[i], lower[i]));
+        }
+        const int64_t* last = outlier_index + weight.outliers.size();
+        for (const int64_t* entry = std::lower_bound(outlier_index, last, row * width);
+             entry != last && *entry < (row + 1) * width; ++entry) {
+          y[*entry - row * width] += outlier_value[entry - outlier_index];
+        }
+      } else if (weight.values.dtype == DType::kF32) {
+        std::memcpy(y, weight.values.as<float>() + first, sizeof(float) * width);
+      } else {
+        const uint16_t* codes = weight.values.as<uint16_t>() + first;
+        for (int64_t i = 0; i < width; ++i) {
+          y[i] = weight.values.dtype == DType::kF16 ? Fp16ToFloat(codes[i]) : Bf16ToFloat(codes[i]);
+        }
+      }
+    }
+  });
+}
+
+void GatherRows(const Context&, const GatherRowsArgs& args) {
+  for (int64_t i = 0; i < args.row.shape[0]; ++i) {
+    std::memcpy(args.y.as<float>() + i * args.y.strides[0],
+                args.x.as<float>() + args.row.as<int32_t>()[i] * args.x.strides[0],
+                sizeof(float) * args.x.shape[1]);
+  }
+}
+
+}  // namespace dualfp::reference

@@ -1,0 +1,188 @@
+#include "dualfp/model/weight_source.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "dualfp/base/check.h"
+#include "dualfp/numeric/bf16.h"
+#include "dualfp/numeric/fp16.h"
+
+namespace dualfp {
+namespace {
+
+std::string ShapeText(std::span<const int64_t> shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += StrCat(i == 0 ? "" : ", ", shape[i]);
+  }
+  return text + "]";
+}
+
+class CheckpointRows : public TensorRows {
+ public:
+  explicit CheckpointRows(TensorData data)
+      : TensorRows(data.view().dtype, data.view().shape[data.view().rank - 1]),
+        data_(std::move(data)) {}
+
+  const void* Row(int64_t index, void*) const override {
+    return static_cast<const char*>(data_.view().data) + index * row_bytes();
+  }
+
+ private:
+  TensorData data_;
+};
+
+// Tensors that published checkpoints carry and that follow from config.json.
+bool IsDerived(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
+
+// The next 64 random bits (splitmix64: Steele et al., OOPSLA 2014).
+uint64_t NextRandom(uint64_t& state) {
+  uint64_t z = state += 0x9e3779b97f4a7c15u;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+uint64_t Hash(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const char c : text) {
+    hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
+constexpr int kQuantiles = 1 << 16;
+
+// Quantile (i + 0.5) / kQuantiles of the standard normal distribution, by Newton's method on the
+// error function.
+std::vector<float> NormalQuantiles() {
+  std::vector<float> quantiles(kQuantiles);
+  double x = -4.5;
+  for (int i = 0; i < kQuantiles; ++i) {
+    const double target = (i + 0.5) / kQuantiles;
+    for (int step = 0; step < 8; ++step) {
+      const double density = std::exp(-0.5 * x * x) * 0.3989422804014327;
+      const double change = (0.5 * std::erfc(-x * 0.7071067811865476) - target) / density;
+      x -= change;
+      if (std::abs(change) < 1e-6) {
+        break;
+      }
+    }
+    quantiles[i] = static_cast<float>(x);
+  }
+  return quantiles;
+}
+
+class NormalRows : public TensorRows {
+ public:
+  NormalRows(uint64_t seed, int64_t columns) : TensorRows(DType::kF16, columns), seed_(seed) {
+    static const std::vector<float> quantiles = NormalQuantiles();
+    const float deviation = 1.0f / std::sqrt(static_cast<float>(columns));
+    codes_.resize(kQuantiles);
+    for (int i = 0; i < kQuantiles; ++i) {
+      codes_[i] = FloatToFp16(quantiles[i] * deviation);
+    }
+  }
+
+  const void* Row(int64_t index, void* scratch) const override {
+    auto* out = static_cast<uint16_t*>(scratch);
+    uint64_t state = seed_ ^ static_cast<uint64_t>(index) * 0xd1342543de82ef95u;
+    int64_t i = 0;
+    for (; i + 4 <= columns_; i += 4) {
+      const uint64_t bits = NextRandom(state);
+      out[i] = codes_[bits & 0xffff];
+      out[i + 1] = codes_[bits >> 16 & 0xffff];
+      out[i + 2] = codes_[bits >> 32 & 0xffff];
+      out[i + 3] = codes_[bits >> 48];
+    }
+    for (; i < columns_; ++i) {
+      out[i] = codes_[NextRandom(state) & 0xffff];
+    }
+    return out;
+  }
+
+ private:
+  uint64_t seed_;
+  std::vector<uint16_t> codes_;
+};
+
+class ConstantRows : public TensorRows {
+ public:
+  ConstantRows(float value, int64_t columns)
+      : TensorRows(DType::kF16, columns), code_(FloatToFp16(value)) {}
+
+  const void* Row(int64_t, void* scratch) const override {
+    auto* out = static_cast<uint16_t*>(scratch);
+    std::fill(out, out + columns_, code_);
+    return out;
+  }
+
+ private:
+  uint16_t code_;
+};
+
+}  // namespace
+
+std::unique_ptr<TensorRows> CheckpointSource::Open(const std::string& name,
+                                                   const std::vector<int64_t>& shape) {
+  const TensorEntry* entry = checkpoint_.Find(name);
+  Check(entry != nullptr, ErrorCode::kNotFound, checkpoint_.name(), ": tensor ", name,
+        " is missing, expected shape ", ShapeText(shape));
+  Check(entry->shape == shape, ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", name,
+        " has shape ", ShapeText(entry->shape), ", expected ", ShapeText(shape),
+        " from config.json");
+  Check(entry->dtype == DType::kF32 || entry->dtype == DType::kF16 || entry->dtype == DType::kBF16,
+        ErrorCode::kUnsupported, checkpoint_.name(), ": tensor ", name, " has dtype ",
+        DTypeName(entry->dtype), ", expected F32, F16 or BF16");
+  used_.insert(name);
+  return std::make_unique<CheckpointRows>(checkpoint_.Read(*entry));
+}
+
+std::optional<float> CheckpointSource::FindScalar(const std::string& name) {
+  const TensorEntry* entry = checkpoint_.Find(name);
+  if (entry == nullptr) {
+    return std::nullopt;
+  }
+  const bool scalar = entry->shape.empty() || entry->shape == std::vector<int64_t>{1};
+  Check(scalar && (entry->dtype == DType::kF32 || entry->dtype == DType::kBF16),
+        ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", name, " is ",
+        DTypeName(entry->dtype), ShapeText(entry->shape), ", expected one F32 or BF16 value");
+  used_.insert(name);
+  const TensorData data = checkpoint_.Read(*entry);
+  return entry->dtype == DType::kF32 ? *data.view().as<float>()
+                                     : Bf16ToFloat(*data.view().as<uint16_t>());
+}
+
+void CheckpointSource::CheckAllUsed() const {
+  std::vector<std::string> extra;
+  for (const TensorEntry& entry : checkpoint_.entries()) {
+    if (!used_.contains(entry.name) && !IsDerived(entry.name)) {
+      extra.push_back(StrCat(entry.name, " ", ShapeText(entry.shape)));
+    }
+  }
+  if (!extra.empty()) {
+    Fail(ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", extra.front(),
+         extra.size() > 1 ? StrCat(" (and ", extra.size() - 1, " more)") : "",
+         " has no place in the model that config.json describes");
+  }
+}
+
+bool DummySource::Has(std::string_view name) const {
+  // Checkpoints of linear layers one by one, as most are published; no optional extras.
+  return !name.ends_with("qkv_proj.weight") && !name.ends_with("gate_up_proj.weight") &&
+         !name.ends_with("_scale");
+}
+
+std::unique_ptr<TensorRows> DummySource::Open(const std::string& name,
+                                              const std::vector<int64_t>& shape) {
+  if (name.ends_with(".bias")) {
+    return std::make_unique<ConstantRows>(0.0f, shape.back());
+  }
+  if (shape.size() == 1) {
+    return std::make_unique<ConstantRows>(1.0f, shape.back());
+  }
+  return std::make_unique<NormalRows>(seed_ * 0x9e3779b97f4a7c15u ^ Hash(name), shape.back());
+}
+
+}  // namespace dualfp

@@ -1,0 +1,98 @@
+// Where a model's tensors come from: a checkpoint, or a random generator that makes realistic
+// weights of any size so that speed can be measured without a download.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "dualfp/io/safetensors.h"
+#include "dualfp/tensor/dtype.h"
+
+namespace dualfp {
+
+// One tensor, held open for reading row by row. Thread-safe.
+class TensorRows {
+ public:
+  TensorRows(DType dtype, int64_t columns) : dtype_(dtype), columns_(columns) {}
+  virtual ~TensorRows() = default;
+
+  DType dtype() const { return dtype_; }
+  int64_t row_bytes() const { return columns_ * DTypeSize(dtype_); }
+
+  // Row `index`, either in place or written to `scratch` (row_bytes() bytes).
+  virtual const void* Row(int64_t index, void* scratch) const = 0;
+
+ protected:
+  DType dtype_;
+  int64_t columns_;
+};
+
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+
+  virtual bool Has(std::string_view name) const = 0;
+
+  // `shape` is what the model expects; a vector counts as one row. Throws, naming tensor, expected
+  // shape and found shape: kNotFound for a missing tensor, kInvalidFile for a wrong shape,
+  // kUnsupported for a dtype other than F32, F16 and BF16.
+  virtual std::unique_ptr<TensorRows> Open(const std::string& name,
+                                           const std::vector<int64_t>& shape) = 0;
+
+  // The value of a tensor of one element, where there is one of that name.
+  virtual std::optional<float> FindScalar(const std::string& name) = 0;
+
+  // Marks a tensor that is allowed but not needed.
+  virtual void Skip(const std::string& name) = 0;
+
+  // Throws kInvalidFile, naming them, when tensors are left that nobody opened and that are not
+  // known to be unnecessary.
+  virtual void CheckAllUsed() const = 0;
+
+  // Of all tensors; 0 when unknown.
+  virtual int64_t total_bytes() const = 0;
+};
+
+class CheckpointSource : public WeightSource {
+ public:
+  explicit CheckpointSource(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
+
+  bool Has(std::string_view name) const override { return checkpoint_.Find(name) != nullptr; }
+  std::unique_ptr<TensorRows> Open(const std::string& name,
+                                   const std::vector<int64_t>& shape) override;
+  std::optional<float> FindScalar(const std::string& name) override;
+  void Skip(const std::string& name) override { used_.insert(name); }
+  void CheckAllUsed() const override;
+  int64_t total_bytes() const override { return static_cast<int64_t>(checkpoint_.total_bytes()); }
+
+ private:
+  Checkpoint checkpoint_;
+  std::set<std::string, std::less<>> used_;
+};
+
+// Independent normal weights, F16, with standard deviation 1 / sqrt(columns), so that activations
+// keep their size; norm weights are 1 and biases 0. A tensor is a function of seed and name alone.
+class DummySource : public WeightSource {
+ public:
+  explicit DummySource(uint64_t seed) : seed_(seed) {}
+
+  bool Has(std::string_view name) const override;
+  std::unique_ptr<TensorRows> Open(const std::string& name,
+                                   const std::vector<int64_t>& shape) override;
+  std::optional<float> FindScalar(const std::string&) override { return std::nullopt; }
+  void Skip(const std::string&) override {}
+  void CheckAllUsed() const override {}
+  int64_t total_bytes() const override { return 0; }
+
+ private:
+  uint64_t seed_;
+};
+
+}  // namespace dualfp

@@ -1,0 +1,52 @@
+// Loading a model: checkpoint tensors become Weights of the chosen format while they stream by.
+//
+// Memory peaks at the finished model plus one source tensor: tensors are read one at a time through
+// the mapping and their pages given back.
+
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string_view>
+
+#include "dualfp/base/thread_pool.h"
+#include "dualfp/model/model.h"
+#include "dualfp/model/weight_source.h"
+
+namespace dualfp {
+
+enum class Quantization : uint8_t {
+  kNone,    // plain, in the checkpoint's dtype
+  kNested,  // every linear layer but lm_head as two byte planes, FP16 and FP8 from one copy
+  kAuto,    // as the checkpoint says; nested for one that is not quantized
+};
+
+// "none", "nested", "auto".
+std::optional<Quantization> ParseQuantization(std::string_view name);
+
+// Linear layers with a larger share of weights beyond +-1.75 stay plain: the sparse list would cost
+// more than 12 bytes for every thousand weights, and its look-ups time.
+inline constexpr double kDefaultMaxOutlierShare = 0.001;
+
+struct LoadOptions {
+  Quantization quantization = Quantization::kAuto;
+  double max_outlier_share = kDefaultMaxOutlierShare;
+  bool nest_lm_head = false;  // nested embeddings and lm_head too
+  ModelShard shard;
+  // Bytes of the checkpoint done and in total; called from the loading thread. Dummy weights count
+  // as if they came from an FP16 checkpoint.
+  std::function<void(int64_t done, int64_t total)> progress;
+};
+
+// Throws dualfp::Error as WeightSource does, and kInvalidFile for a NaN or infinity, naming the
+// tensor and the place.
+Model LoadModel(const ModelConfig& config, WeightSource& source, const LoadOptions& options,
+                ThreadPool& threads);
+
+// DIRECTORY/config.json and its checkpoint.
+Model LoadModel(const std::filesystem::path& directory, const LoadOptions& options,
+                ThreadPool& threads);
+
+}  // namespace dualfp

@@ -1,0 +1,91 @@
+// Runs cases for the tests that compare us with Hugging Face's libraries (text_golden_test.py).
+//
+//   text_golden_tool tokenize DIRECTORY < cases > results
+//   text_golden_tool template < cases > results
+//
+// Cases and results are JSON, one a line. A failure is the result {"error": message}.
+
+#include <chrono>
+#include <ctime>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "dualfp/base/error.h"
+#include "dualfp/io/json.h"
+#include "dualfp/text/detokenizer.h"
+#include "dualfp/text/tokenizer.h"
+
+namespace dualfp {
+namespace {
+
+// {"text": ..., or "bytes": hexadecimal; "special": bool, "parse_special": bool,
+//  "max_length": int, "left": bool} -> ids and their decodings
+// {"ids": [...]} -> their decodings
+Json Tokenize(const Tokenizer& tokenizer, const JsonFields& fields) {
+  std::vector<int32_t> ids;
+  if (fields.Has("ids")) {
+    for (const Json& id : *fields.FindRaw("ids")) {
+      ids.push_back(id.get<int32_t>());
+    }
+  } else {
+    std::string text = fields.FindString("text").value_or("");
+    const std::string hex = fields.FindString("bytes").value_or("");
+    for (size_t i = 0; i + 1 < hex.size(); i += 2) {
+      text += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+    }
+    EncodeOptions options;
+    options.add_special_tokens = fields.FindBool("special").value_or(true);
+    options.parse_special_tokens = fields.FindBool("parse_special").value_or(true);
+    options.max_length = fields.FindInt("max_length", 0, 1 << 30);
+    if (fields.FindBool("left").value_or(false)) {
+      options.truncation_side = EncodeOptions::Side::kLeft;
+    }
+    ids = tokenizer.Encode(text, options);
+  }
+  Json result = {{"ids", ids},
+                 {"all", tokenizer.Decode(ids, false)},
+                 {"skipped", tokenizer.Decode(ids, true)}};
+  Json stream = Json::array();
+  Detokenizer detokenizer(tokenizer, false);
+  for (const int32_t id : ids) {
+    stream.push_back(detokenizer.Push(id));
+  }
+  stream.push_back(detokenizer.Finish());
+  result["stream"] = std::move(stream);
+  return result;
+}
+
+int Main(int argc, char** argv) {
+  const std::string command = argc > 1 ? argv[1] : "";
+  std::optional<Tokenizer> tokenizer;
+  if (command == "tokenize" && argc > 2) {
+    tokenizer = Tokenizer::FromDirectory(argv[2]);
+  }
+  for (std::string line; std::getline(std::cin, line);) {
+    Json result;
+    try {
+      const Json document = ParseJson(line, "case");
+      const JsonFields fields(document, "case");
+      if (tokenizer) {
+        result = Tokenize(*tokenizer, fields);
+      }
+    } catch (const Error& error) {
+      result = {{"error", error.what()}};
+    }
+    std::cout << result.dump() << '\n';
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace dualfp
+
+int main(int argc, char** argv) {
+  try {
+    return dualfp::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "text_golden_tool: " << error.what() << '\n';
+    return 1;
+  }
+}

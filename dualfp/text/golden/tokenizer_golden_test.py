@@ -1,0 +1,129 @@
+"""Our tokenizer against Hugging Face's, on tokenizers built like the published ones."""
+
+import json
+import os
+import random
+import subprocess
+
+os.environ.setdefault("RAYON_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+from tokenizers import Tokenizer
+
+import corpus
+import reference_tokenizers
+
+TOOL = os.path.join(os.environ["DUALFP_BUILD_DIR"], "layers", "text", "text_golden_tool")
+
+
+def run_tool(directory, cases):
+    """Our results for the cases, in order."""
+    lines = "".join(json.dumps(case) + "\n" for case in cases)
+    result = subprocess.run([TOOL, "tokenize", str(directory)], input=lines.encode(), check=True,
+                            stdout=subprocess.PIPE)
+    results = [json.loads(line) for line in result.stdout.decode().split("\n")[:-1]]
+    assert len(results) == len(cases)
+    return results
+
+
+def check_texts(directory, reference, texts):
+    results = run_tool(directory, [{"text": text} for text in texts] +
+                       [{"text": text, "special": False} for text in texts])
+    for special, part in ((True, results[:len(texts)]), (False, results[len(texts):])):
+        for text, result in zip(texts, part):
+            ids = reference.encode(text, add_special_tokens=special).ids
+            assert result.get("ids") == ids, (text, special, result)
+            check_decoding(reference, result)
+
+
+def check_decoding(reference, result):
+    ids = result["ids"]
+    if ids or reference.decoder is not None:
+        assert result["all"] == reference.decode(ids, skip_special_tokens=False), ids
+        assert result["skipped"] == reference.decode(ids, skip_special_tokens=True), ids
+    assert "".join(result["stream"]) == result["all"]
+
+
+def save(reference, directory):
+    reference.save(str(directory / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module", params=sorted(reference_tokenizers.MODELS))
+def model(request, tmp_path_factory):
+    reference = reference_tokenizers.MODELS[request.param]()
+    directory = tmp_path_factory.mktemp(request.param)
+    save(reference, directory)
+    return request.param, reference, directory
+
+
+def test_samples(model):
+    _, reference, directory = model
+    check_texts(directory, reference, corpus.SAMPLES + ["".join(corpus.SAMPLES)])
+
+
+def test_random_texts(model):
+    name, reference, directory = model
+    check_texts(directory, reference, corpus.random_texts(3000, seed=len(name)))
+
+
+def test_random_ids(model):
+    """Ids that no text encodes to: broken characters, byte tokens anywhere, ids out of range."""
+    _, reference, directory = model
+    generator = random.Random(3)
+    size = reference.get_vocab_size()
+    cases = [[generator.randrange(size + 2) for _ in range(generator.choice([1, 2, 5, 20]))]
+             for _ in range(500)]
+    # Where there are byte tokens they are few among all: let them meet.
+    cases += [[generator.randrange(3, 259) for _ in range(8)] for _ in range(300)]
+    if reference.decoder is not None and "BPEDecoder" in str(reference.decoder):
+        cases = [case for case in cases if any(i < size for i in case)]
+    for case, result in zip(cases, run_tool(directory, [{"ids": case} for case in cases])):
+        assert result["ids"] == case
+        check_decoding(reference, result)
+
+
+def test_truncation(model):
+    _, reference, directory = model
+    text = corpus.SAMPLES[0]
+    reference = Tokenizer.from_str(reference.to_str())
+    for side in ("right", "left"):
+        for length in (2, 3, 7, 1000):
+            reference.enable_truncation(length, direction=side)
+            result, = run_tool(directory, [{"text": text, "max_length": length,
+                                            "left": side == "left"}])
+            assert result["ids"] == reference.encode(text).ids
+
+
+def test_special_tokens_as_text(model):
+    _, reference, directory = model
+    reference = Tokenizer.from_str(reference.to_str())
+    reference.encode_special_tokens = True
+    texts = [text for text in corpus.SAMPLES + corpus.random_texts(400, seed=5) if "<" in text]
+    results = run_tool(directory, [{"text": text, "parse_special": False} for text in texts])
+    for text, result in zip(texts, results):
+        assert result["ids"] == reference.encode(text).ids, text
+
+
+@pytest.mark.parametrize("name", sorted(reference_tokenizers.PRE_TOKENIZERS))
+def test_pre_tokenizer(name, tmp_path):
+    reference = reference_tokenizers.pre_tokenizer_only(reference_tokenizers.PRE_TOKENIZERS[name])
+    save(reference, tmp_path)
+    check_texts(tmp_path, reference, corpus.SAMPLES + corpus.random_texts(1000, seed=11))
+
+
+def test_merges_as_strings(tmp_path):
+    reference, text = reference_tokenizers.legacy_merges(reference_tokenizers.qwen2)
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    check_texts(tmp_path, reference, corpus.SAMPLES)
+
+
+def test_invalid_utf8_is_replaced(model):
+    _, reference, directory = model
+    generator = random.Random(9)
+    cases = [bytes(generator.choice([0x20, 0x41, 0xc3, 0xa9, 0xe2, 0x82, 0xac, 0xf0, 0x9f, 0x98,
+                                     0x80, 0xff, 0xed, 0xa0]) for _ in range(12))
+             for _ in range(300)]
+    results = run_tool(directory, [{"bytes": case.hex()} for case in cases])
+    for case, result in zip(cases, results):
+        assert result["ids"] == reference.encode(case.decode("utf-8", "replace")).ids, case
