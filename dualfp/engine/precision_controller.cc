@@ -1,0 +1,140 @@
+#include "dualfp/engine/precision_controller.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "dualfp/base/check.h"
+
+namespace dualfp {
+namespace {
+
+class FixedController : public PrecisionController {
+ public:
+  explicit FixedController(PrecisionPlan plan) : plan_(std::move(plan)) {}
+
+  void Choose(const StepSummary& /*step*/, PrecisionPlan* plan) override { *plan = plan_; }
+  bool adaptive() const override { return false; }
+  std::string_view name() const override {
+    return plan_.Class() == PrecisionClass::kMixed ? "layers" : PrecisionClassName(plan_.Class());
+  }
+
+ private:
+  PrecisionPlan plan_;
+};
+
+class ThresholdController : public PrecisionController {
+ public:
+  explicit ThresholdController(int64_t max_fp16_tokens) : max_fp16_tokens_(max_fp16_tokens) {}
+
+  void Choose(const StepSummary& step, PrecisionPlan* plan) override {
+    plan->SetAll(step.batch_tokens > max_fp16_tokens_ ? Precision::kFp8 : Precision::kFp16);
+  }
+  std::string_view name() const override { return "threshold"; }
+
+ private:
+  int64_t max_fp16_tokens_;
+};
+
+std::vector<int> MiddleOutwards(int num_layers) {
+  std::vector<int> order(num_layers);
+  std::iota(order.begin(), order.end(), 0);
+  const auto distance = [&](int layer) { return std::abs(2 * layer - (num_layers - 1)); };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return distance(a) < distance(b); });
+  return order;
+}
+
+class SloSlackController : public PrecisionController {
+ public:
+  SloSlackController(int num_layers, SloSlackOptions options) : options_(std::move(options)) {
+    Check(num_layers >= 1, ErrorCode::kInvalidArgument, "a plan needs at least one layer");
+    Check(options_.safety >= 1.0 && options_.release_seconds >= 0.0 && options_.granularity >= 0,
+          ErrorCode::kInvalidArgument,
+          "SLO-slack policy: safety is at least 1, release_seconds and granularity at least 0");
+    if (options_.layer_order.empty()) {
+      options_.layer_order = MiddleOutwards(num_layers);
+    }
+    std::vector<int> sorted = options_.layer_order;
+    std::sort(sorted.begin(), sorted.end());
+    for (int layer = 0; layer < num_layers; ++layer) {
+      Check(static_cast<int>(sorted.size()) == num_layers && sorted[layer] == layer,
+            ErrorCode::kInvalidArgument, "SLO-slack policy: layer_order must name each of the ",
+            num_layers, " layers once");
+    }
+    group_ = options_.granularity > 0 ? std::min(options_.granularity, num_layers)
+                                      : std::max(1, num_layers / 8);
+    num_layers_ = num_layers;
+  }
+
+  void Choose(const StepSummary& step, PrecisionPlan* plan) override {
+    const int needed = NeededLayers(step);
+    if (needed >= fp8_layers_) {
+      fp8_layers_ = needed;
+      released_at_ = step.now;
+    } else {
+      Release(step.now, needed);
+    }
+    plan->SetAll(Precision::kFp16);
+    for (int i = 0; i < fp8_layers_; ++i) {
+      plan->Set(options_.layer_order[i], Precision::kFp8);
+    }
+  }
+
+  std::string_view name() const override { return "slo-slack"; }
+
+ private:
+  // The smallest multiple of the group, or all layers, that meets every deadline.
+  int NeededLayers(const StepSummary& step) const {
+    double allowed = std::numeric_limits<double>::infinity();
+    for (const DeadlineSlack& deadline : step.deadlines) {
+      allowed = std::min(allowed, deadline.slack / std::max(deadline.steps, 1));
+    }
+    const double safety = options_.safety + step.cost->relative_error();
+    for (int layers = 0; layers < num_layers_; layers += group_) {
+      const double fraction = static_cast<double>(layers) / num_layers_;
+      if (safety * step.cost->Predict(step.features, fraction) <= allowed) {
+        return layers;
+      }
+    }
+    return num_layers_;
+  }
+
+  // One group at a time, each after its share of release_seconds.
+  void Release(TimePoint now, int needed) {
+    const std::chrono::duration<double> share(options_.release_seconds * group_ / num_layers_);
+    while (fp8_layers_ > needed && now - released_at_ >= share) {
+      // The last group may be short: the steps down are multiples of the group, as those up.
+      fp8_layers_ = std::max(needed, (fp8_layers_ - 1) / group_ * group_);
+      released_at_ += std::chrono::duration_cast<Clock::duration>(share);
+      if (share.count() == 0.0) {
+        fp8_layers_ = needed;
+      }
+    }
+  }
+
+  SloSlackOptions options_;
+  int num_layers_ = 0;
+  int group_ = 1;
+  int fp8_layers_ = 0;
+  TimePoint released_at_;  // when the last group went back, or was last needed
+};
+
+}  // namespace
+
+std::unique_ptr<PrecisionController> MakeFixedController(PrecisionPlan plan) {
+  return std::make_unique<FixedController>(std::move(plan));
+}
+
+std::unique_ptr<PrecisionController> MakeThresholdController(int64_t max_fp16_tokens) {
+  return std::make_unique<ThresholdController>(max_fp16_tokens);
+}
+
+std::unique_ptr<PrecisionController> MakeSloSlackController(int num_layers,
+                                                            SloSlackOptions options) {
+  return std::make_unique<SloSlackController>(num_layers, std::move(options));
+}
+
+}  // namespace dualfp

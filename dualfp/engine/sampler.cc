@@ -1,0 +1,363 @@
+#include "dualfp/engine/sampler.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "dualfp/base/check.h"
+#include "dualfp/engine/random.h"
+
+namespace dualfp {
+namespace {
+
+constexpr float kGreedyTemperature = 1e-5f;  // vLLM's threshold
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Independent partial results, so that the compiler may use vectors without reordering a sum.
+constexpr int64_t kLanes = 16;
+
+// Tokens whose weights are summed together, for a two-level search.
+constexpr int64_t kSumBlock = 1024;
+
+// e^x for x <= 0, within 2 ulp; 0 below -87. Branch-free, unlike std::exp, so that loops over a
+// vocabulary become vector code. Range reduction and polynomial are Cephes' expf (Moshier).
+inline float ExpNonPositive(float x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float clamped = std::max(x, -87.0f);
+  const float shifted = clamped * 1.44269504088896341f + kMagic;
+  const float n = shifted - kMagic;
+  float r = clamped - n * 0.693359375f;
+  r -= n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const auto exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kMagic);
+  const float power = std::bit_cast<float>((exponent + 127) << 23);
+  return x < -87.0f ? 0.0f : p * power;
+}
+
+struct Extremes {
+  float max = -kInfinity;
+  bool has_nan = false;
+};
+
+Extremes Scan(std::span<const float> values) {
+  std::array<float, kLanes> max;
+  std::array<int32_t, kLanes> nans{};
+  max.fill(-kInfinity);
+  const auto size = static_cast<int64_t>(values.size());
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const float value = values[i + lane];
+      max[lane] = value > max[lane] ? value : max[lane];
+      nans[lane] |= value != value;
+    }
+  }
+  for (; i < size; ++i) {
+    max[0] = std::max(max[0], values[i]);
+    nans[0] |= values[i] != values[i];
+  }
+  return {*std::max_element(max.begin(), max.end()),
+          std::any_of(nans.begin(), nans.end(), [](int32_t nan) { return nan != 0; })};
+}
+
+double Sum(std::span<const float> values) {
+  std::array<double, kLanes> lanes{};
+  const auto size = static_cast<int64_t>(values.size());
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] += values[i + lane];
+    }
+  }
+  for (; i < size; ++i) {
+    lanes[0] += values[i];
+  }
+  double sum = 0.0;
+  for (const double lane : lanes) {
+    sum += lane;
+  }
+  return sum;
+}
+
+int32_t FirstEqual(std::span<const float> values, float wanted) {
+  return static_cast<int32_t>(std::find(values.begin(), values.end(), wanted) - values.begin());
+}
+
+bool HasPenalties(const SamplingParams& params) {
+  return params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f ||
+         params.repetition_penalty != 1.0f;
+}
+
+// The first token at which the running sum passes uniform * total.
+int32_t DrawInOrder(std::span<const float> weights, double total, double uniform) {
+  const double target = uniform * total;
+  const auto size = static_cast<int64_t>(weights.size());
+  double below = 0.0;
+  int32_t last = -1;  // the last possible token, should rounding leave the target unreached
+  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
+    const int64_t end = std::min(size, begin + kSumBlock);
+    const double sum = Sum(weights.subspan(begin, end - begin));
+    if (sum <= 0.0) {
+      continue;
+    }
+    double running = below;
+    if (below + sum > target || end == size) {
+      for (int64_t i = begin; i < end; ++i) {
+        running += weights[i];
+        last = weights[i] > 0.0f ? static_cast<int32_t>(i) : last;
+        if (weights[i] > 0.0f && running > target) {
+          return last;
+        }
+      }
+    }
+    below += sum;
+  }
+  if (last < 0) {
+    for (int64_t i = size - 1; i >= 0 && last < 0; --i) {
+      last = weights[i] > 0.0f ? static_cast<int32_t>(i) : -1;
+    }
+  }
+  return last;
+}
+
+}  // namespace
+
+SequenceSampler::SequenceSampler(const SamplingParams* params, std::span<const int32_t> prompt,
+                                 std::span<const int32_t> stop_ids, uint64_t seed, int choice,
+                                 int64_t vocab_size)
+    : params_(params),
+      stop_ids_(stop_ids),
+      seed_(seed),
+      choice_(static_cast<uint32_t>(choice)) {
+  if (!HasPenalties(*params)) {
+    return;
+  }
+  counts_.assign(vocab_size, 0);
+  seen_.reserve(vocab_size);
+  for (const int32_t token : prompt) {
+    if (counts_[token] == 0) {
+      counts_[token] = kInPrompt;
+      seen_.push_back(token);
+    }
+  }
+}
+
+void SequenceSampler::Append(int32_t token) {
+  ++length_;
+  if (!counts_.empty()) {
+    if (counts_[token] == 0) {
+      seen_.push_back(token);
+    }
+    ++counts_[token];
+  }
+}
+
+Sampler::Sampler(int64_t vocab_size, ThreadPool* threads)
+    : vocab_size_(vocab_size),
+      threads_(threads),
+      scratch_(threads == nullptr ? 1 : threads->num_threads()) {
+  for (Scratch& scratch : scratch_) {
+    scratch.logits.resize(vocab_size);
+    scratch.weights.resize(vocab_size);
+    scratch.order.resize(vocab_size);
+    scratch.candidates.reserve(vocab_size);
+  }
+}
+
+void Sampler::Run(std::span<SampleJob> jobs) {
+  for (const SampleJob& job : jobs) {
+    CheckInternal(static_cast<int64_t>(job.logits.size()) == vocab_size_, "a row of ",
+                  job.logits.size(), " logits for a vocabulary of ", vocab_size_);
+  }
+  const auto run = [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) {
+      RunOne(&jobs[i], &scratch_[thread]);
+    }
+  };
+  if (threads_ == nullptr || jobs.size() <= 1) {
+    run(0, static_cast<int64_t>(jobs.size()), 0);
+  } else {
+    // std::ref: a std::function of a reference needs no allocation.
+    threads_->ParallelFor(static_cast<int64_t>(jobs.size()), 1, std::ref(run));
+  }
+}
+
+void Sampler::RunOne(SampleJob* job, Scratch* scratch) const {
+  job->ok = false;
+  const Extremes raw = Scan(job->logits);
+  if (raw.has_nan || !std::isfinite(raw.max)) {
+    return;
+  }
+  if (job->state != nullptr) {
+    const std::span<const float> logits = Process(*job, scratch);
+    const float max = logits.data() == job->logits.data() ? raw.max : Scan(logits).max;
+    if (!std::isfinite(max)) {
+      return;
+    }
+    job->token = job->state->params().temperature < kGreedyTemperature
+                     ? FirstEqual(logits, max)
+                     : Draw(logits, max, *job->state, scratch);
+  }
+  if (job->scores != nullptr) {
+    Score(*job, raw.max);
+  }
+  job->ok = true;
+}
+
+std::span<const float> Sampler::Process(const SampleJob& job, Scratch* scratch) const {
+  const SequenceSampler& state = *job.state;
+  const SamplingParams& params = state.params();
+  const bool too_short = state.length_ < params.min_tokens;
+  if (!too_short && params.logit_bias.empty() && state.counts_.empty()) {
+    return job.logits;
+  }
+  std::span<float> logits(scratch->logits);
+  std::copy(job.logits.begin(), job.logits.end(), logits.begin());
+  if (too_short) {
+    for (const int32_t token : state.stop_ids_) {
+      logits[token] = -kInfinity;
+    }
+  }
+  for (const auto& [token, bias] : params.logit_bias) {
+    logits[token] += bias;
+  }
+  for (const int32_t token : state.seen_) {
+    float& logit = logits[token];
+    const int32_t count = state.counts_[token] & ~SequenceSampler::kInPrompt;
+    logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+    if (count > 0) {
+      logit -= params.frequency_penalty * static_cast<float>(count);
+      logit -= params.presence_penalty;
+    }
+  }
+  return logits;
+}
+
+int32_t Sampler::Draw(std::span<const float> logits, float max, const SequenceSampler& state,
+                      Scratch* scratch) const {
+  const SamplingParams& params = state.params();
+  std::span<float> weights(scratch->weights);
+  // Dividing by the temperature after the maximum is gone: 0 * huge is 0, never infinity.
+  const float scale = 1.0f / params.temperature;
+  for (int64_t i = 0; i < vocab_size_; ++i) {
+    weights[i] = ExpNonPositive((logits[i] - max) * scale);
+  }
+
+  // Dropped tokens get no weight. The most likely token has weight 1, so min_p is a threshold.
+  float lowest = -kInfinity;
+  if (params.top_k > 0 && params.top_k < vocab_size_) {
+    std::span<float> order(scratch->order);
+    std::copy(logits.begin(), logits.end(), order.begin());
+    const auto kth = order.begin() + (params.top_k - 1);
+    std::nth_element(order.begin(), kth, order.end(), std::greater<>());
+    lowest = *kth;
+  }
+  if (params.min_p > 0.0f || lowest > -kInfinity) {
+    for (int64_t i = 0; i < vocab_size_; ++i) {
+      const bool keep = (weights[i] >= params.min_p) & (logits[i] >= lowest);
+      weights[i] = keep ? weights[i] : 0.0f;
+    }
+  }
+
+  const double total = Sum(weights);
+  const double uniform =
+      UniformDraw(state.seed_, state.choice_, static_cast<uint64_t>(state.length_));
+  return params.top_p < 1.0f
+             ? DrawNucleus(weights, total, params.top_p, uniform, &scratch->candidates)
+             : DrawInOrder(weights, total, uniform);
+}
+
+int32_t Sampler::DrawNucleus(std::span<const float> weights, double total, double top_p,
+                             double uniform, std::vector<Candidate>* candidates) {
+  // All tokens lighter than (1 - p) * total / V weigh less than (1 - p) * total together: the
+  // nucleus lies among the others, which are few unless the distribution is flat.
+  const auto size = static_cast<int64_t>(weights.size());
+  const auto floor = static_cast<float>(0.999 * (1.0 - top_p) * total / static_cast<double>(size));
+  candidates->clear();
+  for (int64_t i = 0; i < size; ++i) {
+    if (weights[i] > 0.0f && weights[i] >= floor) {
+      candidates->push_back({weights[i], static_cast<int32_t>(i)});
+    }
+  }
+  std::sort(candidates->begin(), candidates->end(), [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
+  });
+  double nucleus = 0.0;
+  size_t count = 0;
+  while (count < candidates->size() && (count == 0 || nucleus < top_p * total)) {
+    nucleus += (*candidates)[count++].weight;
+  }
+  double running = 0.0;
+  for (size_t i = 0; i < count; ++i) {
+    running += (*candidates)[i].weight;
+    if (running > uniform * nucleus) {
+      return (*candidates)[i].token;
+    }
+  }
+  return (*candidates)[count - 1].token;
+}
+
+void Sampler::Score(const SampleJob& job, float max) {
+  const std::span<const float> logits = job.logits;
+  const auto size = static_cast<int64_t>(logits.size());
+  std::array<double, kLanes> lanes{};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    std::array<float, kLanes> weights;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      weights[lane] = ExpNonPositive(logits[i + lane] - max);
+    }
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] += weights[lane];
+    }
+  }
+  for (; i < size; ++i) {
+    lanes[0] += ExpNonPositive(logits[i] - max);
+  }
+  double sum = 0.0;
+  for (const double lane : lanes) {
+    sum += lane;
+  }
+  const double log_sum = max + std::log(sum);
+
+  const auto score = [&](int32_t token, int32_t rank) {
+    return ScoredToken{token, static_cast<float>(logits[token] - log_sum), rank};
+  };
+  const float own = logits[job.token];
+  const auto rank = std::count_if(logits.begin(), logits.end(), [&](float l) { return l >= own; });
+  job.scores->push_back(score(job.token, static_cast<int32_t>(rank)));
+
+  // The tops are few: an insertion into a sorted list, which most tokens are too small for.
+  const size_t first = job.scores->size();
+  const size_t num_top = std::min<size_t>(job.num_top, size);
+  std::vector<ScoredToken>& scores = *job.scores;
+  for (int64_t token = 0; token < size && num_top > 0; ++token) {
+    const float logit = logits[token];
+    if (scores.size() - first == num_top) {
+      if (logit <= logits[scores.back().token_id]) {
+        continue;
+      }
+      scores.pop_back();
+    }
+    size_t at = scores.size();
+    scores.push_back({});
+    for (; at > first && logits[scores[at - 1].token_id] < logit; --at) {
+      scores[at] = scores[at - 1];
+    }
+    scores[at].token_id = static_cast<int32_t>(token);
+  }
+  for (size_t at = first; at < scores.size(); ++at) {
+    scores[at] = score(scores[at].token_id, static_cast<int32_t>(at - first + 1));
+  }
+}
+
+}  // namespace dualfp
