@@ -13,6 +13,7 @@
 #include "dualfp/server/engine_client.h"
 #include "dualfp/server/engine_output.h"
 #include "dualfp/server/http/http_types.h"
+#include "dualfp/server/openai/api_error.h"
 #include "dualfp/server/openai/openai_response.h"
 #include "dualfp/server/server_config.h"
 

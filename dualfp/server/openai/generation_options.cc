@@ -90,14 +90,17 @@ void ReadSampling(RequestFields& fields, const RequestRules& rules, SamplingPara
   if (const auto seed = fields.Int("seed", std::numeric_limits<int64_t>::min(), kMaxInt)) {
     sampling->seed = static_cast<uint64_t>(*seed);
   }
-  sampling->stop =
-      fields.Strings("stop", rules.max_stop_strings, rules.max_stop_bytes).value_or({});
+  if (auto stop = fields.Strings("stop", rules.max_stop_strings, rules.max_stop_bytes)) {
+    sampling->stop = *std::move(stop);
+  }
   for (const std::string& text : sampling->stop) {
     if (text.empty()) {
       fields.Fail("stop", "expected strings that are not empty");
     }
   }
-  sampling->stop_token_ids = fields.TokenIds("stop_token_ids", 1024, rules.vocab_size).value_or({});
+  if (auto tokens = fields.TokenIds("stop_token_ids", 1024, rules.vocab_size)) {
+    sampling->stop_token_ids = *std::move(tokens);
+  }
   sampling->include_stop_str_in_output =
       fields.Bool("include_stop_str_in_output").value_or(false);
   sampling->ignore_eos = fields.Bool("ignore_eos").value_or(false);
