@@ -7,6 +7,8 @@
 
 namespace dualfp {
 
-void AddBenchCommand(CLI::App& app);  // bench_gemm.cc
+void AddGenerateCommand(CLI::App& app);  // generate.cc
+void AddInspectCommand(CLI::App& app);   // inspect.cc
+void AddBenchCommand(CLI::App& app);     // bench_gemm.cc
 
 }  // namespace dualfp

@@ -3,12 +3,17 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <memory>
 
 #include "apps/commands.h"
+#include "apps/help_formatter.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Run large language models at low and switchable precision.", "dualfp");
   app.require_subcommand(1);
+  app.formatter(std::make_shared<dualfp::HelpFormatter>());
+  dualfp::AddGenerateCommand(app);
+  dualfp::AddInspectCommand(app);
   dualfp::AddBenchCommand(app);
   try {
     app.parse(argc, argv);

@@ -1,6 +1,6 @@
 // Runs a fuzz target without libFuzzer, so that every compiler builds it and every test run uses
 // it: first each file of the corpus, then a fixed sequence of mutations of them. The sequence is
-// the same on every machine; libFuzzer itself (fuzz/soak.sh) does the searching.
+// the same on every machine; libFuzzer itself (`make soak`) does the searching.
 //
 //   NAME CORPUS_DIRECTORY MUTATIONS     or, to repeat one input:     NAME FILE
 

@@ -16,5 +16,6 @@ for fuzzer in build-fuzz/fuzz/*_fuzz; do
   mkdir -p "build-fuzz/corpus/$name"
   echo "fuzzing $name for ${FUZZ_SECONDS:-600} s"
   "$fuzzer" -max_total_time="${FUZZ_SECONDS:-600}" -timeout=10 -rss_limit_mb=4096 \
+    -max_len=65536 -dict=fuzz/json.dict \
     -artifact_prefix=build-fuzz/crashes/ "build-fuzz/corpus/$name" "fuzz/corpus/$name" 2>&1 | tail -n 2
 done

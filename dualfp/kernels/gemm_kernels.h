@@ -8,7 +8,7 @@
 
 namespace dualfp {
 
-std::span<const GemmKernel> CpuGemmKernels();        // cpu/gemm_cpu.cc
+std::span<const GemmKernel> CpuGemmKernels();        // cpu/gemm_list.cc
 std::span<const GemmKernel> ReferenceGemmKernels();  // reference/gemm_reference.cc
 
 }  // namespace dualfp

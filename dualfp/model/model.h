@@ -71,6 +71,7 @@ struct LayerWeights {
 struct LinearReport {
   std::string name;
   std::vector<std::string> tensors;  // in the checkpoint
+  bool in_layer = false;             // of a decoder layer; else the embedding or lm_head
   int64_t n = 0;
   int64_t k = 0;
   DType source_dtype = DType::kF16;
@@ -84,12 +85,13 @@ struct LinearReport {
 };
 
 struct LoadReport {
-  std::vector<LinearReport> linears;  // in the order of the model, lm_head last
+  std::vector<LinearReport> linears;  // in the order of the model; a tied lm_head is not listed
   int64_t checkpoint_bytes = 0;       // 0 for dummy weights
   int64_t weight_bytes = 0;           // everything in memory
   double seconds = 0;
 
-  int64_t CountFormat(QuantFormat format) const;
+  int64_t LayerLinears() const;        // linear layers of all decoder layers
+  int64_t NestedLayerLinears() const;  // those of them that are nested
 };
 
 struct Model {

@@ -1,5 +1,6 @@
 #include "dualfp/model/weights.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <initializer_list>
@@ -143,6 +144,7 @@ void Loader::LoadLinear(Linear& linear, bool nest, bool bias) {
       source_.Open(first.tensor + ".weight", {first.tensor_rows, first.tensor_columns})->dtype();
   const int64_t elements = linear.weight.n * linear.weight.k;
   LinearReport report{.name = linear.name,
+                      .in_layer = linear.name.starts_with("model.layers."),
                       .n = linear.weight.n,
                       .k = linear.weight.k,
                       .source_dtype = source_dtype};
@@ -172,7 +174,7 @@ void Loader::LoadLinear(Linear& linear, bool nest, bool bias) {
   if (!report.exception.empty()) {
     report.rounded = 0;
     report.largest_relative_rounding = 0;
-    LogWarning(StrCat(linear.name, " stays plain and computes in FP16 only: ", report.exception));
+    LogInfo(StrCat(linear.name, " stays plain and computes in FP16 only: ", report.exception));
   }
   FinishOutliers(linear);
   if (bias) {
@@ -401,12 +403,15 @@ Model LoadModel(const std::filesystem::path& directory, const LoadOptions& optio
   return LoadModel(config, source, options, threads);
 }
 
-int64_t LoadReport::CountFormat(QuantFormat format) const {
-  int64_t count = 0;
-  for (const LinearReport& linear : linears) {
-    count += linear.format == format ? 1 : 0;
-  }
-  return count;
+int64_t LoadReport::LayerLinears() const {
+  return std::count_if(linears.begin(), linears.end(),
+                       [](const LinearReport& linear) { return linear.in_layer; });
+}
+
+int64_t LoadReport::NestedLayerLinears() const {
+  return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
+    return linear.in_layer && linear.format == QuantFormat::kNested;
+  });
 }
 
 KvCacheConfig Model::KvCacheFor(DType dtype, int64_t num_blocks) const {

@@ -1,16 +1,16 @@
 // Oniguruma's Ruby syntax, as tokenizer.json uses it, rewritten for PCRE2.
 
 #include <algorithm>
+#include <cstdio>
 #include <vector>
 
 #include "dualfp/base/check.h"
 #include "dualfp/text/regex.h"
+#include "dualfp/text/unicode.h"
 
 namespace dualfp {
 namespace {
 
-// The content of a character class equal to Oniguruma's \w.
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
 
 struct NamedSet {
   std::string_view name;
@@ -21,7 +21,7 @@ constexpr NamedSet kPosixSets[] = {
     {"alpha", R"(\p{Alphabetic})"}, {"digit", R"(\p{Nd})"},
     {"alnum", R"(\p{Alphabetic}\p{Nd})"}, {"space", R"(\p{White_Space})"},
     {"upper", R"(\p{Uppercase})"}, {"lower", R"(\p{Lowercase})"},
-    {"word", kWord}, {"xdigit", "0-9A-Fa-f"},
+    {"xdigit", "0-9A-Fa-f"}, {"word", ""},
 };
 
 // General categories by the long names that PCRE2 does not know.
@@ -168,7 +168,7 @@ class Translator {
     for (const NamedSet& set : kPosixSets) {
       const std::string spelled = StrCat("[:", set.name, ":]");
       if (At(spelled)) {
-        out_ += set.content;
+        out_ += set.name == "word" ? Word() : std::string(set.content);
         position_ += spelled.size();
         return;
       }
@@ -179,13 +179,6 @@ class Translator {
   // After the backslash.
   void Escape(bool in_class) {
     const char c = Take();
-    const auto set = [&](std::string_view content, bool negated) {
-      if (in_class && negated) {
-        Refuse("a negated set inside a character class");
-      }
-      out_ += in_class ? std::string(content)
-                       : StrCat(negated ? "[^" : "[", content, "]");
-    };
     switch (c) {
       case 's':
         out_ += "\\p{White_Space}";
@@ -194,18 +187,18 @@ class Translator {
         out_ += "\\P{White_Space}";
         return;
       case 'd':
-        out_ += "\\p{Nd}";
+        Set(StrCat("\\p{Nd}", NewerCodePoints("Nd")), false, in_class);
         return;
       case 'D':
-        out_ += "\\P{Nd}";
+        Set(StrCat("\\p{Nd}", NewerCodePoints("Nd")), true, in_class);
         return;
       case 'w':
       case 'W':
-        set(kWord, c == 'W');
+        Set(Word(), c == 'W', in_class);
         return;
       case 'h':
       case 'H':
-        set("0-9A-Fa-f", c == 'H');
+        Set("0-9A-Fa-f", c == 'H', in_class);
         return;
       case 'v':
         out_ += "\\x0b";
@@ -214,21 +207,22 @@ class Translator {
         if (in_class) {
           out_ += "\\b";
         } else {
-          out_ += StrCat("(?:(?<=[", kWord, "])(?![", kWord, "])|(?<![", kWord, "])(?=[", kWord,
-                         "]))");
+          const std::string word = Word();
+          out_ += StrCat("(?:(?<=[", word, "])(?![", word, "])|(?<![", word, "])(?=[", word, "]))");
         }
         return;
-      case 'B':
-        out_ += StrCat("(?:(?<=[", kWord, "])(?=[", kWord, "])|(?<![", kWord, "])(?![", kWord,
-                       "]))");
+      case 'B': {
+        const std::string word = Word();
+        out_ += StrCat("(?:(?<=[", word, "])(?=[", word, "])|(?<![", word, "])(?![", word, "]))");
         return;
+      }
       case 'u':
         out_ += StrCat("\\x{", pattern_.substr(std::min(position_, pattern_.size()), 4), "}");
         position_ = std::min(position_ + 4, pattern_.size());
         return;
       case 'p':
       case 'P':
-        Property(c);
+        Property(c, in_class);
         return;
       default:
         out_ += '\\';
@@ -239,7 +233,7 @@ class Translator {
   }
 
   // After "\p" or "\P".
-  void Property(char letter) {
+  void Property(char letter, bool in_class) {
     const size_t end = pattern_.find('}', position_);
     if (!At("{") || end == std::string_view::npos) {
       Fail(ErrorCode::kInvalidFile, origin_, ": expected a property in braces after \\", letter,
@@ -247,9 +241,9 @@ class Translator {
     }
     std::string_view name = pattern_.substr(position_ + 1, end - position_ - 1);
     position_ = end + 1;
-    out_ += StrCat("\\", letter, "{");
+    bool negated = letter == 'P';
     if (name.starts_with('^')) {
-      out_ += '^';
+      negated = !negated;
       name.remove_prefix(1);
     }
     for (const NamedSet& category : kCategories) {
@@ -257,7 +251,42 @@ class Translator {
         name = category.content;
       }
     }
-    out_ += StrCat(name, "}");
+    const std::string newer = NewerCodePoints(name);
+    if (newer.empty() || (in_class && negated)) {
+      out_ += StrCat(negated ? "\\P{" : "\\p{", name, "}");
+    } else {
+      Set(StrCat("\\p{", name, "}", newer), negated, in_class);
+    }
+  }
+
+  // The content of a character class equal to Oniguruma's \w, which up to U+00FF follows Latin-1's
+  // idea of a word character.
+  static std::string Word() {
+    return StrCat(R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe)",
+                  NewerCodePoints("L"), NewerCodePoints("M"), NewerCodePoints("Nd"),
+                  NewerCodePoints("Nl"), NewerCodePoints("Pc"));
+  }
+
+  // The code points of a category that PCRE2 may not know, as the content of a character class.
+  static std::string NewerCodePoints(std::string_view category) {
+    std::string ranges;
+    for (const CategoryRange& range : CategoriesSinceUnicode14()) {
+      if (!category.empty() && CategoryName(range.category).starts_with(category)) {
+        char buffer[40];
+        std::snprintf(buffer, sizeof(buffer), "\\x{%x}-\\x{%x}", static_cast<unsigned>(range.first),
+                      static_cast<unsigned>(range.last));
+        ranges += buffer;
+      }
+    }
+    return ranges;
+  }
+
+  // A set of characters given as the content of a class.
+  void Set(std::string_view content, bool negated, bool in_class) {
+    if (in_class && negated) {
+      Refuse("a negated set inside a character class");
+    }
+    out_ += in_class ? std::string(content) : StrCat(negated ? "[^" : "[", content, "]");
   }
 
   std::string_view pattern_;

@@ -69,9 +69,7 @@ const uint8_t* Bytes(std::string_view text) {
   return reinterpret_cast<const uint8_t*>(text.data());
 }
 
-utf8proc_category_t Category(char32_t code_point) {
-  return utf8proc_category(static_cast<utf8proc_int32_t>(code_point));
-}
+GeneralCategory Category(char32_t code_point) { return GeneralCategories()[code_point]; }
 
 // Code points that NFC leaves alone whatever surrounds them, as long as their neighbours are of
 // this kind too: the everyday scripts, so that most text needs no normalization at all.
@@ -192,9 +190,9 @@ bool IsWhitespace(char32_t c) {
 }
 
 bool IsNumeric(char32_t c) {
-  const utf8proc_category_t category = Category(c);
-  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
-         category == UTF8PROC_CATEGORY_NO;
+  const GeneralCategory category = Category(c);
+  return category == GeneralCategory::kNd || category == GeneralCategory::kNl ||
+         category == GeneralCategory::kNo;
 }
 
 bool IsPunctuation(char32_t c) {
@@ -202,27 +200,27 @@ bool IsPunctuation(char32_t c) {
     return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
            (c >= '{' && c <= '~');
   }
-  const utf8proc_category_t category = Category(c);
-  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+  const GeneralCategory category = Category(c);
+  return category >= GeneralCategory::kPc && category <= GeneralCategory::kPo;
 }
 
 bool IsCombiningMark(char32_t c) {
-  const utf8proc_category_t category = Category(c);
-  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
-         category == UTF8PROC_CATEGORY_ME;
+  const GeneralCategory category = Category(c);
+  return category == GeneralCategory::kMn || category == GeneralCategory::kMc ||
+         category == GeneralCategory::kMe;
 }
 
 bool IsPrintable(char32_t c) {
   switch (Category(c)) {
-    case UTF8PROC_CATEGORY_CN:
-    case UTF8PROC_CATEGORY_CC:
-    case UTF8PROC_CATEGORY_CF:
-    case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO:
-    case UTF8PROC_CATEGORY_ZL:
-    case UTF8PROC_CATEGORY_ZP:
+    case GeneralCategory::kCn:
+    case GeneralCategory::kCc:
+    case GeneralCategory::kCf:
+    case GeneralCategory::kCs:
+    case GeneralCategory::kCo:
+    case GeneralCategory::kZl:
+    case GeneralCategory::kZp:
       return false;
-    case UTF8PROC_CATEGORY_ZS:
+    case GeneralCategory::kZs:
       return c == ' ';
     default:
       return true;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -35,6 +36,26 @@ void AppendUtf8(char32_t code_point, std::string* out);
 size_t CountCodePoints(std::string_view text);
 // The byte at which code point `index` starts; text.size() past the end.
 size_t CodePointOffset(std::string_view text, size_t index);
+
+// The general category (UAX 44), in the order of UnicodeData.txt's documentation.
+enum class GeneralCategory : uint8_t {
+  kCn, kLu, kLl, kLt, kLm, kLo, kMn, kMc, kMe, kNd, kNl, kNo, kPc, kPd, kPs,
+  kPe, kPi, kPf, kPo, kSm, kSc, kSk, kSo, kZs, kZl, kZp, kCc, kCf, kCs, kCo,
+};
+
+// The categories of all code points: a table of 0x110000 entries.
+const GeneralCategory* GeneralCategories();
+std::string_view CategoryName(GeneralCategory category);  // "Lu"
+// `name` is a category ("Lu") or the first letter of some ("L").
+bool IsInCategory(char32_t code_point, std::string_view name);
+
+struct CategoryRange {
+  char32_t first;
+  char32_t last;
+  GeneralCategory category;
+};
+// What PCRE2 may not know yet: the code points assigned after Unicode 14.
+std::span<const CategoryRange> CategoriesSinceUnicode14();
 
 bool IsWhitespace(char32_t code_point);     // property White_Space
 bool IsNumeric(char32_t code_point);        // general categories Nd, Nl, No

@@ -5,14 +5,15 @@
 //
 // Cases and results are JSON, one a line. A failure is the result {"error": message}.
 
-#include <chrono>
-#include <ctime>
+#include <cstdint>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "dualfp/base/error.h"
+#include "dualfp/base/check.h"
 #include "dualfp/io/json.h"
+#include "dualfp/text/chat_template.h"
 #include "dualfp/text/detokenizer.h"
 #include "dualfp/text/tokenizer.h"
 
@@ -20,7 +21,7 @@ namespace dualfp {
 namespace {
 
 // {"text": ..., or "bytes": hexadecimal; "special": bool, "parse_special": bool,
-//  "max_length": int, "left": bool} -> ids and their decodings
+//  "max_length": int, "left": bool, "decode": bool} -> ids and their decodings
 // {"ids": [...]} -> their decodings
 Json Tokenize(const Tokenizer& tokenizer, const JsonFields& fields) {
   std::vector<int32_t> ids;
@@ -43,6 +44,9 @@ Json Tokenize(const Tokenizer& tokenizer, const JsonFields& fields) {
     }
     ids = tokenizer.Encode(text, options);
   }
+  if (!fields.FindBool("decode").value_or(true)) {
+    return {{"ids", ids}};
+  }
   Json result = {{"ids", ids},
                  {"all", tokenizer.Decode(ids, false)},
                  {"skipped", tokenizer.Decode(ids, true)}};
@@ -56,6 +60,29 @@ Json Tokenize(const Tokenizer& tokenizer, const JsonFields& fields) {
   return result;
 }
 
+// {"template": source, "variables": {...}, "now": seconds since 1970} -> {"text": ...}
+// {"directory": ..., "request": {"messages": ..., "tools": ..., ...}} -> {"text": ...}
+Json RenderTemplate(const JsonFields& fields) {
+  ChatTemplateOptions options;
+  options.now = fields.FindInt("now", 0, INT32_MAX);
+  options.max_steps = fields.FindInt("max_steps", 0, INT64_MAX).value_or(options.max_steps);
+  if (!fields.Has("directory")) {
+    const ChatTemplate chat_template(fields.GetString("template"), "template");
+    return {{"text", chat_template.Render(*fields.FindRaw("variables"), options)}};
+  }
+  const TokenizerConfig config = LoadTokenizerConfig(fields.GetString("directory"));
+  const JsonFields input = fields.GetObject("request");
+  ChatRequest request;
+  request.messages = *input.FindRaw("messages");
+  request.tools = input.Has("tools") ? *input.FindRaw("tools") : Json();
+  request.add_generation_prompt = input.FindBool("add_generation_prompt").value_or(true);
+  request.extra = input.Has("extra") ? *input.FindRaw("extra") : Json::object();
+  const TokenizerConfig::Template* chosen = config.ChooseChatTemplate(!request.tools.is_null());
+  Check(chosen != nullptr, ErrorCode::kNotFound, "no chat template");
+  return {{"text", ChatTemplate(chosen->source, chosen->origin)
+                       .Render(ChatVariables(request, config), options)}};
+}
+
 int Main(int argc, char** argv) {
   const std::string command = argc > 1 ? argv[1] : "";
   std::optional<Tokenizer> tokenizer;
@@ -67,9 +94,7 @@ int Main(int argc, char** argv) {
     try {
       const Json document = ParseJson(line, "case");
       const JsonFields fields(document, "case");
-      if (tokenizer) {
-        result = Tokenize(*tokenizer, fields);
-      }
+      result = tokenizer ? Tokenize(*tokenizer, fields) : RenderTemplate(fields);
     } catch (const Error& error) {
       result = {{"error", error.what()}};
     }

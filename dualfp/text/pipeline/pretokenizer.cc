@@ -375,7 +375,9 @@ std::unique_ptr<const PreTokenizer> MakePreTokenizer(const JsonFields& fields, b
     return std::make_unique<CharacterPreTokenizer>(IsWhitespace, SplitBehavior::kRemoved);
   }
   if (type == "Whitespace") {
-    return std::make_unique<RegexPreTokenizer>(R"(\w+|[^\w\s]+)", SplitBehavior::kRemoved, true);
+    return std::make_unique<RegexPreTokenizer>(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|)"
+        R"([^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\s]+)",
+        SplitBehavior::kRemoved, true);
   }
   if (type == "CharDelimiterSplit") return std::make_unique<DelimiterPreTokenizer>(fields);
   if (type == "FixedLength") return std::make_unique<FixedLengthPreTokenizer>(fields);

@@ -1,0 +1,452 @@
+// dualfp generate: text from one prompt, switching precision in the middle if asked.
+//
+// The text goes to stdout as it is decoded; the loading bar and the timing lines go to stderr. With
+// --json, stdout is one JSON object instead. Everything that can be wrong with the arguments is
+// found before the weights are loaded, and --save-logits names its file only when it is complete.
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "apps/commands.h"
+#include "apps/model_arguments.h"
+#include "apps/sampling.h"
+#include "apps/session.h"
+#include "dualfp/base/check.h"
+#include "dualfp/io/file.h"
+#include "dualfp/io/json.h"
+#include "dualfp/io/safetensors_writer.h"
+#include "dualfp/model/rope_frequencies.h"
+#include "dualfp/text/detokenizer.h"
+#include "dualfp/text/tokenizer.h"
+
+namespace dualfp {
+namespace {
+
+constexpr int64_t kMaxPromptBytes = int64_t{64} << 20;
+constexpr int64_t kPrefillChunk = 512;
+// Rows whose logits are computed at once where all are wanted: 64 x 128k x 4 bytes is 32 MB.
+constexpr int64_t kLogitChunk = 64;
+
+struct GenerateArguments {
+  ModelArguments model;
+  std::string prompt;
+  std::string prompt_file;
+  std::vector<int32_t> prompt_token_ids;
+  bool chat = false;
+  std::string precision = "fp16";
+  int64_t switch_at = 0;  // 0: never
+  int64_t max_tokens = 128;
+  int64_t max_model_len = 0;
+  bool ignore_eos = false;
+  SamplingParameters sampling;
+  std::string kv_cache_dtype = "auto";
+  bool weight_only = false;
+  std::string save_logits;
+  bool compare = false;
+  bool json = false;
+};
+
+double NowSeconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Time and tokens spent at one precision.
+struct Spent {
+  int64_t prefill_tokens = 0;
+  double prefill_seconds = 0;
+  int64_t decode_tokens = 0;
+  double decode_seconds = 0;
+};
+
+Precision Other(Precision precision) {
+  return precision == Precision::kFp16 ? Precision::kFp8 : Precision::kFp16;
+}
+
+class Generation {
+ public:
+  explicit Generation(const GenerateArguments& arguments)
+      : arguments_(arguments), threads_(arguments.model.threads), sampler_(arguments.sampling) {}
+
+  void Run();
+
+ private:
+  void ReadTokenizer();
+  void ReadPrompt();
+  void CheckLengths();
+  void Load();
+  void Prefill(Session& session);
+  void Decode(Session& session);
+  void Emit(int32_t token);
+  bool IsEnd(int32_t token) const;
+  void PrintReport(const std::optional<LogitComparison>& comparison) const;
+  void PrintJson(const std::optional<LogitComparison>& comparison) const;
+  double TokensPerSecond(Precision precision) const;
+
+  PrecisionPlan Plan(Precision precision) const {
+    return PrecisionPlan::Uniform(config_.num_hidden_layers, precision);
+  }
+  Spent& SpentAt(Precision precision) { return spent_[static_cast<int>(precision)]; }
+  const Spent& SpentAt(Precision precision) const { return spent_[static_cast<int>(precision)]; }
+  bool UsesFp8() const {
+    return precision_ == Precision::kFp8 || arguments_.switch_at > 0 || arguments_.compare;
+  }
+
+  const GenerateArguments& arguments_;
+  ThreadPool threads_;
+  Context context_{.threads = &threads_};
+  TokenSampler sampler_;
+  Precision precision_ = Precision::kFp16;
+  DType cache_dtype_ = DType::kF32;
+  ModelConfig config_;
+  std::vector<int32_t> end_tokens_;
+  std::optional<Tokenizer> tokenizer_;
+  std::optional<Detokenizer> detokenizer_;
+  std::vector<int32_t> prompt_;
+  int64_t max_tokens_ = 0;
+  std::optional<SafetensorsFileWriter> logits_file_;
+  std::optional<Model> model_;
+  std::optional<Decoder> decoder_;
+  std::vector<int32_t> generated_;
+  std::string text_;
+  const char* finish_reason_ = "length";
+  Spent spent_[2];
+};
+
+void Generation::ReadTokenizer() {
+  const std::filesystem::path directory = arguments_.model.model;
+  if (!arguments_.prompt_token_ids.empty() &&
+      !std::filesystem::exists(directory / "tokenizer.json")) {
+    return;
+  }
+  tokenizer_.emplace(Tokenizer::FromDirectory(directory));
+  Check(tokenizer_->id_limit() <= config_.vocab_size, ErrorCode::kInvalidFile, directory.string(),
+        ": tokenizer.json has token ids up to ", tokenizer_->id_limit() - 1,
+        ", but the model's vocabulary (vocab_size in config.json) is ", config_.vocab_size);
+  if (const auto eos = tokenizer_->eos_id()) {
+    end_tokens_.push_back(*eos);
+  }
+  detokenizer_.emplace(*tokenizer_);
+}
+
+void Generation::ReadPrompt() {
+  if (!arguments_.prompt_token_ids.empty()) {
+    prompt_ = arguments_.prompt_token_ids;
+    for (const int32_t token : prompt_) {
+      Check(0 <= token && token < config_.vocab_size, ErrorCode::kInvalidArgument,
+            "--prompt-token-ids: token ", token, " is outside the model's vocabulary of ",
+            config_.vocab_size);
+    }
+    return;
+  }
+  const std::string text = arguments_.prompt_file.empty()
+                               ? arguments_.prompt
+                               : ReadFile(arguments_.prompt_file, kMaxPromptBytes);
+  prompt_ = tokenizer_->Encode(text);
+  Check(!prompt_.empty(), ErrorCode::kInvalidArgument, "the prompt is empty");
+}
+
+void Generation::CheckLengths() {
+  const auto length = static_cast<int64_t>(prompt_.size());
+  const int64_t longest = MaxContextLength(config_);
+  Check(arguments_.max_model_len <= longest, ErrorCode::kInvalidArgument, "--max-model-len ",
+        arguments_.max_model_len, " exceeds the model's context of ", longest, " tokens");
+  const int64_t context = arguments_.max_model_len > 0 ? arguments_.max_model_len : longest;
+  Check(length <= context, ErrorCode::kInvalidArgument, "the prompt has ", length,
+        " tokens, more than the context of ", context);
+  max_tokens_ = std::min(arguments_.max_tokens, context - length);
+}
+
+void Generation::Load() {
+  model_.emplace(LoadModelWithProgress(arguments_.model, config_, threads_));
+  const LoadReport& report = model_->report;
+  if (UsesFp8()) {
+    const std::string exceptions = DescribeExceptions(*model_);
+    Check(report.NestedLayerLinears() > 0, ErrorCode::kUnsupported,
+          "no linear layer can compute at fp8: ",
+          exceptions.empty() ? "load the model with --quantization nested" : exceptions);
+  }
+  if (!arguments_.json) {
+    fmt::print(stderr, "{}\n", DescribeLoad(arguments_.model, *model_));
+  }
+  const std::string exceptions = DescribeExceptions(*model_);
+  if (!exceptions.empty()) {
+    fmt::print(stderr, "dualfp: warning: {}\n", exceptions);
+  }
+  DecoderOptions options;
+  const bool all_logits = arguments_.compare || logits_file_.has_value();
+  const int64_t tokens = static_cast<int64_t>(prompt_.size()) + max_tokens_;
+  options.limits = {.max_tokens = std::min(kPrefillChunk, tokens),
+                    .max_sequences = 1,
+                    .max_logit_rows = all_logits ? std::min(kLogitChunk, tokens) : 1,
+                    .max_context = tokens};
+  options.activation_quant =
+      arguments_.weight_only ? ActivationQuant::kNone : ActivationQuant::kDynamicPerToken;
+  decoder_.emplace(*model_, options);
+}
+
+void Generation::Prefill(Session& session) {
+  Session::LogitSink sink;
+  if (logits_file_) {
+    sink = [this](std::span<const float> logits, int64_t) {
+      logits_file_->Append("logits", logits.data(), logits.size_bytes());
+    };
+  }
+  const double start = NowSeconds();
+  session.Append(context_, prompt_, Plan(precision_), sink);
+  SpentAt(precision_).prefill_tokens = static_cast<int64_t>(prompt_.size());
+  SpentAt(precision_).prefill_seconds = NowSeconds() - start;
+  if (logits_file_) {
+    logits_file_->Commit();
+  }
+}
+
+bool Generation::IsEnd(int32_t token) const {
+  return !arguments_.ignore_eos &&
+         std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end();
+}
+
+void Generation::Emit(int32_t token) {
+  generated_.push_back(token);
+  const std::string piece = detokenizer_ ? detokenizer_->Push(token) : fmt::format("{} ", token);
+  text_ += piece;
+  if (!arguments_.json && !piece.empty()) {
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+  }
+}
+
+void Generation::Decode(Session& session) {
+  const PrecisionPlan plans[2] = {Plan(Precision::kFp16), Plan(Precision::kFp8)};
+  for (int64_t count = 1; count <= max_tokens_; ++count) {
+    const int32_t token = sampler_.Sample(context_, session.last_logits());
+    if (IsEnd(token)) {
+      finish_reason_ = "stop";
+      break;
+    }
+    Emit(token);
+    if (count == max_tokens_) {
+      break;
+    }
+    const bool switched = arguments_.switch_at > 0 && count >= arguments_.switch_at;
+    const Precision precision = switched ? Other(precision_) : precision_;
+    const double start = NowSeconds();
+    session.Append(context_, {&token, 1}, plans[static_cast<int>(precision)]);
+    SpentAt(precision).decode_seconds += NowSeconds() - start;
+    ++SpentAt(precision).decode_tokens;
+  }
+  if (detokenizer_) {
+    const std::string rest = detokenizer_->Finish();
+    text_ += rest;
+    if (!arguments_.json) {
+      std::fwrite(rest.data(), 1, rest.size(), stdout);
+    }
+  }
+  if (!arguments_.json && !generated_.empty()) {
+    std::fputc('\n', stdout);
+    std::fflush(stdout);
+  }
+}
+
+double Generation::TokensPerSecond(Precision precision) const {
+  const Spent& spent = SpentAt(precision);
+  return static_cast<double>(spent.decode_tokens) / std::max(1e-9, spent.decode_seconds);
+}
+
+void Generation::PrintReport(const std::optional<LogitComparison>& comparison) const {
+  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+    const Spent& spent = SpentAt(precision);
+    if (spent.prefill_tokens + spent.decode_tokens == 0) {
+      continue;
+    }
+    std::string line = fmt::format("{}:", PrecisionName(precision));
+    if (spent.prefill_tokens > 0) {
+      line += fmt::format(
+          " prompt {} tokens, {:.1f} tokens/s;", spent.prefill_tokens,
+          static_cast<double>(spent.prefill_tokens) / std::max(1e-9, spent.prefill_seconds));
+    }
+    if (spent.decode_tokens > 0) {
+      const int64_t bytes = decoder_->CostOf(Plan(precision)).weight_bytes;
+      const double rate = TokensPerSecond(precision);
+      line += fmt::format(" decode {} tokens, {:.1f} tokens/s, {} of weights a token, {:.1f} GB/s",
+                          spent.decode_tokens, rate, HumanBytes(bytes),
+                          rate * static_cast<double>(bytes) / 1e9);
+    }
+    fmt::print(stderr, "{}\n", line);
+  }
+  if (comparison) {
+    fmt::print(
+        stderr,
+        "fp8 against fp16 over {} tokens: KL divergence {:.3g} (largest {:.3g}) nats; logits "
+        "move by at most {:.3g}, {:.2g} of their standard deviation; same top token {:.1f} %\n",
+        comparison->tokens, comparison->mean_kl, comparison->largest_kl,
+        comparison->largest_difference, comparison->largest_difference / comparison->deviation,
+        100 * comparison->top1_agreement);
+  }
+}
+
+void Generation::PrintJson(const std::optional<LogitComparison>& comparison) const {
+  Json json;
+  json["model"] = arguments_.model.model;
+  json["prompt_token_ids"] = prompt_;
+  json["token_ids"] = generated_;
+  json["text"] = detokenizer_ ? Json(text_) : Json(nullptr);
+  json["finish_reason"] = finish_reason_;
+  const LoadReport& report = model_->report;
+  json["load"] = {{"seconds", report.seconds},
+                  {"weight_bytes", report.weight_bytes},
+                  {"linear_layers", report.LayerLinears()},
+                  {"nested_linear_layers", report.NestedLayerLinears()}};
+  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+    const Spent& spent = SpentAt(precision);
+    const PlanCost cost = decoder_->CostOf(Plan(precision));
+    const double rate = TokensPerSecond(precision);
+    json["precision"][std::string(PrecisionName(precision))] = {
+        {"prefill_tokens", spent.prefill_tokens},
+        {"prefill_seconds", spent.prefill_seconds},
+        {"decode_tokens", spent.decode_tokens},
+        {"decode_seconds", spent.decode_seconds},
+        {"decode_tokens_per_second", rate},
+        {"weight_bytes_per_token", cost.weight_bytes},
+        {"gigabytes_per_second", rate * static_cast<double>(cost.weight_bytes) / 1e9},
+        {"fallback_linear_layers", cost.fallbacks}};
+  }
+  if (comparison) {
+    json["comparison"] = {{"tokens", comparison->tokens},
+                          {"mean_kl", comparison->mean_kl},
+                          {"largest_kl", comparison->largest_kl},
+                          {"largest_difference", comparison->largest_difference},
+                          {"logit_standard_deviation", comparison->deviation},
+                          {"top1_agreement", comparison->top1_agreement}};
+  }
+  fmt::print("{}\n", json.dump(2));
+}
+
+void Generation::Run() {
+  precision_ = ParsePrecision(arguments_.precision).value();
+  cache_dtype_ = ParseKvCacheDType(arguments_.kv_cache_dtype).value_or(DType::kF32);
+  const std::filesystem::path directory = arguments_.model.model;
+  config_ = LoadModelConfig(directory);
+  end_tokens_ = config_.eos_token_ids;
+  const GenerationConfig generation = LoadGenerationConfig(directory);
+  end_tokens_.insert(end_tokens_.end(), generation.eos_token_ids.begin(),
+                     generation.eos_token_ids.end());
+  ReadTokenizer();
+  ReadPrompt();
+  CheckLengths();
+  if (!arguments_.save_logits.empty()) {
+    logits_file_.emplace(
+        arguments_.save_logits,
+        std::vector<TensorSpec>{
+            {"logits", DType::kF32, {static_cast<int64_t>(prompt_.size()), config_.vocab_size}}});
+  }
+  Load();
+  Session session(*decoder_, cache_dtype_, static_cast<int64_t>(prompt_.size()) + max_tokens_);
+  Prefill(session);
+  Decode(session);
+  std::optional<LogitComparison> comparison;
+  if (arguments_.compare) {
+    std::vector<int32_t> tokens = prompt_;
+    tokens.insert(tokens.end(), generated_.begin(), generated_.end());
+    comparison = ComparePrecisions(context_, *decoder_, cache_dtype_, tokens,
+                                   Plan(Precision::kFp16), Plan(Precision::kFp8));
+  }
+  if (arguments_.json) {
+    PrintJson(comparison);
+  } else {
+    PrintReport(comparison);
+  }
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App& app) {
+  auto arguments = std::make_shared<GenerateArguments>();
+  GenerateArguments& a = *arguments;
+  CLI::App* command = app.add_subcommand("generate", "Generate text from a prompt");
+  command->footer(
+      "Example: dualfp generate models/reference --prompt \"Once upon a time\" --switch-at 32");
+  const CLI::Range count(int64_t{0}, int64_t{1} << 40);
+  const CLI::Range positive(int64_t{1}, int64_t{1} << 40);
+
+  constexpr const char* kPrompt = "Prompt (one of the first three)";
+  CLI::Option* prompts[] = {
+      command->add_option("-p,--prompt", a.prompt, "The text itself")->option_text("TEXT"),
+      command->add_option("--prompt-file", a.prompt_file, "A file with the text")
+          ->option_text("FILE"),
+      command->add_option("--prompt-token-ids", a.prompt_token_ids, "Needs no tokenizer")
+          ->delimiter(',')
+          ->option_text("1,2,3"),
+  };
+  for (CLI::Option* option : prompts) {
+    option->group(kPrompt);
+    for (CLI::Option* other : prompts) {
+      if (other != option) {
+        option->excludes(other);
+      }
+    }
+  }
+
+  a.model.AddTo(*command);
+  command->add_option("--kv-cache-dtype", a.kv_cache_dtype, "auto (default) is fp32 on the CPU")
+      ->check(CLI::IsMember({"auto", "fp32", "fp16", "fp8"}))
+      ->option_text("{auto,fp32,fp16,fp8}")
+      ->group("Model");
+  command->add_option("--max-model-len", a.max_model_len, "Context length (default: the model's)")
+      ->check(positive)
+      ->option_text("N")
+      ->group("Model");
+
+  constexpr const char* kPrecision = "Precision";
+  command->add_option("--precision", a.precision, "To compute at (default fp16)")
+      ->check(CLI::IsMember({"fp16", "fp8"}))
+      ->option_text("{fp16,fp8}")
+      ->group(kPrecision);
+  command->add_option("--switch-at", a.switch_at, "Change to the other one after N tokens")
+      ->check(positive)
+      ->option_text("N")
+      ->group(kPrecision);
+  command->add_flag("--compare", a.compare, "Tell how far fp8 moves the logits")->group(kPrecision);
+  command->add_flag("--weight-only", a.weight_only, "At fp8, leave activations unquantized")
+      ->group(kPrecision);
+
+  constexpr const char* kSampling = "Sampling";
+  command->add_option("-n,--max-tokens", a.max_tokens, "To generate at most (default 128)")
+      ->check(count)
+      ->option_text("N")
+      ->group(kSampling);
+  command->add_option("--temperature", a.sampling.temperature, "0 (default): the likeliest token")
+      ->check(CLI::Range(0.0, 100.0))
+      ->option_text("T")
+      ->group(kSampling);
+  command->add_option("--top-p", a.sampling.top_p, "Only the likeliest that make up P (default 1)")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->option_text("P")
+      ->group(kSampling);
+  command->add_option("--seed", a.sampling.seed, "Of the random choice (default 0)")
+      ->option_text("N")
+      ->group(kSampling);
+  command->add_flag("--ignore-eos", a.ignore_eos, "Go on after the end-of-text token")
+      ->group(kSampling);
+
+  constexpr const char* kOutput = "Output";
+  command->add_option("--save-logits", a.save_logits, "The prompt's logits, F32, as safetensors")
+      ->option_text("FILE")
+      ->group(kOutput);
+  command->add_flag("--json", a.json, "One JSON object on stdout instead of text")->group(kOutput);
+  command->callback([arguments, command] {
+    if (command->count("--prompt") + command->count("--prompt-file") +
+            command->count("--prompt-token-ids") ==
+        0) {
+      throw CLI::RequiredError("--prompt, --prompt-file or --prompt-token-ids");
+    }
+    Generation(*arguments).Run();
+  });
+}
+
+}  // namespace dualfp

@@ -1,0 +1,170 @@
+// dualfp inspect: what a checkpoint becomes when it is loaded.
+
+#include <fmt/core.h>
+#include <sys/resource.h>
+
+#include <memory>
+
+#include "apps/commands.h"
+#include "apps/model_arguments.h"
+#include "dualfp/io/json.h"
+#include "dualfp/model/decoder.h"
+#include "dualfp/model/rope_frequencies.h"
+
+namespace dualfp {
+namespace {
+
+struct InspectArguments {
+  ModelArguments model;
+  bool json = false;
+};
+
+int64_t PeakMemoryBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * int64_t{1024};
+}
+
+std::string FormatName(const LinearReport& linear) {
+  return linear.format == QuantFormat::kPlain
+             ? fmt::format("plain {}", DTypeName(linear.stored_dtype))
+             : std::string(GetQuantFormatInfo(linear.format).name);
+}
+
+struct Totals {
+  int64_t parameters = 0;
+  int64_t outliers = 0;
+  int64_t rounded = 0;
+  double largest_relative_rounding = 0;
+};
+
+Totals Sum(const LoadReport& report) {
+  Totals totals;
+  for (const LinearReport& linear : report.linears) {
+    totals.parameters += linear.n * linear.k;
+    totals.outliers += linear.outliers;
+    totals.rounded += linear.rounded;
+    totals.largest_relative_rounding =
+        std::max(totals.largest_relative_rounding, linear.largest_relative_rounding);
+  }
+  return totals;
+}
+
+void PrintTable(const Model& model) {
+  size_t width = 5;
+  for (const LinearReport& linear : model.report.linears) {
+    width = std::max(width, linear.name.size());
+  }
+  fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", "layer", width, "shape",
+             "from", "format", "outliers", "rounded", "size");
+  for (const LinearReport& linear : model.report.linears) {
+    fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", linear.name, width,
+               fmt::format("{} x {}", linear.n, linear.k), DTypeName(linear.source_dtype),
+               FormatName(linear), linear.outliers, linear.rounded, HumanBytes(linear.num_bytes));
+    if (!linear.exception.empty()) {
+      fmt::print("  exception: {}\n", linear.exception);
+    }
+  }
+}
+
+void PrintText(const InspectArguments& arguments, const Model& model, const Decoder& decoder) {
+  const ModelConfig& config = model.config;
+  const LoadReport& report = model.report;
+  const Totals totals = Sum(report);
+  const auto plan = [&](Precision precision) {
+    return PrecisionPlan::Uniform(config.num_hidden_layers, precision);
+  };
+  fmt::print("{}: {}, {:.4g} M parameters\n", arguments.model.model,
+             ArchitectureName(config.architecture), static_cast<double>(totals.parameters) / 1e6);
+  fmt::print(
+      "  {} layers, hidden {}, intermediate {}, {} heads ({} kv) of {}, vocabulary {}{}, RoPE {}, "
+      "context {}\n\n",
+      config.num_hidden_layers, config.hidden_size, config.intermediate_size,
+      config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.vocab_size,
+      config.tie_word_embeddings ? " (tied)" : "", RopeTypeName(config.rope.type),
+      MaxContextLength(config));
+  PrintTable(model);
+  fmt::print("\neligible for fp8: {} of {} linear layers; {} outliers kept exactly\n",
+             report.NestedLayerLinears(), report.LayerLinears(), totals.outliers);
+  if (totals.rounded > 0) {
+    fmt::print("rounded to FP16: {} weights, by at most {:.2g} of their value\n", totals.rounded,
+               totals.largest_relative_rounding);
+  }
+  fmt::print("weights read a token: {} at fp16, {} at fp8\n",
+             HumanBytes(decoder.CostOf(plan(Precision::kFp16)).weight_bytes),
+             HumanBytes(decoder.CostOf(plan(Precision::kFp8)).weight_bytes));
+  fmt::print("memory: {} of weights, {} at most while loading; {} of FP16 KV cache a token\n",
+             HumanBytes(report.weight_bytes), HumanBytes(PeakMemoryBytes()),
+             HumanBytes(model.KvCacheFor(DType::kF16, 1).BytesPerBlock() / kKvBlockSize));
+}
+
+void PrintJson(const InspectArguments& arguments, const Model& model, const Decoder& decoder) {
+  const ModelConfig& config = model.config;
+  const LoadReport& report = model.report;
+  const Totals totals = Sum(report);
+  Json json;
+  json["model"] = arguments.model.model;
+  json["architecture"] = ArchitectureName(config.architecture);
+  json["parameters"] = totals.parameters;
+  json["num_hidden_layers"] = config.num_hidden_layers;
+  json["hidden_size"] = config.hidden_size;
+  json["vocab_size"] = config.vocab_size;
+  json["context_length"] = MaxContextLength(config);
+  json["linear_layers"] = report.LayerLinears();
+  json["nested_linear_layers"] = report.NestedLayerLinears();
+  json["outliers"] = totals.outliers;
+  json["rounded"] = totals.rounded;
+  json["largest_relative_rounding"] = totals.largest_relative_rounding;
+  json["checkpoint_bytes"] = report.checkpoint_bytes;
+  json["weight_bytes"] = report.weight_bytes;
+  json["peak_memory_bytes"] = PeakMemoryBytes();
+  json["load_seconds"] = report.seconds;
+  json["kv_cache_bytes_per_token_fp16"] =
+      model.KvCacheFor(DType::kF16, 1).BytesPerBlock() / kKvBlockSize;
+  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+    json["weight_bytes_per_token"][std::string(PrecisionName(precision))] =
+        decoder.CostOf(PrecisionPlan::Uniform(config.num_hidden_layers, precision)).weight_bytes;
+  }
+  json["linears"] = Json::array();
+  for (const LinearReport& linear : report.linears) {
+    json["linears"].push_back({{"name", linear.name},
+                               {"tensors", linear.tensors},
+                               {"shape", {linear.n, linear.k}},
+                               {"source_dtype", DTypeName(linear.source_dtype)},
+                               {"format", GetQuantFormatInfo(linear.format).name},
+                               {"dtype", DTypeName(linear.stored_dtype)},
+                               {"bytes", linear.num_bytes},
+                               {"outliers", linear.outliers},
+                               {"rounded", linear.rounded},
+                               {"largest_relative_rounding", linear.largest_relative_rounding},
+                               {"exception", linear.exception}});
+  }
+  fmt::print("{}\n", json.dump(2));
+}
+
+void Run(const InspectArguments& arguments) {
+  const ModelConfig config = LoadModelConfig(arguments.model.model);
+  ThreadPool threads(arguments.model.threads);
+  const Model model = LoadModelWithProgress(arguments.model, config, threads);
+  const Decoder decoder(model, {.limits = {.max_tokens = 1}});
+  if (arguments.json) {
+    PrintJson(arguments, model, decoder);
+  } else {
+    PrintText(arguments, model, decoder);
+  }
+}
+
+}  // namespace
+
+void AddInspectCommand(CLI::App& app) {
+  auto arguments = std::make_shared<InspectArguments>();
+  CLI::App* command =
+      app.add_subcommand("inspect", "Show a model's layers, formats, outliers and memory");
+  command->footer("Example: dualfp inspect models/reference --json");
+  arguments->model.AddTo(*command);
+  command->add_flag("--json", arguments->json, "One JSON object instead of the table")
+      ->group("Output");
+  command->callback([arguments] { Run(*arguments); });
+}
+
+}  // namespace dualfp

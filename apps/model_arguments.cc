@@ -1,0 +1,121 @@
+#include "apps/model_arguments.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iterator>
+#include <utility>
+
+#include "dualfp/base/check.h"
+
+namespace dualfp {
+namespace {
+
+double NowSeconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+constexpr double kRedrawSeconds = 0.05;
+constexpr int kBarWidth = 30;
+
+}  // namespace
+
+std::string HumanBytes(int64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
+  auto value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 999.5 && unit + 1 < std::size(kUnits)) {
+    value /= 1000;
+    ++unit;
+  }
+  return fmt::format("{:.3g} {}", value, kUnits[unit]);
+}
+
+void ModelArguments::AddTo(CLI::App& app) {
+  app.add_option("MODEL", model, "Directory with config.json and safetensors weights")
+      ->required()
+      ->option_text(" ");
+  app.add_option("--quantization", quantization, "How linear layers are held (default auto)")
+      ->check(CLI::IsMember({"auto", "nested", "none"}))
+      ->option_text("{auto,nested,none}")
+      ->group("Model");
+  app.add_flag("--quantize-lm-head", quantize_lm_head, "Nest lm_head too; plain otherwise")
+      ->group("Model");
+  app.add_option("--load-format", load_format, "dummy: random weights for any config.json")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->option_text("{auto,dummy}")
+      ->group("Model");
+  app.add_option("--threads", threads, "CPU threads (default: one per core)")
+      ->check(CLI::Range(1, 4096))
+      ->option_text("N")
+      ->group("Model");
+}
+
+ProgressBar::ProgressBar(std::string label)
+    : label_(std::move(label)), start_seconds_(NowSeconds()) {}
+
+ProgressBar::~ProgressBar() {
+  if (shown_) {
+    std::fputs("\r\033[K", stderr);
+  }
+}
+
+void ProgressBar::Update(int64_t done, int64_t total) {
+  static const bool terminal = isatty(STDERR_FILENO) != 0;
+  const double now = NowSeconds();
+  if (!terminal || total <= 0 || now - last_seconds_ < kRedrawSeconds) {
+    return;
+  }
+  last_seconds_ = now;
+  shown_ = true;
+  const double share = static_cast<double>(done) / static_cast<double>(total);
+  const int filled = static_cast<int>(share * kBarWidth);
+  const double rate = static_cast<double>(done) / 1e9 / std::max(1e-3, now - start_seconds_);
+  fmt::print(stderr, "\r{} [{:#<{}}{:.<{}}] {:3.0f} %, {:.2f} GB/s\033[K", label_, "", filled, "",
+             kBarWidth - filled, 100 * share, rate);
+  std::fflush(stderr);
+}
+
+Model LoadModelWithProgress(const ModelArguments& arguments, const ModelConfig& config,
+                            ThreadPool& threads) {
+  ProgressBar bar("Loading " + arguments.model);
+  LoadOptions options;
+  options.quantization = ParseQuantization(arguments.quantization).value();
+  options.nest_lm_head = arguments.quantize_lm_head;
+  options.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
+  if (arguments.load_format == "dummy") {
+    DummySource source(0);
+    return LoadModel(config, source, options, threads);
+  }
+  CheckpointSource source(Checkpoint::Open(arguments.model));
+  return LoadModel(config, source, options, threads);
+}
+
+std::string DescribeLoad(const ModelArguments& arguments, const Model& model) {
+  const LoadReport& report = model.report;
+  const double gigabytes = static_cast<double>(report.weight_bytes) / 1e9;
+  return fmt::format("Loaded {}: {} in {:.2f} s ({:.2f} GB/s), {} of {} linear layers nested",
+                     arguments.model, HumanBytes(report.weight_bytes), report.seconds,
+                     gigabytes / std::max(1e-9, report.seconds), report.NestedLayerLinears(),
+                     report.LayerLinears());
+}
+
+std::string DescribeExceptions(const Model& model) {
+  int64_t count = 0;
+  const LinearReport* first = nullptr;
+  for (const LinearReport& linear : model.report.linears) {
+    if (!linear.exception.empty() && count++ == 0) {
+      first = &linear;
+    }
+  }
+  return count == 0 ? ""
+                    : fmt::format(
+                          "{} of {} linear layers stay plain and compute in FP16 only; the "
+                          "first is {}: {}",
+                          count, model.report.LayerLinears(), first->name, first->exception);
+}
+
+}  // namespace dualfp

@@ -1,0 +1,56 @@
+// The flags that every subcommand which loads a model has, and loading with a progress bar.
+
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "dualfp/base/thread_pool.h"
+#include "dualfp/io/hf_config.h"
+#include "dualfp/model/model.h"
+#include "dualfp/model/weights.h"
+
+namespace dualfp {
+
+struct ModelArguments {
+  std::string model;
+  std::string quantization = "auto";
+  std::string load_format = "auto";
+  bool quantize_lm_head = false;
+  int threads = 0;
+
+  // MODEL and the flags above.
+  void AddTo(CLI::App& app);
+};
+
+// "512 B", "2.21 GB": powers of ten, three digits.
+std::string HumanBytes(int64_t bytes);
+
+// Shows a bar on stderr while a model loads where stderr is a terminal, and nothing elsewhere. The
+// bar is gone when this is.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::string label);
+  ~ProgressBar();
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+
+  void Update(int64_t done, int64_t total);
+
+ private:
+  std::string label_;
+  bool shown_ = false;
+  double start_seconds_;
+  double last_seconds_ = 0;
+};
+
+Model LoadModelWithProgress(const ModelArguments& arguments, const ModelConfig& config,
+                            ThreadPool& threads);
+
+// "Loaded MODEL: 2.21 GB in 1.4 s (1.6 GB/s), 112 of 112 linear layers nested".
+std::string DescribeLoad(const ModelArguments& arguments, const Model& model);
+
+// Why some of the layers compute in FP16 only although nesting was asked for; empty if none do.
+std::string DescribeExceptions(const Model& model);
+
+}  // namespace dualfp

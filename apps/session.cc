@@ -1,0 +1,134 @@
+#include "apps/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace dualfp {
+namespace {
+
+struct RowComparison {
+  double kl;
+  double largest_difference;
+  bool same_top;
+};
+
+double LogSumExp(const float* x, int64_t count) {
+  const double largest = *std::max_element(x, x + count);
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    sum += std::exp(x[i] - largest);
+  }
+  return largest + std::log(sum);
+}
+
+RowComparison CompareRow(const float* first, const float* second, int64_t vocabulary) {
+  const double first_norm = LogSumExp(first, vocabulary);
+  const double second_norm = LogSumExp(second, vocabulary);
+  RowComparison row{0, 0, false};
+  for (int64_t i = 0; i < vocabulary; ++i) {
+    const double log_p = first[i] - first_norm;
+    row.kl += std::exp(log_p) * (log_p - (second[i] - second_norm));
+    row.largest_difference =
+        std::max(row.largest_difference, std::abs(double{first[i]} - second[i]));
+  }
+  row.same_top = std::max_element(first, first + vocabulary) - first ==
+                 std::max_element(second, second + vocabulary) - second;
+  return row;
+}
+
+}  // namespace
+
+Session::Session(Decoder& decoder, DType cache_dtype, int64_t length)
+    : decoder_(decoder),
+      cache_(decoder.model().KvCacheFor(cache_dtype, KvBlocksFor(length))),
+      blocks_(KvBlocksFor(length)),
+      length_(length) {
+  std::iota(blocks_.begin(), blocks_.end(), 0);
+}
+
+void Session::Append(const Context& context, std::span<const int32_t> tokens,
+                     const PrecisionPlan& plan, const LogitSink& sink) {
+  const int64_t vocabulary = decoder_.model().config.vocab_size;
+  const DecoderLimits& limits = decoder_.options().limits;
+  const int64_t chunk =
+      sink ? std::min(limits.max_tokens, limits.max_logit_rows) : limits.max_tokens;
+  for (size_t begin = 0; begin < tokens.size();) {
+    const auto part = tokens.subspan(begin, std::min<size_t>(chunk, tokens.size() - begin));
+    const auto rows = static_cast<int64_t>(part.size());
+    begin += part.size();
+    const bool last = begin == tokens.size();
+    std::vector<int32_t> logit_rows;
+    if (sink) {
+      logit_rows.resize(part.size());
+      std::iota(logit_rows.begin(), logit_rows.end(), 0);
+    } else if (last) {
+      logit_rows.push_back(static_cast<int32_t>(rows - 1));
+    }
+    const auto wanted = static_cast<int64_t>(logit_rows.size());
+    logits_.resize(wanted * vocabulary);
+    const StepSequence sequence{
+        .tokens = part, .position = position_, .blocks = blocks_, .rope_length = length_};
+    const PlanRange range{0, rows, &plan};
+    decoder_.Forward(context,
+                     {.sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = logit_rows},
+                     cache_, {logits_.data(), DType::kF32, {wanted, vocabulary}});
+    position_ += rows;
+    if (sink) {
+      sink(logits_, rows);
+    }
+    if (last) {
+      last_logits_ = std::span<const float>(logits_).last(vocabulary);
+    }
+  }
+}
+
+LogitComparison ComparePrecisions(const Context& context, Decoder& decoder, DType cache_dtype,
+                                  std::span<const int32_t> tokens, const PrecisionPlan& first,
+                                  const PrecisionPlan& second) {
+  const auto length = static_cast<int64_t>(tokens.size());
+  const int64_t vocabulary = decoder.model().config.vocab_size;
+  const DecoderLimits& limits = decoder.options().limits;
+  const auto chunk = static_cast<size_t>(std::min(limits.max_tokens, limits.max_logit_rows));
+  Session first_session(decoder, cache_dtype, length);
+  Session second_session(decoder, cache_dtype, length);
+  LogitComparison total;
+  double sum = 0;
+  double squares = 0;
+  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+    const auto part = tokens.subspan(begin, std::min(chunk, tokens.size() - begin));
+    std::vector<float> first_logits;
+    first_session.Append(context, part, first, [&](std::span<const float> logits, int64_t) {
+      first_logits.assign(logits.begin(), logits.end());
+    });
+    std::vector<RowComparison> rows(part.size());
+    second_session.Append(context, part, second, [&](std::span<const float> logits, int64_t) {
+      context.threads->ParallelFor(
+          static_cast<int64_t>(part.size()), 1, [&](int64_t row, int64_t end, int) {
+            for (; row < end; ++row) {
+              rows[row] = CompareRow(first_logits.data() + row * vocabulary,
+                                     logits.data() + row * vocabulary, vocabulary);
+            }
+          });
+    });
+    for (const RowComparison& row : rows) {
+      total.mean_kl += row.kl;
+      total.largest_kl = std::max(total.largest_kl, row.kl);
+      total.largest_difference = std::max(total.largest_difference, row.largest_difference);
+      total.top1_agreement += row.same_top ? 1 : 0;
+    }
+    for (const float logit : first_logits) {
+      sum += logit;
+      squares += double{logit} * logit;
+    }
+  }
+  const auto count = static_cast<double>(length);
+  const double elements = count * static_cast<double>(vocabulary);
+  total.tokens = length;
+  total.mean_kl /= count;
+  total.top1_agreement /= count;
+  total.deviation = std::sqrt(squares / elements - sum / elements * (sum / elements));
+  return total;
+}
+
+}  // namespace dualfp

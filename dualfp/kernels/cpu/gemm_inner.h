@@ -1,0 +1,104 @@
+// The seam between the GEMM driver (gemm_cpu.cc, compiled for any CPU) and its inner loops
+// (gemm_<isa>.cc, each compiled for one instruction set). Raw pointers only: an inline function
+// that both sides instantiated could be merged by the linker into the lesser machine's code.
+//
+// Every output is computed the same way by every loop of one GemmInner, whatever the batch:
+//   * K is cut into blocks of `block_k` elements.
+//   * Within a block, lane j of a vector sums, in ascending order, the products of the elements
+//     that fall into lane j, one fused multiply-add each; the lanes are then added pairwise,
+//     lane j to lane j + lanes/2 and so on.
+//   * The blocks' sums are added in ascending order, beginning with zero.
+// Only the number of outputs in flight differs (rows x columns of a tile), and that does not
+// enter the result. This is what makes a row's result independent of M, of threads and of other
+// rows, and a nested weight's result equal to the plain one's, bit for bit.
+
+#pragma once
+
+#include <cstdint>
+
+namespace dualfp::cpu {
+
+// Weight rows as the inner loops read them.
+struct WeightRows {
+  const uint8_t* values = nullptr;
+  const uint8_t* lower = nullptr;  // nested: the second plane, same layout
+  int64_t row_bytes = 0;           // from one row of a plane to the next
+  // 128x128 block scales: of the block row and column 0 at weight row 0; else null.
+  const float* block_scales = nullptr;
+  int64_t blocks_per_row = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+};
+
+// Prepared activations: rows of `stride` bytes, aligned to 64, zero up to a multiple of k_align.
+struct InputRows {
+  const uint8_t* data = nullptr;
+  int64_t stride = 0;
+};
+
+// What the driver's buffers are made for; gemm_tile.h checks the loops against it.
+inline constexpr int kMaxTile = 32;  // sums of a loop
+inline constexpr int kMaxPanelBytes = 16384;
+inline constexpr int kUnitColumns = 24;     // every loop's columns divide this
+inline constexpr int kBlockRows = 128;      // and a whole tile's rows this
+inline constexpr int kMaxTileOverhead = 2;  // TileSize() to sums
+
+// Floats that a loop may touch for a tile's sums: its stores come in eights.
+constexpr int TileSize(int rows, int columns) { return (rows * columns + 7) / 8 * 8; }
+
+// Sets sums[r * columns + c] = X[r] · W[column + c] for r < rows, c < columns. Rows and
+// columns beyond `num_rows` and N repeat the last one, so that they are safe to read; the caller
+// drops their sums.
+using DirectLoop = void (*)(const InputRows& x, int64_t num_rows, const WeightRows& weights,
+                            int64_t column, float* sums);
+
+// Adds the product of one block of K to sums, laid out as above. `panel` as decode left it, `x` at
+// the beginning of the block, `size` elements.
+using TileLoop = void (*)(const InputRows& x, int64_t num_rows, const void* panel, int64_t size,
+                          float* sums);
+
+template <typename Loop>
+struct SizedLoop {
+  int rows = 0;
+  int columns = 0;
+  Loop run = nullptr;
+};
+
+struct GemmInner {
+  int x_element_bytes;  // 4: float; 2: bfloat16, in the order of `position`
+  int k_align;          // elements
+  int block_k;          // elements, a multiple of k_align and of 128
+  float value_scale;    // a decoded weight times this is the stored value
+  // Reads weights straight from memory, for few rows; by ascending rows, the last serves any M up
+  // to its own.
+  SizedLoop<DirectLoop> direct[4];
+  // Decodes once into the L1 cache, then multiplies many rows; by ascending rows.
+  SizedLoop<TileLoop> tile[3];
+  // Weights [column, column + tile columns) x [k_begin, k_begin + size) to `panel`, columns beyond
+  // N repeating the last.
+  void (*decode)(const WeightRows& weights, int64_t column, int64_t k_begin, int64_t size,
+                 void* panel);
+  // Where a panel holds element k (from the block's beginning) of a column: an element index.
+  int64_t (*panel_position)(int64_t k, int column);
+  // Prepared rows: `size` floats (a multiple of k_align) in their order of K to `x` and, for
+  // corrections, back from element k.
+  void (*arrange)(const float* values, int64_t size, void* x);
+  float (*arranged)(const void* x, int64_t k);
+  bool keeps_order;  // arrange() copies: a row of floats can be used where it lies
+};
+
+// One for each way to read a weight; nested FP16 sums in the order of f16.
+struct GemmInnerSet {
+  GemmInner f16;
+  GemmInner bf16;
+  GemmInner f32;
+  GemmInner nested;
+  GemmInner e4m3;
+  GemmInner e4m3_blocked;  // times the 128x128 block's scale
+};
+
+extern const GemmInnerSet kAvx2GemmInner;
+extern const GemmInnerSet kAvx512GemmInner;
+extern const GemmInner kAvx512Bf16E4m3GemmInner;  // activations must be E4M3 values as well
+
+}  // namespace dualfp::cpu

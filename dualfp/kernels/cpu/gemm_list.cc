@@ -1,0 +1,149 @@
+// The CPU's GEMM kernels, in order of preference: the widest vectors first.
+
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "dualfp/base/check.h"
+#include "dualfp/kernels/cpu/gemm_cpu.h"
+#include "dualfp/kernels/gemm_kernels.h"
+#include "dualfp/numeric/nested.h"
+
+namespace dualfp {
+namespace cpu {
+namespace {
+
+#if defined(__x86_64__)
+
+// What a kernel multiplies; a reason, or "" for a description that it can run.
+using Accepts = std::string_view (*)(const GemmDesc& desc);
+
+template <DType kDType>
+std::string_view AcceptsPlain(const GemmDesc& desc) {
+  const bool ok = desc.weight_format == QuantFormat::kPlain && desc.weight_dtype == kDType;
+  return ok ? "" : "multiplies plain weights of another type";
+}
+
+std::string_view AcceptsNested16(const GemmDesc& desc) {
+  const bool ok = desc.weight_format == QuantFormat::kNested && desc.precision == Precision::kFp16;
+  return ok ? "" : "multiplies nested weights at fp16";
+}
+
+std::string_view AcceptsNested8(const GemmDesc& desc) {
+  const bool ok = desc.weight_format == QuantFormat::kNested && desc.precision == Precision::kFp8;
+  return ok ? "" : "multiplies nested weights at fp8";
+}
+
+std::string_view AcceptsFp8(const GemmDesc& desc) {
+  const bool ok =
+      desc.weight_format == QuantFormat::kFp8 && desc.weight_scale != ScaleGranularity::kBlock128;
+  return ok ? "" : "multiplies fp8 weights with per-tensor or per-channel scales";
+}
+
+std::string_view AcceptsFp8Blocked(const GemmDesc& desc) {
+  const bool ok =
+      desc.weight_format == QuantFormat::kFp8 && desc.weight_scale == ScaleGranularity::kBlock128;
+  return ok ? "" : "multiplies fp8 weights with 128x128 block scales";
+}
+
+template <Accepts kAccepts>
+std::string_view AcceptsQuantized(const GemmDesc& desc) {
+  return desc.activation_quant == ActivationQuant::kNone ? "multiplies quantized activations"
+                                                         : kAccepts(desc);
+}
+
+struct Listed {
+  std::string_view name;
+  CpuIsa isa;
+  Accepts accepts;
+  CpuGemm gemm;
+};
+
+constexpr const GemmInnerSet& k512 = kAvx512GemmInner;
+constexpr const RowInner* k512Rows = &kAvx512RowInner;
+
+constexpr std::array kList = {
+    Listed{"gemm_nested8_e4m3_any_avx512bf16_4x6",
+           CpuIsa::kAvx512Bf16,
+           AcceptsQuantized<AcceptsNested8>,
+           {&kAvx512Bf16E4m3GemmInner, k512Rows, kNestedScale, false}},
+    Listed{"gemm_fp8_e4m3_any_avx512bf16_4x6",
+           CpuIsa::kAvx512Bf16,
+           AcceptsQuantized<AcceptsFp8>,
+           {&kAvx512Bf16E4m3GemmInner, k512Rows, 1.0f, false}},
+    Listed{"gemm_f16_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsPlain<DType::kF16>,
+           {&k512.f16, k512Rows, 1.0f, true}},
+    Listed{"gemm_bf16_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsPlain<DType::kBF16>,
+           {&k512.bf16, k512Rows, 1.0f, true}},
+    Listed{"gemm_f32_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsPlain<DType::kF32>,
+           {&k512.f32, k512Rows, 1.0f, true}},
+    Listed{"gemm_nested16_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsNested16,
+           {&k512.nested, k512Rows, 1.0f, true}},
+    Listed{"gemm_nested8_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsNested8,
+           {&k512.e4m3, k512Rows, kNestedScale, true}},
+    Listed{"gemm_fp8_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsFp8,
+           {&k512.e4m3, k512Rows, 1.0f, true}},
+    Listed{"gemm_fp8block_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsFp8Blocked,
+           {&k512.e4m3_blocked, k512Rows, 1.0f, true}},
+};
+
+template <size_t kIndex>
+std::string Supports(const GemmDesc& desc) {
+  if (desc.device != DeviceType::kCpu) {
+    return "runs on the CPU only";
+  }
+  const Listed& listed = kList[kIndex];
+  if (const std::string_view reason = listed.accepts(desc); !reason.empty()) {
+    return std::string(reason);
+  }
+  const CpuIsa isa = DetectCpuIsa();
+  return isa >= listed.isa
+             ? ""
+             : StrCat("needs ", CpuIsaName(listed.isa), "; this CPU offers ", CpuIsaName(isa));
+}
+
+template <size_t kIndex>
+int64_t WorkspaceBytes(const GemmDesc& desc) {
+  return CpuGemmWorkspaceBytes(kList[kIndex].gemm, desc);
+}
+
+template <size_t kIndex>
+void Run(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
+  RunCpuGemm(kList[kIndex].gemm, context, desc, args);
+}
+
+template <size_t... kIndices>
+constexpr std::array<GemmKernel, sizeof...(kIndices)> MakeKernels(
+    std::index_sequence<kIndices...>) {
+  return {GemmKernel{kList[kIndices].name, Supports<kIndices>, WorkspaceBytes<kIndices>,
+                     Run<kIndices>}...};
+}
+
+constexpr auto kKernels = MakeKernels(std::make_index_sequence<kList.size()>());
+
+#else
+
+constexpr std::array<GemmKernel, 0> kKernels;
+
+#endif
+
+}  // namespace
+}  // namespace cpu
+
+std::span<const GemmKernel> CpuGemmKernels() { return cpu::kKernels; }
+
+}  // namespace dualfp

@@ -1,0 +1,415 @@
+// Every kernel against the product in double, and what Gemm() promises beyond the numbers.
+
+#include "dualfp/kernels/gemm.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+
+#include "dualfp/base/cpu_features.h"
+#include "dualfp/base/error.h"
+#include "dualfp/kernels/gemm_test_util.h"
+#include "dualfp/tensor/buffer.h"
+
+namespace dualfp {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+struct Shape {
+  int64_t m;
+  int64_t n;
+  int64_t k;
+};
+
+// Tails of every loop: rows of direct and tile loops, columns of units and strips, K within and
+// across groups and blocks.
+constexpr Shape kShapes[] = {{1, 1, 1},    {2, 3, 16},    {3, 16, 17},    {8, 17, 63},
+                             {17, 63, 64}, {64, 64, 129}, {65, 129, 257}, {1, 257, 1000},
+                             {4, 25, 513}, {5, 49, 1100}, {9, 47, 2080},  {131, 50, 600}};
+
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Every kernel of this machine with every format that it multiplies.
+struct Case {
+  const GemmKernel* kernel;
+  const TestFormat* format;
+};
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases;
+  for (const TestFormat& format : TestFormats()) {
+    const TestWeight weight(format, 2, 32, 1);
+    const TestProblem problem(format, weight, 2, DType::kF32, DType::kF32, {}, 1);
+    for (const GemmKernel& kernel : GemmKernels()) {
+      if (kernel.supports(problem.desc).empty()) {
+        cases.push_back({&kernel, &format});
+      }
+    }
+  }
+  return cases;
+}
+
+class GemmKernelTest : public ::testing::TestWithParam<Case> {
+ protected:
+  const GemmKernel& kernel() const { return *GetParam().kernel; }
+  const TestFormat& format() const { return *GetParam().format; }
+};
+
+TEST_P(GemmKernelTest, MatchesTheProductInDouble) {
+  uint32_t seed = 1;
+  for (const Shape& shape : kShapes) {
+    const int64_t k = RoundUp(shape.k, KMultiple(format()));
+    const TestWeight weight(format(), shape.n, k, seed);
+    TestProblem problem(format(), weight, shape.m, DType::kF32, DType::kF32, {}, seed);
+    problem.ExpectNear(problem.Run(kernel(), 2));
+    ++seed;
+  }
+}
+
+TEST_P(GemmKernelTest, MatchesWithEveryEpilogueAndType) {
+  uint32_t seed = 100;
+  for (const Shape& shape : {Shape{3, 34, 96}, Shape{11, 74, 160}}) {
+    const TestWeight weight(format(), shape.n, shape.k, seed);
+    for (const Activation activation :
+         {Activation::kNone, Activation::kSilu, Activation::kSiluMul}) {
+      for (const bool bias : {false, true}) {
+        for (const bool residual : {false, true}) {
+          for (const DType x_dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+            for (const DType y_dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+              TestProblem problem(format(), weight, shape.m, x_dtype, y_dtype,
+                                  {activation, bias, residual}, ++seed);
+              problem.ExpectNear(problem.Run(kernel(), 1));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// A row's result is the same in any batch, at any place, with any number of threads.
+TEST_P(GemmKernelTest, RowsDoNotDependOnEachOther) {
+  const bool independent =
+      kernel().row_invariant && format().quant != ActivationQuant::kDynamicPerTensor;
+  constexpr int64_t kRows = 70;
+  for (const Shape& shape : {Shape{0, 53, 192}, Shape{0, 29, 1632}}) {
+    const TestWeight weight(format(), shape.n, shape.k, 7);
+    TestProblem whole(format(), weight, kRows, DType::kF32, DType::kF32, {}, 9);
+    const std::vector<float> expected = whole.Run(kernel(), 2);
+    EXPECT_EQ(whole.Run(kernel(), 1), expected);
+    EXPECT_EQ(whole.Run(kernel(), 3), expected);
+    if (!independent) {
+      continue;
+    }
+    const ConstTensorView x = whole.args.x;
+    const TensorView y = whole.args.y;
+    for (const int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 17, 64}) {
+      const int64_t begin = (rows * 5) % (kRows - rows);
+      whole.args.x = x.Rows(begin, begin + rows);
+      whole.args.y = y.Rows(0, rows);
+      whole.m = rows;
+      whole.desc = DescribeGemm(whole.args);
+      const std::vector<float> part = whole.Run(kernel(), static_cast<int>(1 + rows % 3));
+      EXPECT_TRUE(std::equal(part.begin(), part.end(), expected.begin() + begin * shape.n))
+          << rows << " rows";
+    }
+  }
+}
+
+// Non-finite activations reach their own row only.
+TEST_P(GemmKernelTest, NonFiniteActivationsStayInTheirRow) {
+  const TestWeight weight(format(), 37, 192, 3);
+  for (const float value :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+        -std::numeric_limits<float>::infinity()}) {
+    TestProblem problem(format(), weight, 10, DType::kF32, DType::kF32, {}, 4);
+    const std::vector<float> clean = problem.Run(kernel(), 2);
+    auto* row = static_cast<float*>(const_cast<void*>(problem.args.x.Rows(4, 5).data));
+    row[70] = value;
+    const std::vector<float> y = problem.Run(kernel(), 2);
+    const bool per_tensor = format().quant == ActivationQuant::kDynamicPerTensor;
+    const bool saturates = format().quant == ActivationQuant::kStaticPerTensor && std::isinf(value);
+    for (int64_t i = 0; i < static_cast<int64_t>(y.size()); ++i) {
+      if (i / 37 == 4) {
+        EXPECT_EQ(std::isfinite(y[i]), saturates) << i;
+      } else if (!per_tensor) {
+        EXPECT_EQ(y[i], clean[i]) << i;
+      } else {
+        EXPECT_EQ(std::isnan(y[i]), std::isinf(value)) << i;
+      }
+    }
+  }
+}
+
+TEST_P(GemmKernelTest, ZeroRowsGiveTheBias) {
+  const TestWeight weight(format(), 19, 64, 3);
+  TestProblem problem(format(), weight, 3, DType::kF32, DType::kF32, {Activation::kNone, true}, 4);
+  for (const int64_t row : {0, 2}) {
+    std::fill_n(static_cast<float*>(const_cast<void*>(problem.args.x.Rows(row, row + 1).data)), 64,
+                0.0f);
+  }
+  const std::vector<float> y = problem.Run(kernel(), 1);
+  for (int64_t column = 0; column < 19; ++column) {
+    EXPECT_EQ(y[column], problem.args.bias.as<float>()[column]);
+    EXPECT_EQ(y[2 * 19 + column], problem.args.bias.as<float>()[column]);
+  }
+}
+
+TEST_P(GemmKernelTest, ResidualMayBeY) {
+  const TestWeight weight(format(), 50, 96, 3);
+  TestProblem problem(format(), weight, 12, DType::kF32, DType::kF16,
+                      {Activation::kSilu, false, true}, 4);
+  const std::vector<float> expected = problem.Run(kernel(), 2);
+  ThreadPool pool(2);
+  const Buffer workspace = Buffer::AllocateCpu(kernel().workspace_bytes(problem.desc));
+  Context context;
+  context.threads = &pool;
+  context.workspace = workspace.View(DType::kU8, {static_cast<int64_t>(workspace.size())});
+  for (int64_t row = 0; row < 12; ++row) {
+    std::copy_n(problem.args.residual.Rows(row, row + 1).as<uint16_t>(), 50,
+                problem.args.y.Rows(row, row + 1).as<uint16_t>());
+  }
+  problem.args.residual = problem.args.y;
+  kernel().run(context, problem.desc, problem.args);
+  for (int64_t i = 0; i < 12 * 50; ++i) {
+    EXPECT_EQ(LoadTestElement(problem.args.y.Rows(i / 50, i / 50 + 1).data, DType::kF16, i % 50),
+              expected[i]);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GemmKernelTest, ::testing::ValuesIn(Cases()), [](const auto& test) {
+  return std::string(test.param.kernel->name) + "__" + test.param.format->name;
+});
+
+// Sets an environment variable for a scope.
+class ScopedEnv {
+ public:
+  ScopedEnv(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~ScopedEnv() { unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+class IsaTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(IsaTest, NestedEqualsPlainBitForBit) {
+  const ScopedEnv isa("DUALFP_CPU", GetParam());
+  const TestFormat plain = {"plain", QuantFormat::kPlain, DType::kF16};
+  for (const bool outliers : {false, true}) {
+    const TestFormat nested = {
+        "nested",         QuantFormat::kNested,   DType::kF8E4M3, ScaleGranularity::kNone,
+        Precision::kFp16, ActivationQuant::kNone, outliers};
+    for (const Shape& shape : kShapes) {
+      const TestWeight nested_weight(nested, shape.n, shape.k, 5);
+      // The same weights as FP16.
+      const std::vector<double> values = nested_weight.Values(Precision::kFp16);
+      TestWeight plain_weight(plain, shape.n, shape.k, 5);
+      for (size_t i = 0; i < values.size(); ++i) {
+        StoreTestElement(const_cast<void*>(plain_weight.weight.values.data), DType::kF16,
+                         static_cast<int64_t>(i), static_cast<float>(values[i]));
+      }
+      TestProblem a(nested, nested_weight, shape.m, DType::kF32, DType::kF32, {}, 6);
+      TestProblem b(plain, plain_weight, shape.m, DType::kF32, DType::kF32, {}, 6);
+      EXPECT_EQ(a.Run(SelectGemmKernel(a.desc), 2), b.Run(SelectGemmKernel(b.desc), 2))
+          << Describe(a.desc);
+    }
+  }
+}
+
+TEST_P(IsaTest, SelectsAKernelOfTheInstructionSet) {
+  const ScopedEnv isa("DUALFP_CPU", GetParam());
+  const TestFormat plain = {"plain", QuantFormat::kPlain, DType::kF16};
+  const TestWeight weight(plain, 8, 32, 5);
+  const TestProblem problem(plain, weight, 1, DType::kF32, DType::kF32, {}, 6);
+  const std::string name(SelectGemmKernel(problem.desc).name);
+  const std::string wanted = GetParam();
+  if (wanted == "scalar") {
+    EXPECT_THAT(name, HasSubstr("reference"));
+  } else if (DetectCpuIsa() != CpuIsa::kScalar) {
+    EXPECT_THAT(name, HasSubstr(wanted.starts_with("avx512") && DetectCpuIsa() >= CpuIsa::kAvx512
+                                    ? "avx512"
+                                    : "avx2"));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, IsaTest, ::testing::Values("scalar", "avx2", "avx512", "avx512bf16"));
+
+class GemmTest : public ::testing::Test {
+ protected:
+  GemmTest() : weight_(format_, 6, 32, 1), pool_(2) { context_.threads = &pool_; }
+
+  // Sizes the workspace for `args`.
+  void Prepare(const GemmArgs& args) {
+    const int64_t bytes = GemmWorkspaceBytes(DescribeGemm(args));
+    workspace_ = Buffer::AllocateCpu(bytes);
+    context_.workspace = workspace_.View(DType::kU8, {bytes});
+  }
+
+  TestFormat format_ = {"nested", QuantFormat::kNested, DType::kF8E4M3};
+  TestWeight weight_;
+  ThreadPool pool_;
+  Buffer workspace_;
+  Context context_;
+};
+
+TEST_F(GemmTest, RunsTheSelectedKernel) {
+  TestProblem problem(format_, weight_, 5, DType::kF32, DType::kF32, {}, 2);
+  const std::vector<float> expected = problem.Run(SelectGemmKernel(problem.desc), 1);
+  Prepare(problem.args);
+  for (int round = 0; round < 2; ++round) {
+    Gemm(context_, problem.args);
+    for (int64_t i = 0; i < 30; ++i) {
+      EXPECT_EQ(problem.args.y.Rows(i / 6, i / 6 + 1).as<float>()[i % 6], expected[i]);
+    }
+  }
+}
+
+TEST_F(GemmTest, ForcedKernelRunsOrSaysWhyNot) {
+  const TestProblem problem(format_, weight_, 5, DType::kF32, DType::kF32, {}, 2);
+  {
+    const ScopedEnv forced("DUALFP_KERNEL", "gemm_any_any_any_reference");
+    EXPECT_EQ(SelectGemmKernel(problem.desc).name, "gemm_any_any_any_reference");
+  }
+  {
+    const ScopedEnv forced("DUALFP_KERNEL", "gemm_of_dreams");
+    EXPECT_THAT([&] { SelectGemmKernel(problem.desc); },
+                ThrowsMessage<Error>(HasSubstr("gemm_any_any_any_reference")));
+  }
+  for (const GemmKernel& kernel : GemmKernels()) {
+    if (!kernel.supports(problem.desc).empty()) {
+      const ScopedEnv forced("DUALFP_KERNEL", std::string(kernel.name).c_str());
+      EXPECT_THAT([&] { SelectGemmKernel(problem.desc); },
+                  ThrowsMessage<Error>(HasSubstr("cannot run")));
+    }
+  }
+}
+
+TEST_F(GemmTest, NoKernelForADeviceListsTheReasons) {
+  GemmDesc desc = TestProblem(format_, weight_, 5, DType::kF32, DType::kF32, {}, 2).desc;
+  desc.device = DeviceType::kCuda;
+  EXPECT_THAT([&] { SelectGemmKernel(desc); },
+              ThrowsMessage<Error>(HasSubstr("runs on the CPU only")));
+}
+
+TEST_F(GemmTest, MixedRowsEqualSeparateCalls) {
+  TestProblem problem(format_, weight_, 9, DType::kF32, DType::kF32, {}, 2);
+  TestProblem fp16(format_, weight_, 9, DType::kF32, DType::kF32, {}, 2);
+  TestProblem fp8(format_, weight_, 9, DType::kF32, DType::kF32, {}, 2);
+  fp8.args.precision = Precision::kFp8;
+  fp8.args.activation_quant = ActivationQuant::kDynamicPerToken;
+  fp8.desc = DescribeGemm(fp8.args);
+  const std::vector<float> y16 = fp16.Run(SelectGemmKernel(fp16.desc), 1);
+  const std::vector<float> y8 = fp8.Run(SelectGemmKernel(fp8.desc), 1);
+  EXPECT_NE(y16, y8);
+
+  Prepare(fp16.args);
+  const int64_t bytes = std::max(GemmWorkspaceBytes(fp16.desc), GemmWorkspaceBytes(fp8.desc));
+  workspace_ = Buffer::AllocateCpu(bytes);
+  context_.workspace = workspace_.View(DType::kU8, {bytes});
+  problem.args.activation_quant = ActivationQuant::kDynamicPerToken;
+  const RowRange ranges[] = {
+      {0, 4, Precision::kFp8}, {4, 4, Precision::kFp8}, {4, 9, Precision::kFp16}};
+  GemmRows(context_, problem.args, ranges);
+  for (int64_t i = 0; i < 54; ++i) {
+    EXPECT_EQ(problem.args.y.Rows(i / 6, i / 6 + 1).as<float>()[i % 6], i / 6 < 4 ? y8[i] : y16[i]);
+  }
+
+  for (const std::vector<RowRange>& bad :
+       {std::vector<RowRange>{{0, 4}}, {{1, 9}}, {{0, 5}, {4, 9}}, {{0, 10}}, {{0, 4}, {5, 9}}}) {
+    EXPECT_THROW(GemmRows(context_, problem.args, bad), Error);
+  }
+}
+
+TEST_F(GemmTest, NoRowsIsNoWork) {
+  TestProblem problem(format_, weight_, 1, DType::kF32, DType::kF32, {}, 2);
+  problem.args.x = problem.args.x.Rows(0, 0);
+  problem.args.y = problem.args.y.Rows(0, 0);
+  Prepare(problem.args);
+  EXPECT_NO_THROW(Gemm(context_, problem.args));
+}
+
+TEST_F(GemmTest, RejectsInconsistentArguments) {
+  const TestProblem good(format_, weight_, 4, DType::kF32, DType::kF32,
+                         {Activation::kNone, true, true}, 2);
+  EXPECT_NO_THROW(DescribeGemm(good.args));
+  Weight weight = weight_.weight;
+  float scale = 1.0f;
+  int64_t index = 3;
+  using Change = std::function<void(GemmArgs&)>;
+  const std::vector<std::pair<const char*, Change>> changes = {
+      {"no weight", [](GemmArgs& a) { a.weight = nullptr; }},
+      {"x is", [](GemmArgs& a) { a.x.shape[1] = 31; }},
+      {"x is", [](GemmArgs& a) { a.x.dtype = DType::kF64; }},
+      {"x is", [](GemmArgs& a) { a.x.data = nullptr; }},
+      {"x is", [](GemmArgs& a) { a.x.strides[1] = 2; }},
+      {"x is", [](GemmArgs& a) { a.x.strides[0] = 31; }},
+      {"x is", [](GemmArgs& a) { a.x.rank = 1; }},
+      {"y is", [](GemmArgs& a) { a.y.shape[0] = 3; }},
+      {"y is", [](GemmArgs& a) { a.y.dtype = DType::kU8; }},
+      {"y is", [](GemmArgs& a) { a.activation = Activation::kSiluMul; }},
+      {"bias is", [](GemmArgs& a) { a.bias.dtype = DType::kF16; }},
+      {"bias is", [](GemmArgs& a) { a.bias.shape[0] = 5; }},
+      {"residual is", [](GemmArgs& a) { a.residual.dtype = DType::kF16; }},
+      {"residual is", [](GemmArgs& a) { a.residual.shape[1] = 5; }},
+      {"one device",
+       [](GemmArgs& a) {
+         a.y.device = {DeviceType::kCuda, 0};
+       }},
+      {"fp4", [](GemmArgs& a) { a.precision = Precision::kFp4; }},
+      {"input_scale",
+       [&](GemmArgs& a) {
+         weight.input_scale = 0;
+         a.weight = &weight;
+         a.precision = Precision::kFp8;
+         a.activation_quant = ActivationQuant::kStaticPerTensor;
+       }},
+      {"lower plane", [&](GemmArgs&) { weight.lower = {}; }},
+      {"upper plane", [&](GemmArgs&) { weight.values.shape[0] = 5; }},
+      {"weight is", [&](GemmArgs&) { weight.n = 0; }},
+      {"outliers",
+       [&](GemmArgs&) {
+         weight.outliers.index = ConstTensorView(&index, DType::kI64, {1});
+         weight.outliers.value = ConstTensorView(&scale, DType::kF16, {1});
+       }},
+      {"U8[6, 16]", [&](GemmArgs&) { weight.format = QuantFormat::kNvfp4; }},
+      {"one scale per 32", [&](GemmArgs&) { weight.format = QuantFormat::kMxfp8; }},
+      {"plain weight",
+       [&](GemmArgs&) {
+         weight.format = QuantFormat::kPlain;
+         weight.values.dtype = DType::kF64;
+       }},
+      {"fp8 weight needs", [&](GemmArgs&) { weight.format = QuantFormat::kFp8; }},
+      {"weight scales",
+       [&](GemmArgs&) {
+         weight.format = QuantFormat::kFp8;
+         weight.scale_granularity = ScaleGranularity::kPerChannel;
+         weight.scales = ConstTensorView(&scale, DType::kF32, {1});
+       }},
+  };
+  for (const auto& [message, change] : changes) {
+    GemmArgs args = good.args;
+    weight = weight_.weight;
+    if (args.weight != nullptr) {
+      args.weight = &weight;
+    }
+    change(args);
+    EXPECT_THAT([&] { DescribeGemm(args); }, ThrowsMessage<Error>(HasSubstr(message))) << message;
+  }
+  GemmArgs args = good.args;
+  EXPECT_THAT([&] { Gemm(context_, args); }, ThrowsMessage<Error>(HasSubstr("workspace")));
+  Prepare(args);
+  context_.threads = nullptr;
+  EXPECT_THAT([&] { Gemm(context_, args); }, ThrowsMessage<Error>(HasSubstr("thread pool")));
+}
+
+}  // namespace
+}  // namespace dualfp

@@ -1,0 +1,446 @@
+#include "dualfp/kernels/gemm_test_util.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "dualfp/numeric/bf16.h"
+#include "dualfp/numeric/e8m0.h"
+#include "dualfp/numeric/fp16.h"
+#include "dualfp/numeric/fp4.h"
+#include "dualfp/numeric/fp8.h"
+#include "dualfp/numeric/nested.h"
+#include "dualfp/tensor/buffer.h"
+
+namespace dualfp {
+namespace {
+
+constexpr double kUnitRoundoff = 0x1p-24;
+
+double OutputRoundoff(DType dtype) {
+  return dtype == DType::kF16 ? 0x1p-11 : dtype == DType::kBF16 ? 0x1p-8 : kUnitRoundoff;
+}
+
+// Half the spacing of the smallest numbers.
+double OutputUnderflow(DType dtype) { return dtype == DType::kF16 ? 0x1p-25 : 0x1p-134; }
+
+double Silu(double x) { return x / (1 + std::exp(-x)); }
+
+}  // namespace
+
+GuardedBuffer::GuardedBuffer(size_t size) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  mapping_size_ = (size + page - 1) / page * page + page;
+  void* mapping =
+      mmap(nullptr, mapping_size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) {
+    throw std::bad_alloc();
+  }
+  mapping_ = static_cast<char*>(mapping);
+  char* guard = mapping_ + mapping_size_ - page;
+  mprotect(guard, page, PROT_NONE);
+  data_ = guard - size;
+}
+
+GuardedBuffer::~GuardedBuffer() {
+  if (mapping_ != nullptr) {
+    munmap(mapping_, mapping_size_);
+  }
+}
+
+GuardedBuffer::GuardedBuffer(GuardedBuffer&& other) noexcept
+    : mapping_(std::exchange(other.mapping_, nullptr)),
+      mapping_size_(other.mapping_size_),
+      data_(other.data_) {}
+
+float LoadTestElement(const void* row, DType dtype, int64_t index) {
+  if (dtype == DType::kF32) {
+    float value;
+    std::memcpy(&value, static_cast<const char*>(row) + 4 * index, 4);
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, static_cast<const char*>(row) + 2 * index, 2);
+  return dtype == DType::kF16 ? Fp16ToFloat(bits) : Bf16ToFloat(bits);
+}
+
+float StoreTestElement(void* row, DType dtype, int64_t index, float value) {
+  if (dtype == DType::kF32) {
+    std::memcpy(static_cast<char*>(row) + 4 * index, &value, 4);
+    return value;
+  }
+  const uint16_t bits = dtype == DType::kF16 ? FloatToFp16(value) : FloatToBf16(value);
+  std::memcpy(static_cast<char*>(row) + 2 * index, &bits, 2);
+  return LoadTestElement(row, dtype, index);
+}
+
+const std::vector<TestFormat>& TestFormats() {
+  static const std::vector<TestFormat> formats = [] {
+    using enum QuantFormat;
+    using enum ScaleGranularity;
+    constexpr Precision k16 = Precision::kFp16;
+    constexpr Precision k8 = Precision::kFp8;
+    constexpr ActivationQuant kWeightOnly = ActivationQuant::kNone;
+    constexpr ActivationQuant kToken = ActivationQuant::kDynamicPerToken;
+    constexpr ActivationQuant kTensor = ActivationQuant::kDynamicPerTensor;
+    constexpr ActivationQuant kStatic = ActivationQuant::kStaticPerTensor;
+    constexpr DType kCodes = DType::kF8E4M3;
+    std::vector<TestFormat> list = {
+        {"plain_f16", kPlain, DType::kF16},
+        {"plain_bf16", kPlain, DType::kBF16},
+        {"plain_f32", kPlain, DType::kF32},
+        {"nested_fp16", kNested, kCodes, kNone, k16},
+        {"nested_fp16_outliers", kNested, kCodes, kNone, k16, kWeightOnly, true},
+    };
+    for (const auto& [suffix, quant] : {std::pair{"weight_only", kWeightOnly},
+                                        {"token", kToken},
+                                        {"tensor", kTensor},
+                                        {"static", kStatic}}) {
+      const std::string s = suffix;
+      list.push_back({"nested_fp8_" + s, kNested, kCodes, kNone, k8, quant});
+      list.push_back({"nested_fp8_outliers_" + s, kNested, kCodes, kNone, k8, quant, true});
+      list.push_back({"fp8_tensor_" + s, kFp8, kCodes, kPerTensor, k8, quant});
+      list.push_back({"fp8_channel_" + s, kFp8, kCodes, kPerChannel, k8, quant});
+      list.push_back({"fp8_block_" + s, kFp8, kCodes, kBlock128, k8, quant});
+      list.push_back({"mxfp8_" + s, kMxfp8, kCodes, kGroup, k8, quant});
+      list.push_back({"nvfp4_fp8_" + s, kNvfp4, DType::kU8, kGroup, k8, quant});
+    }
+    list.push_back({"fp8_channel_fp16", kFp8, kCodes, kPerChannel, k16});
+    list.push_back({"nvfp4_fp16", kNvfp4, DType::kU8, kGroup, k16});
+    list.push_back({"nvfp4_fp4", kNvfp4, DType::kU8, kGroup, Precision::kFp4});
+    list.push_back({"mxfp4_fp16", kMxfp4, DType::kU8, kGroup, k16});
+    list.push_back({"mxfp8_fp16", kMxfp8, kCodes, kGroup, k16});
+    return list;
+  }();
+  return formats;
+}
+
+int64_t KMultiple(const TestFormat& format) {
+  return std::max(1, GetQuantFormatInfo(format.format).group_size);
+}
+
+TestWeight::TestWeight(const TestFormat& format, int64_t n, int64_t k, uint32_t seed) {
+  weight.format = format.format;
+  weight.n = n;
+  weight.k = k;
+  weight.shard = {0, n, 0, k};
+  weight.scale_granularity = format.scale;
+  weight.input_scale = 0.01f;
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(k)));
+  std::vector<float> values(n * k);
+  for (float& value : values) {
+    value = std::clamp(normal(random), -1.75f, 1.75f);
+    if (random() % 64 == 0) {
+      value *= 1e-4f;  // subnormal codes
+    }
+  }
+  buffers_.reserve(4);
+  switch (format.format) {
+    case QuantFormat::kPlain:
+      weight.values.dtype = format.dtype;
+      MakePlain(values);
+      return;
+    case QuantFormat::kNested:
+      for (float& value : values) {
+        if (format.outliers && random() % 97 == 0) {
+          value = random() % 2 == 0 ? 3.1416f : -20.25f;
+        }
+      }
+      MakeNested(values, format.outliers);
+      return;
+    default:
+      MakeScaled(format, values);
+      return;
+  }
+}
+
+void TestWeight::MakePlain(const std::vector<float>& values) {
+  const DType dtype = weight.values.dtype;
+  buffers_.emplace_back(values.size() * DTypeSize(dtype));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values_fp16_.push_back(
+        StoreTestElement(buffers_[0].as<char>(), dtype, static_cast<int64_t>(i), values[i]));
+  }
+  weight.values = ConstTensorView(buffers_[0].as<char>(), dtype, {weight.n, weight.k});
+}
+
+void TestWeight::MakeNested(const std::vector<float>& values, bool outliers) {
+  buffers_.emplace_back(values.size());
+  buffers_.emplace_back(values.size());
+  std::vector<int64_t> index;
+  std::vector<float> remainder;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float exact = Fp16ToFloat(FloatToFp16(values[i]));
+    const float clamped = std::clamp(exact, -kNestedMax, kNestedMax);
+    const NestedBytes bytes = NestedSplit(FloatToFp16(clamped));
+    buffers_[0].as<uint8_t>()[i] = bytes.upper;
+    buffers_[1].as<uint8_t>()[i] = bytes.lower;
+    if (exact != clamped) {
+      index.push_back(static_cast<int64_t>(i));
+      remainder.push_back(exact - clamped);
+    }
+    values_fp16_.push_back(exact);
+    values_fp8_.push_back(static_cast<double>(E4m3ToFloat(bytes.upper)) / 256 +
+                          (static_cast<double>(exact) - clamped));
+  }
+  weight.values = ConstTensorView(buffers_[0].as<char>(), DType::kF8E4M3, {weight.n, weight.k});
+  weight.lower = ConstTensorView(buffers_[1].as<char>(), DType::kU8, {weight.n, weight.k});
+  if (outliers && !index.empty()) {
+    buffers_.emplace_back(index.size() * sizeof(int64_t));
+    buffers_.emplace_back(index.size() * sizeof(float));
+    std::copy(index.begin(), index.end(), buffers_[2].as<int64_t>());
+    std::copy(remainder.begin(), remainder.end(), buffers_[3].as<float>());
+    const auto count = static_cast<int64_t>(index.size());
+    weight.outliers.index = ConstTensorView(buffers_[2].as<char>(), DType::kI64, {count});
+    weight.outliers.value = ConstTensorView(buffers_[3].as<char>(), DType::kF32, {count});
+  }
+}
+
+// Random codes and random scales: the values need not be a good approximation of anything.
+void TestWeight::MakeScaled(const TestFormat& format, const std::vector<float>& values) {
+  const int64_t n = weight.n;
+  const int64_t k = weight.k;
+  const bool nibbles = format.format == QuantFormat::kNvfp4 || format.format == QuantFormat::kMxfp4;
+  std::mt19937 random(static_cast<uint32_t>(n * 31 + k));
+  int64_t rows = 1;
+  int64_t columns = 1;
+  DType scale_dtype = DType::kF32;
+  if (format.scale == ScaleGranularity::kPerChannel) {
+    rows = n;
+  } else if (format.scale == ScaleGranularity::kBlock128) {
+    rows = (n + 127) / 128;
+    columns = (k + 127) / 128;
+  } else if (format.scale == ScaleGranularity::kGroup) {
+    rows = n;
+    columns = k / GetQuantFormatInfo(format.format).group_size;
+    scale_dtype = format.format == QuantFormat::kNvfp4 ? DType::kF8E4M3 : DType::kF8E8M0;
+    weight.global_scale = format.format == QuantFormat::kNvfp4 ? 0.003f : 1.0f;
+  }
+  buffers_.emplace_back(nibbles ? n * k / 2 : n * k);
+  buffers_.emplace_back(rows * columns * DTypeSize(scale_dtype));
+  std::vector<double> scales(rows * columns);
+  for (size_t i = 0; i < scales.size(); ++i) {
+    if (scale_dtype == DType::kF32) {
+      const float scale = 0.001f + 0.0001f * static_cast<float>(random() % 100);
+      buffers_[1].as<float>()[i] = scale;
+      scales[i] = scale;
+    } else if (scale_dtype == DType::kF8E4M3) {
+      const auto code = static_cast<uint8_t>(1 + random() % 0x7e);
+      buffers_[1].as<uint8_t>()[i] = code;
+      scales[i] = static_cast<double>(E4m3ToFloat(code)) * weight.global_scale;
+    } else {
+      const auto code = static_cast<uint8_t>(108 + random() % 8);
+      buffers_[1].as<uint8_t>()[i] = code;
+      scales[i] = E8m0ToFloat(code);
+    }
+  }
+  values_fp16_.resize(n * k);
+  for (int64_t i = 0; i < n * k; ++i) {
+    double value = 0;
+    if (nibbles) {
+      const auto code = static_cast<uint8_t>(random() % 16);
+      auto& byte = buffers_[0].as<uint8_t>()[i / 2];
+      byte = static_cast<uint8_t>(i % 2 == 0 ? code : byte | code << 4);
+      value = E2m1ToFloat(code);
+    } else {
+      const uint8_t code = FloatToE4m3(values[i] * 1000);
+      buffers_[0].as<uint8_t>()[i] = code;
+      value = E4m3ToFloat(code);
+    }
+    const int64_t row = i / k;
+    const int64_t column = i % k;
+    int64_t scale = 0;
+    switch (format.scale) {
+      case ScaleGranularity::kPerChannel:
+        scale = row;
+        break;
+      case ScaleGranularity::kBlock128:
+        scale = row / 128 * columns + column / 128;
+        break;
+      case ScaleGranularity::kGroup:
+        scale = row * columns + column / GetQuantFormatInfo(format.format).group_size;
+        break;
+      default:
+        break;
+    }
+    values_fp16_[i] = value * scales[scale];
+  }
+  weight.values = nibbles ? ConstTensorView(buffers_[0].as<char>(), DType::kU8, {n, k / 2})
+                          : ConstTensorView(buffers_[0].as<char>(), DType::kF8E4M3, {n, k});
+  weight.scales = ConstTensorView(buffers_[1].as<char>(), scale_dtype, {rows, columns});
+}
+
+std::vector<double> TestWeight::Values(Precision precision) const {
+  return precision == Precision::kFp8 && !values_fp8_.empty() ? values_fp8_ : values_fp16_;
+}
+
+TestProblem::TestProblem(const TestFormat& format, const TestWeight& weight, int64_t m_in,
+                         DType x_dtype, DType y_dtype, const TestEpilogue& epilogue, uint32_t seed,
+                         int64_t gap)
+    : m(m_in), weight_(weight) {
+  const int64_t n = weight.weight.n;
+  const int64_t k = weight.weight.k;
+  y_columns = epilogue.activation == Activation::kSiluMul ? n / 2 : n;
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  const auto fill = [&](std::vector<float>& values, int64_t count) {
+    values.resize(count);
+    for (float& value : values) {
+      value = normal(random);
+    }
+  };
+  buffers_.reserve(4);
+  // The last row ends at the guard.
+  const auto strided = [&](DType dtype, int64_t columns) {
+    buffers_.emplace_back(((m - 1) * (columns + gap) + columns) * DTypeSize(dtype));
+    TensorView view(buffers_.back().as<char>(), dtype, {m, columns});
+    view.strides[0] = columns + gap;
+    return view;
+  };
+  const auto store = [&](const TensorView& view, std::vector<float>& values) {
+    for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
+      values[i] = StoreTestElement(view.Rows(i / view.shape[1], i / view.shape[1] + 1).data,
+                                   view.dtype, i % view.shape[1], values[i]);
+    }
+  };
+
+  const TensorView x = strided(x_dtype, k);
+  fill(x_values, m * k);
+  store(x, x_values);
+  args.x = x;
+  args.weight = &weight.weight;
+  args.precision = format.precision;
+  args.activation_quant = format.quant;
+  args.activation = epilogue.activation;
+  args.y = strided(y_dtype, y_columns);
+  if (epilogue.bias) {
+    fill(bias_, n);
+    buffers_.emplace_back(n * sizeof(float));
+    std::copy(bias_.begin(), bias_.end(), buffers_.back().as<float>());
+    args.bias = ConstTensorView(buffers_.back().as<char>(), DType::kF32, {n});
+  }
+  if (epilogue.residual) {
+    const TensorView residual = strided(y_dtype, y_columns);
+    fill(residual_, m * y_columns);
+    store(residual, residual_);
+    args.residual = residual;
+  }
+  desc = DescribeGemm(args);
+}
+
+std::vector<float> TestProblem::Run(const GemmKernel& kernel, int threads) {
+  ThreadPool pool(threads);
+  Context context;
+  context.threads = &pool;
+  const int64_t bytes = kernel.workspace_bytes == nullptr ? 0 : kernel.workspace_bytes(desc);
+  const GuardedBuffer workspace(bytes);
+  context.workspace = TensorView(workspace.as<char>(), DType::kU8, {bytes});
+  // Poison: everything must be written, and scratch may hold anything.
+  std::memset(workspace.as<char>(), 0xff, bytes);
+  std::vector<float> y(m * y_columns);
+  for (int64_t row = 0; row < m; ++row) {
+    std::memset(args.y.Rows(row, row + 1).data, 0xff, y_columns * DTypeSize(args.y.dtype));
+  }
+  kernel.run(context, desc, args);
+  for (int64_t i = 0; i < m * y_columns; ++i) {
+    y[i] = LoadTestElement(args.y.Rows(i / y_columns, i / y_columns + 1).data, args.y.dtype,
+                           i % y_columns);
+  }
+  return y;
+}
+
+std::vector<double> TestProblem::QuantizedX() const {
+  std::vector<double> x(x_values.begin(), x_values.end());
+  const int64_t k = desc.k;
+  float tensor_amax = 0;
+  for (const float value : x_values) {
+    tensor_amax = std::max(tensor_amax, std::fabs(value));
+  }
+  for (int64_t row = 0; row < m; ++row) {
+    float amax = 0;
+    for (int64_t i = 0; i < k; ++i) {
+      amax = std::max(amax, std::fabs(x_values[row * k + i]));
+    }
+    float scale = 1.0f;
+    switch (desc.activation_quant) {
+      case ActivationQuant::kNone:
+        return x;
+      case ActivationQuant::kDynamicPerToken:
+        scale = amax / 448.0f;
+        break;
+      case ActivationQuant::kDynamicPerTensor:
+        scale = tensor_amax / 448.0f;
+        break;
+      case ActivationQuant::kStaticPerTensor:
+        scale = weight_.weight.input_scale;
+        break;
+    }
+    for (int64_t i = 0; i < k; ++i) {
+      x[row * k + i] =
+          static_cast<double>(E4m3ToFloat(FloatToE4m3(x_values[row * k + i] / scale))) * scale;
+    }
+  }
+  return x;
+}
+
+void TestProblem::ExpectNear(const std::vector<float>& y) const {
+  const int64_t n = desc.n;
+  const int64_t k = desc.k;
+  const std::vector<double> x = QuantizedX();
+  const std::vector<double> w = weight_.Values(desc.precision);
+  // K additions or fused multiply-adds, and a few roundings of scales and of q * scale.
+  const double sum_roundoff = static_cast<double>(k + 8) * kUnitRoundoff;
+  for (int64_t row = 0; row < m; ++row) {
+    std::vector<double> sum(n);
+    std::vector<double> error(n);
+    for (int64_t column = 0; column < n; ++column) {
+      double magnitude = 0;
+      for (int64_t i = 0; i < k; ++i) {
+        const double product = x[row * k + i] * w[column * k + i];
+        sum[column] += product;
+        magnitude += std::fabs(product);
+      }
+      const double bias = desc.has_bias ? bias_[column] : 0.0;
+      sum[column] += bias;
+      error[column] = sum_roundoff * magnitude + kUnitRoundoff * std::fabs(sum[column]);
+    }
+    for (int64_t column = 0; column < y_columns; ++column) {
+      double expected = sum[column];
+      double tolerance = error[column];
+      // |silu'| < 1.1; 16 units for the exponential, the division and the product.
+      const auto silu = [&](int64_t at) {
+        return 1.1 * error[at] + 16 * kUnitRoundoff * std::fabs(Silu(sum[at]));
+      };
+      if (desc.activation == Activation::kSilu) {
+        expected = Silu(sum[column]);
+        tolerance = silu(column);
+      } else if (desc.activation == Activation::kSiluMul) {
+        const double gate = Silu(sum[2 * column]);
+        const double up = sum[2 * column + 1];
+        expected = gate * up;
+        tolerance = silu(2 * column) * (std::fabs(up) + error[2 * column + 1]) +
+                    std::fabs(gate) * error[2 * column + 1] + kUnitRoundoff * std::fabs(expected);
+      }
+      if (desc.has_residual) {
+        expected += residual_[row * y_columns + column];
+        tolerance += kUnitRoundoff * std::fabs(expected);
+      }
+      tolerance += OutputRoundoff(desc.y_dtype) * (std::fabs(expected) + tolerance) +
+                   OutputUnderflow(desc.y_dtype);
+      const double difference = std::fabs(y[row * y_columns + column] - expected);
+      if (!(difference <= tolerance)) {
+        ADD_FAILURE() << Describe(desc) << ": y[" << row << ", " << column
+                      << "] = " << y[row * y_columns + column] << ", expected " << expected
+                      << " +- " << tolerance;
+        return;
+      }
+    }
+  }
+}
+
+}  // namespace dualfp
