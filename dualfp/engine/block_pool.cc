@@ -73,8 +73,9 @@ void BlockPool::Release(int32_t block) {
   }
 }
 
-Hash128 BlockPool::RootKey(std::string_view salt) const {
-  return SipHash128(hash_key_, std::as_bytes(std::span(salt)));
+Hash128 BlockPool::RootKey(std::string_view salt, uint64_t cache_class) const {
+  const Hash128 salted = SipHash128(hash_key_, std::as_bytes(std::span(salt)));
+  return ChildKey(salted, cache_class, {});
 }
 
 Hash128 BlockPool::ChildKey(const Hash128& parent, uint64_t precision_tag,
@@ -121,6 +122,13 @@ void BlockPool::Register(int32_t block, const Hash128& key, std::span<const int3
   entry.cached = true;
   entry.key = key;
   std::ranges::copy(tokens, Tokens(block).begin());
+}
+
+void BlockPool::Unregister(int32_t block) {
+  CheckInternal(blocks_[block].ref_count > 0, "KV block ", block, " is free");
+  if (blocks_[block].cached) {
+    Evict(block);
+  }
 }
 
 void BlockPool::Evict(int32_t block) {

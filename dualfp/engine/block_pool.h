@@ -17,7 +17,8 @@
 
 namespace dualfp {
 
-// Tag of a block whose tokens were not all computed at one and the same plan. Plan tags are never 0.
+// Tag of a block whose tokens were not all computed at one and the same plan. Plan tags are never
+// 0.
 inline constexpr uint64_t kMixedPrecisionTag = 0;
 
 class BlockPool {
@@ -45,7 +46,7 @@ class BlockPool {
   int ref_count(int32_t block) const { return blocks_[block].ref_count; }
 
   // Keys. `tokens` has block_size entries.
-  Hash128 RootKey(std::string_view salt) const;
+  Hash128 RootKey(std::string_view salt, uint64_t cache_class) const;
   Hash128 ChildKey(const Hash128& parent, uint64_t precision_tag,
                    std::span<const int32_t> tokens) const;
 
@@ -55,6 +56,9 @@ class BlockPool {
   // Enters a held, full block into the cache. Does nothing when caching is off, or when the key is
   // there already: the block then stays its holder's own.
   void Register(int32_t block, const Hash128& key, std::span<const int32_t> tokens);
+
+  // The block's content is not to be trusted: it leaves the cache, if it is there.
+  void Unregister(int32_t block);
 
   // Throws kInternal unless every account agrees with itself and with `references`, the number of
   // references that the caller knows of for each block. For tests: O(num_blocks).

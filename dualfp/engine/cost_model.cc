@@ -31,10 +31,10 @@ CostModel::CostModel() {
 }
 
 CostModel::Vector CostModel::Encode(const StepFeatures& step, double fp8_fraction) {
-  const std::array<double, kFeatures> x = {
-      1.0, static_cast<double>(step.prefill_tokens) / kPrefillUnit,
-      static_cast<double>(step.decode_sequences) / kDecodeUnit,
-      static_cast<double>(step.context_tokens) / kContextUnit};
+  const std::array<double, kFeatures> x = {1.0,
+                                           static_cast<double>(step.prefill_tokens) / kPrefillUnit,
+                                           static_cast<double>(step.decode_sequences) / kDecodeUnit,
+                                           static_cast<double>(step.context_tokens) / kContextUnit};
   Vector encoded{};
   for (int i = 0; i < kFeatures; ++i) {
     encoded[i] = (1.0 - fp8_fraction) * x[i];

@@ -9,9 +9,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "dualfp/base/thread_pool.h"
 #include "dualfp/engine/metrics.h"
 #include "dualfp/engine/model_runner.h"
 #include "dualfp/engine/precision_controller.h"
@@ -27,7 +29,8 @@ struct EngineConfig {
   int64_t max_num_batched_tokens = 2048;
   int max_num_seqs = 256;
 
-  // Requests accepted but not yet scheduled for the first time; more are refused.
+  // Requests in the queue and sequences that wait (new or preempted); while there are this many,
+  // new requests are refused.
   int max_waiting = 1024;
 
   bool enable_prefix_caching = true;
@@ -38,6 +41,12 @@ struct EngineConfig {
   // For requests without their own; 0: none.
   double default_ttft_target = 0.0;
   double default_tpot_target = 0.0;
+
+  // For sampling; the runner's own serves, as the two never work at the same time. Optional.
+  ThreadPool* threads = nullptr;
+
+  // From which requests without a seed get theirs; nothing: at random.
+  std::optional<uint64_t> seed;
 
   // Called on the engine's thread after each step, for timelines; must not block. Optional.
   std::function<void(const StepReport&)> on_step;

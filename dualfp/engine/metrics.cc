@@ -10,7 +10,7 @@ namespace dualfp {
 namespace {
 
 std::vector<double> FirstTokenBuckets() {
-  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25, 0.5,   0.75,
+  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25,  0.5,   0.75,
           1.0,   2.5,   5.0,  7.5,  10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0};
 }
 
@@ -20,7 +20,7 @@ std::vector<double> PerTokenBuckets() {
 }
 
 std::vector<double> RequestBuckets() {
-  return {0.3,  0.5,  0.8,  1.0,  1.5,  2.0,   2.5,   5.0,   10.0,   15.0,  20.0,
+  return {0.3,  0.5,  0.8,  1.0,  1.5,   2.0,   2.5,   5.0,   10.0,   15.0,  20.0,
           30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
 }
 
@@ -147,8 +147,7 @@ void EngineMetrics::ForEach(MetricVisitor& visitor) const {
   plain("request_generation_tokens", "Tokens generated for a request, all choices.",
         request_generation_tokens);
   plain("iteration_tokens_total", "Token rows of a step.", iteration_tokens_total);
-  by_precision("step_duration_seconds", "Duration of a step, by precision.",
-               step_duration_seconds);
+  by_precision("step_duration_seconds", "Duration of a step, by precision.", step_duration_seconds);
 }
 
 }  // namespace dualfp

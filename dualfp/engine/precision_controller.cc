@@ -18,7 +18,7 @@ class FixedController : public PrecisionController {
   void Choose(const StepSummary& /*step*/, PrecisionPlan* plan) override { *plan = plan_; }
   bool adaptive() const override { return false; }
   std::string_view name() const override {
-    return plan_.Class() == PrecisionClass::kMixed ? "layers" : PrecisionClassName(plan_.Class());
+    return ClassOf(plan_) == PrecisionClass::kMixed ? "layers" : PrecisionClassName(ClassOf(plan_));
   }
 
  private:
@@ -30,7 +30,7 @@ class ThresholdController : public PrecisionController {
   explicit ThresholdController(int64_t max_fp16_tokens) : max_fp16_tokens_(max_fp16_tokens) {}
 
   void Choose(const StepSummary& step, PrecisionPlan* plan) override {
-    plan->SetAll(step.batch_tokens > max_fp16_tokens_ ? Precision::kFp8 : Precision::kFp16);
+    SetAll(plan, step.batch_tokens > max_fp16_tokens_ ? Precision::kFp8 : Precision::kFp16);
   }
   std::string_view name() const override { return "threshold"; }
 
@@ -77,10 +77,11 @@ class SloSlackController : public PrecisionController {
     } else {
       Release(step.now, needed);
     }
-    plan->SetAll(Precision::kFp16);
+    SetAll(plan, Precision::kFp16);
     for (int i = 0; i < fp8_layers_; ++i) {
-      plan->Set(options_.layer_order[i], Precision::kFp8);
+      plan->layers[options_.layer_order[i]] = Precision::kFp8;
     }
+    LetHeadFollow(plan);
   }
 
   std::string_view name() const override { return "slo-slack"; }

@@ -6,19 +6,13 @@
 
 namespace dualfp {
 
-void PrecisionPlan::SetAll(Precision precision) {
-  std::fill(layers_.begin(), layers_.end(), precision);
-}
-
-int PrecisionPlan::Count(Precision precision) const {
-  return static_cast<int>(std::count(layers_.begin(), layers_.end(), precision));
-}
-
-PrecisionClass PrecisionPlan::Class() const {
-  if (layers_.empty() || Count(layers_[0]) < num_layers()) {
+PrecisionClass ClassOf(const PrecisionPlan& plan) {
+  const auto& layers = plan.layers;
+  if (layers.empty() ||
+      std::any_of(layers.begin(), layers.end(), [&](Precision p) { return p != layers[0]; })) {
     return PrecisionClass::kMixed;
   }
-  switch (layers_[0]) {
+  switch (layers[0]) {
     case Precision::kFp16:
       return PrecisionClass::kFp16;
     case Precision::kFp8:
@@ -29,10 +23,29 @@ PrecisionClass PrecisionPlan::Class() const {
   return PrecisionClass::kMixed;
 }
 
-uint64_t PrecisionPlan::Tag() const {
+int CountLayers(const PrecisionPlan& plan, Precision precision) {
+  return static_cast<int>(std::count(plan.layers.begin(), plan.layers.end(), precision));
+}
+
+double Fp8Fraction(const PrecisionPlan& plan) {
+  return plan.layers.empty()
+             ? 0.0
+             : CountLayers(plan, Precision::kFp8) / static_cast<double>(plan.layers.size());
+}
+
+void SetAll(PrecisionPlan* plan, Precision precision) {
+  std::fill(plan->layers.begin(), plan->layers.end(), precision);
+  plan->lm_head = precision;
+}
+
+void LetHeadFollow(PrecisionPlan* plan) {
+  plan->lm_head = ClassOf(*plan) == PrecisionClass::kMixed ? Precision::kFp16 : plan->layers[0];
+}
+
+uint64_t TagOf(const PrecisionPlan& plan) {
   // FNV-1a over the layers, then a finaliser: FNV's upper bits are weak for short inputs.
   uint64_t hash = 0xcbf29ce484222325;
-  for (const Precision precision : layers_) {
+  for (const Precision precision : plan.layers) {
     hash = (hash ^ static_cast<uint64_t>(precision)) * 0x100000001b3;
   }
   hash = (hash ^ (hash >> 30)) * 0xbf58476d1ce4e5b9;
@@ -42,15 +55,15 @@ uint64_t PrecisionPlan::Tag() const {
 }
 
 std::string Describe(const PrecisionPlan& plan) {
-  const PrecisionClass precision_class = plan.Class();
+  const PrecisionClass precision_class = ClassOf(plan);
   if (precision_class != PrecisionClass::kMixed) {
     return std::string(PrecisionClassName(precision_class));
   }
   std::string text;
-  for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
-    if (const int count = plan.Count(precision); count > 0 && precision != Precision::kFp16) {
+  for (const Precision precision : {Precision::kFp8, Precision::kFp4}) {
+    if (const int count = CountLayers(plan, precision); count > 0) {
       text += StrCat(text.empty() ? "" : ", ", PrecisionName(precision), " in ", count, " of ",
-                     plan.num_layers(), " layers");
+                     plan.layers.size(), " layers");
     }
   }
   return text;

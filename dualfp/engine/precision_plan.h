@@ -1,43 +1,28 @@
-// A precision for each decoder layer: what a step runs at. Embedding and lm_head are not layers and
-// keep the precision they are stored in.
+// What the engine asks of a step's plan (model/precision_plan.h).
 
 #pragma once
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "dualfp/engine/request.h"
-#include "dualfp/tensor/quant_format.h"
+#include "dualfp/model/precision_plan.h"
 
 namespace dualfp {
 
-class PrecisionPlan {
- public:
-  PrecisionPlan() = default;
-  explicit PrecisionPlan(std::vector<Precision> layers) : layers_(std::move(layers)) {}
-  static PrecisionPlan Uniform(int num_layers, Precision precision) {
-    return PrecisionPlan(std::vector<Precision>(num_layers, precision));
-  }
+// By the layers; lm_head does not count.
+PrecisionClass ClassOf(const PrecisionPlan& plan);
+int CountLayers(const PrecisionPlan& plan, Precision precision);
+double Fp8Fraction(const PrecisionPlan& plan);
 
-  int num_layers() const { return static_cast<int>(layers_.size()); }
-  Precision operator[](int layer) const { return layers_[layer]; }
-  void Set(int layer, Precision precision) { layers_[layer] = precision; }
-  void SetAll(Precision precision);
-  const std::vector<Precision>& layers() const { return layers_; }
+void SetAll(PrecisionPlan* plan, Precision precision);
 
-  int Count(Precision precision) const;
-  PrecisionClass Class() const;
+// lm_head at the precision of the layers where they agree, else at FP16.
+void LetHeadFollow(PrecisionPlan* plan);
 
-  // Equal plans have equal tags, and different plans different ones (64-bit hash). Never 0. Part of
-  // a KV block's prefix-cache key.
-  uint64_t Tag() const;
-
-  friend bool operator==(const PrecisionPlan&, const PrecisionPlan&) = default;
-
- private:
-  std::vector<Precision> layers_;
-};
+// Plans with equal layers have equal tags, and others different ones (64-bit hash). Never 0. Part
+// of a KV block's prefix-cache key: what lm_head computes at does not reach the cache.
+uint64_t TagOf(const PrecisionPlan& plan);
 
 // "fp16", "fp8", or "fp8 in 12 of 32 layers": for logs.
 std::string Describe(const PrecisionPlan& plan);

@@ -24,9 +24,9 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
 
 // Uniform in [0, 1), 53 bits, for output token `position` of choice `choice` under `seed`.
 inline double UniformDraw(uint64_t seed, uint32_t choice, uint64_t position) {
-  const auto bits =
-      Philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), choice, 0},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  const auto bits = Philox4x32(
+      {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), choice, 0},
+      {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   const uint64_t word = (uint64_t{bits[1]} << 32) | bits[0];
   return static_cast<double>(word >> 11) * 0x1p-53;
 }

@@ -120,15 +120,20 @@ void ValidateRequest(const Request& request, const RequestLimits& limits) {
   }
   ValidateSampling(request.sampling, limits);
 
+  const int64_t completion = CompletionLimit(request, limits.max_model_len);
+  Check(request.sampling.min_tokens <= completion, kInvalid, "min_tokens is ",
+        request.sampling.min_tokens, "; the context of ", limits.max_model_len,
+        " tokens leaves room for ", completion);
+
   // The last token is sampled but never computed, so it needs no place in the cache.
-  const int64_t cached = prompt_tokens + CompletionLimit(request, limits.max_model_len) - 1;
+  const int64_t cached = prompt_tokens + completion - 1;
   Check(cached <= limits.max_kv_tokens, kInvalid, "the prompt of ", prompt_tokens,
         " tokens and max_tokens need ", cached, " places in the KV cache, which has ",
         limits.max_kv_tokens, " in all: ask for fewer tokens");
 
   Check(InRange(request.ttft_target, 0, 1e9) && InRange(request.tpot_target, 0, 1e9), kInvalid,
         "ttft_target and tpot_target are seconds, at least 0");
-  const std::string& reason = request.precision == PrecisionPin::kFp16   ? limits.fp16_unsupported
+  const std::string& reason = request.precision == PrecisionPin::kFp16  ? limits.fp16_unsupported
                               : request.precision == PrecisionPin::kFp8 ? limits.fp8_unsupported
                                                                         : std::string();
   Check(reason.empty(), ErrorCode::kUnsupported, "precision: ", reason);

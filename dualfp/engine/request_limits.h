@@ -11,8 +11,8 @@ namespace dualfp {
 
 struct RequestLimits {
   int64_t vocab_size = 0;
-  int64_t max_model_len = 0;   // prompt and completion together
-  int64_t max_kv_tokens = 0;   // what all KV blocks together hold
+  int64_t max_model_len = 0;  // prompt and completion together
+  int64_t max_kv_tokens = 0;  // what all KV blocks together hold
   int max_logprobs = 20;
   int max_choices = 128;
   bool has_vocabulary = true;    // stop strings need one

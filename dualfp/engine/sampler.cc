@@ -134,15 +134,13 @@ int32_t DrawInOrder(std::span<const float> weights, double total, double uniform
 SequenceSampler::SequenceSampler(const SamplingParams* params, std::span<const int32_t> prompt,
                                  std::span<const int32_t> stop_ids, uint64_t seed, int choice,
                                  int64_t vocab_size)
-    : params_(params),
-      stop_ids_(stop_ids),
-      seed_(seed),
-      choice_(static_cast<uint32_t>(choice)) {
+    : params_(params), stop_ids_(stop_ids), seed_(seed), choice_(static_cast<uint32_t>(choice)) {
   if (!HasPenalties(*params)) {
     return;
   }
   counts_.assign(vocab_size, 0);
-  seen_.reserve(vocab_size);
+  seen_.reserve(std::min<int64_t>(
+      vocab_size, static_cast<int64_t>(prompt.size()) + params->max_tokens.value_or(vocab_size)));
   for (const int32_t token : prompt) {
     if (counts_[token] == 0) {
       counts_[token] = kInPrompt;
@@ -207,7 +205,7 @@ void Sampler::RunOne(SampleJob* job, Scratch* scratch) const {
                      ? FirstEqual(logits, max)
                      : Draw(logits, max, *job->state, scratch);
   }
-  if (job->scores != nullptr) {
+  if (!job->scores.empty()) {
     Score(*job, raw.max);
   }
   job->ok = true;
@@ -334,29 +332,27 @@ void Sampler::Score(const SampleJob& job, float max) {
   };
   const float own = logits[job.token];
   const auto rank = std::count_if(logits.begin(), logits.end(), [&](float l) { return l >= own; });
-  job.scores->push_back(score(job.token, static_cast<int32_t>(rank)));
+  job.scores[0] = score(job.token, static_cast<int32_t>(rank));
 
   // The tops are few: an insertion into a sorted list, which most tokens are too small for.
-  const size_t first = job.scores->size();
-  const size_t num_top = std::min<size_t>(job.num_top, size);
-  std::vector<ScoredToken>& scores = *job.scores;
-  for (int64_t token = 0; token < size && num_top > 0; ++token) {
+  const std::span<ScoredToken> top = job.scores.subspan(1);
+  size_t filled = 0;
+  for (int64_t token = 0; token < size && !top.empty(); ++token) {
     const float logit = logits[token];
-    if (scores.size() - first == num_top) {
-      if (logit <= logits[scores.back().token_id]) {
+    if (filled == top.size()) {
+      if (logit <= logits[top.back().token_id]) {
         continue;
       }
-      scores.pop_back();
+      --filled;
     }
-    size_t at = scores.size();
-    scores.push_back({});
-    for (; at > first && logits[scores[at - 1].token_id] < logit; --at) {
-      scores[at] = scores[at - 1];
+    size_t at = filled++;
+    for (; at > 0 && logits[top[at - 1].token_id] < logit; --at) {
+      top[at] = top[at - 1];
     }
-    scores[at].token_id = static_cast<int32_t>(token);
+    top[at].token_id = static_cast<int32_t>(token);
   }
-  for (size_t at = first; at < scores.size(); ++at) {
-    scores[at] = score(scores[at].token_id, static_cast<int32_t>(at - first + 1));
+  for (size_t at = 0; at < filled; ++at) {
+    top[at] = score(top[at].token_id, static_cast<int32_t>(at + 1));
   }
 }
 

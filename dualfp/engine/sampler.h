@@ -65,9 +65,8 @@ struct SampleJob {
 
   int32_t token = -1;  // drawn, or given
 
-  // Where not null: the token's score is appended, and then `num_top` most likely ones.
-  std::vector<ScoredToken>* scores = nullptr;
-  int num_top = 0;
+  // Where not empty: the token's score, and then the most likely ones, as many as fit.
+  std::span<ScoredToken> scores;
 
   // False when there is nothing to draw from: a NaN or infinite logit, or no possible token.
   bool ok = false;
@@ -78,7 +77,7 @@ class Sampler {
   // `threads` may be null; else rows are spread over it.
   Sampler(int64_t vocab_size, ThreadPool* threads);
 
-  // Allocates nothing but what `scores` need to grow.
+  // Allocates nothing.
   void Run(std::span<SampleJob> jobs);
 
  private:

@@ -1,11 +1,10 @@
-// A request as the engine holds it, and its choices as sequences of tokens. Internal: owned and
-// touched by the engine's thread alone.
+// A request as the engine holds it, and its choices as sequences of tokens. Internal: after
+// MakeRequestState, touched by the engine's thread alone.
 
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "dualfp/engine/request.h"
 #include "dualfp/engine/sampler.h"
 #include "dualfp/engine/text_output.h"
+#include "dualfp/engine/vocabulary.h"
 
 namespace dualfp {
 
@@ -38,7 +38,7 @@ struct Sequence {
 
   // Set by the scheduler for the step at hand.
   int64_t num_scheduled = 0;
-  int32_t copy_source = -1;  // block to copy into blocks.back() before the step
+  int32_t copy_source = -1;  // block to copy into blocks.back() before the step; -1: none
 
   // Blocks [0, num_keyed) have keys, the last of which is `key`. Of the block that is being filled:
   // the tag of its tokens so far.
@@ -51,9 +51,10 @@ struct Sequence {
   TimePoint last_token_time;
 
   // New since the last output.
+  bool touched = false;
   int64_t num_published = 0;  // tokens
   std::string new_text;
-  std::vector<ScoredToken> new_logprobs;  // the token and its tops, for each new token
+  std::vector<ScoredToken> new_scores;  // for each new token: itself, and its tops
   FinishReason finish_reason = FinishReason::kNone;
   StopReason stop_reason;
 
@@ -66,22 +67,46 @@ struct RequestState {
   RequestId id = 0;
   Request request;
   OutputSink sink;
-  int64_t completion_limit = 0;  // tokens of a choice
-  uint64_t seed = 0;
+  int64_t completion_limit = 0;   // tokens of a choice
+  uint64_t cache_class = 0;       // ModelRunner::CacheClass(max_length())
+  std::vector<int32_t> stop_ids;  // EOS, whether ignored or not, and then the request's own
+  int64_t num_eos = 0;
   std::vector<Sequence> choices;  // request.sampling.n; never resized
-
-  Usage usage;
-  RequestTiming timing;
   int num_unfinished = 0;
+
+  // Prompt tokens that some choice has had, computed or from the cache: what usage has counted.
+  int64_t num_prompt_seen = 0;
+
+  // Scores for a position: the token itself and its tops; 0 where not asked for.
+  int scores_per_token = 0;
+  int scores_per_prompt_token = 0;
+  int64_t num_prompt_scored = 0;  // of the prompt tokens but the first
+  std::vector<ScoredToken> prompt_scores;
+  bool prompt_scores_published = false;
+
   bool touched = false;  // has something to publish after this step
   std::string error;
-
-  // The token and its tops, for each prompt token but the first, as far as computed.
-  std::vector<ScoredToken> prompt_logprobs;
-  bool prompt_logprobs_published = false;
+  Usage usage;
+  RequestTiming timing;
 
   int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
+  int64_t max_length() const { return prompt_size() + completion_limit; }
 };
+
+struct RequestContext {
+  int64_t vocab_size = 0;
+  int64_t max_model_len = 0;
+  int block_size = 0;
+  const Vocabulary* vocabulary = nullptr;  // may be null
+  std::vector<int32_t> eos_token_ids;
+  double default_ttft_target = 0.0;
+  double default_tpot_target = 0.0;
+};
+
+// All memory that the request will need, so that its steps need none. `request` has passed
+// ValidateRequest; `seed` is for a request without its own. Runs on the caller's thread.
+std::unique_ptr<RequestState> MakeRequestState(Request request, OutputSink sink, uint64_t seed,
+                                               const RequestContext& context);
 
 inline int64_t Sequence::num_tokens() const {
   return request->prompt_size() + static_cast<int64_t>(output.size());

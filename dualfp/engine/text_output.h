@@ -23,8 +23,8 @@ class TextOutput {
              bool include_stop_str);
 
   // Adds a token's text. Returns the index of the stop string that it completed (the first, where
-  // it completes several), or -1; after a stop string, nothing may follow but Take(). Where `may_stop`
-  // is false (min_tokens), stop strings that the token completes pass as text.
+  // it completes several), or -1; after a stop string, nothing may follow but Take(). Where
+  // `may_stop` is false (min_tokens), stop strings that the token completes pass as text.
   int Append(int32_t token, bool may_stop);
 
   // The text ends here: what is held back is text after all.
@@ -45,8 +45,8 @@ class TextOutput {
   std::unique_ptr<TextStream> stream_;
   std::vector<Automaton> stops_;
   bool include_stop_str_;
-  std::string text_;     // not yet taken
-  size_t scanned_ = 0;   // bytes of text_ that the automata have seen
+  std::string text_;    // not yet taken
+  size_t scanned_ = 0;  // bytes of text_ that the automata have seen
   bool ended_ = false;
 };
 
