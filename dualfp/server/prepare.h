@@ -16,7 +16,7 @@ std::unique_ptr<PreparedGeneration> PrepareCompletion(std::shared_ptr<const Serv
                                                       CompletionRequest request,
                                                       TimePoint arrival);
 std::unique_ptr<PreparedGeneration> PrepareChat(std::shared_ptr<const ServedModel> model,
-                                                ChatRequest request, TimePoint arrival);
+                                                ChatCompletionRequest request, TimePoint arrival);
 
 // The model's codec; ApiError 400 where it was loaded without a tokenizer.
 const TextCodec& CodecOf(const ServedModel& model, std::string_view param);

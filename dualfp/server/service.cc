@@ -218,7 +218,7 @@ Service::Prepared Service::Prepare(const HttpRequest& request) {
       return PrepareCompletion(std::move(served), std::move(parsed), request.arrival);
     }
     if (request.path == "/v1/chat/completions") {
-      ChatRequest parsed = ParseChatRequest(request.body, RulesOf(*model()));
+      ChatCompletionRequest parsed = ParseChatRequest(request.body, RulesOf(*model()));
       auto served = ModelNamed(parsed.options.model);
       return PrepareChat(std::move(served), std::move(parsed), request.arrival);
     }

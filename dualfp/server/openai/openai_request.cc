@@ -140,10 +140,10 @@ CompletionRequest ParseCompletionRequest(std::string_view body, const RequestRul
   return request;
 }
 
-ChatRequest ParseChatRequest(std::string_view body, const RequestRules& rules) {
+ChatCompletionRequest ParseChatRequest(std::string_view body, const RequestRules& rules) {
   const Json json = ParseRequestBody(body);
   RequestFields fields(json);
-  ChatRequest request;
+  ChatCompletionRequest request;
   request.options = ReadGenerationOptions(fields, rules);
   request.prompt = ReadChatPrompt(fields);
   SamplingParams& sampling = request.options.sampling;

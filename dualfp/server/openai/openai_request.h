@@ -77,7 +77,7 @@ struct ChatPrompt {
   Json template_arguments;  // object or null: more variables for the template
 };
 
-struct ChatRequest {
+struct ChatCompletionRequest {
   GenerationOptions options;
   ChatPrompt prompt;
 };
@@ -95,7 +95,7 @@ struct DetokenizeRequest {
 };
 
 CompletionRequest ParseCompletionRequest(std::string_view body, const RequestRules& rules);
-ChatRequest ParseChatRequest(std::string_view body, const RequestRules& rules);
+ChatCompletionRequest ParseChatRequest(std::string_view body, const RequestRules& rules);
 TokenizeRequest ParseTokenizeRequest(std::string_view body);
 DetokenizeRequest ParseDetokenizeRequest(std::string_view body, const RequestRules& rules);
 

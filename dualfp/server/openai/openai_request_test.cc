@@ -28,7 +28,7 @@ CompletionRequest Completion(const std::string& fields) {
   return ParseCompletionRequest("{\"prompt\": \"a\"" + fields + "}", Rules());
 }
 
-ChatRequest Chat(const std::string& fields) {
+ChatCompletionRequest Chat(const std::string& fields) {
   return ParseChatRequest(
       "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]" + fields + "}", Rules());
 }
@@ -234,8 +234,8 @@ TEST(RequestBody, BrokenJsonIsABadRequest) {
   }
 }
 
-TEST(ChatRequest, DefaultsAndLimits) {
-  const ChatRequest request = Chat("");
+TEST(ChatRequestFields, DefaultsAndLimits) {
+  const ChatCompletionRequest request = Chat("");
   EXPECT_FALSE(request.options.sampling.max_tokens.has_value());
   EXPECT_FALSE(request.options.add_special_tokens) << "the template writes them";
   EXPECT_TRUE(request.prompt.add_generation_prompt);
@@ -244,7 +244,7 @@ TEST(ChatRequest, DefaultsAndLimits) {
             4);
 }
 
-TEST(ChatRequest, LogprobsNeedTheSwitch) {
+TEST(ChatRequestFields, LogprobsNeedTheSwitch) {
   EXPECT_EQ(Chat(R"(, "logprobs": true)").options.sampling.logprobs, 0);
   EXPECT_EQ(Chat(R"(, "logprobs": true, "top_logprobs": 3)").options.sampling.logprobs, 3);
   EXPECT_FALSE(Chat(R"(, "logprobs": false)").options.sampling.logprobs.has_value());
@@ -252,8 +252,8 @@ TEST(ChatRequest, LogprobsNeedTheSwitch) {
   EXPECT_EQ(ErrorOf([] { Chat(R"(, "logprobs": 1)"); }).param(), "logprobs");
 }
 
-TEST(ChatRequest, TextPartsAreJoined) {
-  const ChatRequest request = ParseChatRequest(
+TEST(ChatRequestFields, TextPartsAreJoined) {
+  const ChatCompletionRequest request = ParseChatRequest(
       R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"},
           {"type": "text", "text": "b"}]}, {"role": "assistant", "content": null,
           "name": "x"}], "chat_template_kwargs": {"k": 1}})",
@@ -264,7 +264,7 @@ TEST(ChatRequest, TextPartsAreJoined) {
   EXPECT_EQ(request.prompt.template_arguments["k"], 1);
 }
 
-TEST(ChatRequest, BadMessages) {
+TEST(ChatRequestFields, BadMessages) {
   for (const auto& [messages, param] : std::vector<std::pair<std::string, std::string>>{
            {"null", "messages"},
            {"[]", "messages"},
@@ -286,7 +286,7 @@ TEST(ChatRequest, BadMessages) {
   }
 }
 
-TEST(ChatRequest, WhatWouldChangeTheAnswerIsRefused) {
+TEST(ChatRequestFields, WhatWouldChangeTheAnswerIsRefused) {
   EXPECT_EQ(ErrorOf([] { Chat(R"(, "tools": [{"type": "function"}])"); }).param(), "tools");
   EXPECT_EQ(ErrorOf([] { Chat(R"(, "modalities": ["audio"])"); }).param(), "modalities");
   Chat(R"(, "tools": [{"type": "function"}], "tool_choice": "none")");

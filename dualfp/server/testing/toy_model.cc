@@ -59,7 +59,8 @@ class Codec final : public TextCodec {
     for (const Json& message : prompt.messages) {
       const auto role = message["role"].get<std::string>();
       Check(role != "clown", ErrorCode::kInvalidArgument, "the template knows no role clown");
-      text += role + ": " + (message["content"].is_null() ? "" : message["content"]) + "\n";
+      const Json& content = message["content"];
+      text += role + ": " + (content.is_string() ? content.get<std::string>() : "") + "\n";
     }
     return prompt.add_generation_prompt ? text + "assistant: " : text;
   }
