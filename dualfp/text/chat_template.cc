@@ -8,6 +8,27 @@
 #include "dualfp/text/unicode.h"
 
 namespace dualfp {
+namespace {
+
+constexpr size_t kMaxMessage = 2000;
+
+// Templates put anything into messages, their own names and the conversation: errors stay short
+// and on one line.
+[[noreturn]] void Rethrow(const Error& error) {
+  std::string message;
+  for (const char c : std::string_view(error.what()).substr(0, kMaxMessage)) {
+    if (c == '\n') {
+      message += "\\n";
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      message += ' ';
+    } else {
+      message += c;
+    }
+  }
+  throw Error(error.code(), ReplaceInvalidUtf8(message));
+}
+
+}  // namespace
 
 struct ChatTemplate::Impl {
   std::string origin;
@@ -16,8 +37,12 @@ struct ChatTemplate::Impl {
 
 ChatTemplate::ChatTemplate(std::string_view source, std::string_view origin) {
   Check(IsValidUtf8(source), ErrorCode::kInvalidFile, origin, ": expected UTF-8");
-  impl_ = std::make_unique<const Impl>(
-      Impl{std::string(origin), jinja::Parse(source, origin)});
+  try {
+    impl_ = std::make_unique<const Impl>(
+        Impl{std::string(origin), jinja::Parse(source, origin)});
+  } catch (const Error& error) {
+    Rethrow(error);
+  }
 }
 ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
@@ -30,7 +55,11 @@ std::string ChatTemplate::Render(const Json& variables, const ChatTemplateOption
   limits.max_bytes = options.max_bytes;
   limits.max_steps = options.max_steps;
   jinja::Evaluator evaluator(limits, options.now.value_or(std::time(nullptr)));
-  return evaluator.Render(impl_->block, variables, impl_->origin);
+  try {
+    return evaluator.Render(impl_->block, variables, impl_->origin);
+  } catch (const Error& error) {
+    Rethrow(error);
+  }
 }
 
 Json ChatVariables(const ChatRequest& request, const TokenizerConfig& config) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "dualfp/base/check.h"
+#include "dualfp/io/json.h"
 #include "dualfp/text/unicode.h"
 
 namespace dualfp {
@@ -66,8 +67,8 @@ Regex::Regex(std::string_view pattern, std::string_view origin) {
   if (code->code == nullptr) {
     PCRE2_UCHAR message[256] = {};
     pcre2_get_error_message(error, message, sizeof(message));
-    Fail(ErrorCode::kInvalidFile, origin, ": cannot compile the regular expression \"", pattern,
-         "\": ", reinterpret_cast<const char*>(message));
+    Fail(ErrorCode::kInvalidFile, origin, ": cannot compile the regular expression ",
+         QuoteForMessage(pattern), ": ", reinterpret_cast<const char*>(message));
   }
   code->jit = pcre2_jit_compile(code->code, PCRE2_JIT_COMPLETE) == 0;
   code_ = std::move(code);
@@ -91,8 +92,8 @@ bool Regex::Find(std::string_view text, size_t start, RegexScratch* scratch, Mat
   if (result < 0) {
     PCRE2_UCHAR message[256] = {};
     pcre2_get_error_message(result, message, sizeof(message));
-    Fail(ErrorCode::kResourceExhausted, "the regular expression \"", code_->pattern,
-         "\" failed on a text of ", text.size(),
+    Fail(ErrorCode::kResourceExhausted, "the regular expression ",
+         QuoteForMessage(code_->pattern), " failed on a text of ", text.size(),
          " bytes: ", reinterpret_cast<const char*>(message));
   }
   const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(state.match_data);

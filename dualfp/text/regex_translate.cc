@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "dualfp/base/check.h"
+#include "dualfp/io/json.h"
 #include "dualfp/text/regex.h"
 #include "dualfp/text/unicode.h"
 
@@ -46,8 +47,13 @@ class Translator {
 
  private:
   [[noreturn]] void Refuse(std::string_view what) const {
-    Fail(ErrorCode::kUnsupported, origin_, ": ", what, " in the regular expression \"", pattern_,
-         "\"");
+    Fail(ErrorCode::kUnsupported, origin_, ": ", what, " in the regular expression ",
+         QuoteForMessage(pattern_));
+  }
+
+  [[noreturn]] void Break(std::string_view what) const {
+    Fail(ErrorCode::kInvalidFile, origin_, ": ", what, " in the regular expression ",
+         QuoteForMessage(pattern_));
   }
 
   bool At(std::string_view text) const { return pattern_.substr(position_).starts_with(text); }
@@ -145,8 +151,7 @@ class Translator {
     }
     while (!At("]")) {
       if (position_ >= pattern_.size()) {
-        Fail(ErrorCode::kInvalidFile, origin_, ": unfinished character class in the regular "
-             "expression \"", pattern_, "\"");
+        Break("unfinished character class");
       }
       if (At("[:")) {
         PosixSet();
@@ -236,8 +241,7 @@ class Translator {
   void Property(char letter, bool in_class) {
     const size_t end = pattern_.find('}', position_);
     if (!At("{") || end == std::string_view::npos) {
-      Fail(ErrorCode::kInvalidFile, origin_, ": expected a property in braces after \\", letter,
-           " in the regular expression \"", pattern_, "\"");
+      Break("a property without braces");
     }
     std::string_view name = pattern_.substr(position_ + 1, end - position_ - 1);
     position_ = end + 1;

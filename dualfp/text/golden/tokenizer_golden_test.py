@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 import corpus
 import reference_tokenizers
@@ -144,6 +145,28 @@ def test_every_code_point(name, tmp_path):
     results = run_tool(tmp_path, [{"text": text, "decode": False} for text in texts])
     for text, result in zip(texts, results):
         assert result["ids"] == reference.encode(text).ids, text
+
+
+@pytest.mark.parametrize("config", [
+    {},
+    {"add_bos_token": True},
+    {"add_bos_token": False},
+    {"add_bos_token": True, "add_eos_token": True},
+    {"add_eos_token": True},
+    {"add_bos_token": True, "bos_token": {"content": "</s>", "__type": "AddedToken"}},
+    {"added_tokens_decoder": {"9000": {"content": "<extra>", "special": True, "lstrip": True},
+                              "9001": {"content": "extra word", "special": False}}},
+])
+def test_tokenizer_config(config, tmp_path):
+    """What tokenizer_config.json changes, against transformers."""
+    save(reference_tokenizers.metaspace(legacy=False), tmp_path)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>",
+              "eos_token": "</s>", "unk_token": "<unk>", **config}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    reference = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    texts = corpus.SAMPLES + ["a <extra>b extra word extra words", "<extra>"]
+    for text, result in zip(texts, run_tool(tmp_path, [{"text": text} for text in texts])):
+        assert result["ids"] == reference.encode(text), text
 
 
 def test_merges_as_strings(tmp_path):
