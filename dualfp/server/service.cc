@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/engine/precision_plan.h"
 #include "dualfp/server/openai/json_writer.h"
 #include "dualfp/server/openai/openai_request.h"
 #include "dualfp/server/openai/openai_response.h"
@@ -365,8 +366,8 @@ HttpResponse Service::Precision(const HttpRequest& request) const {
     WriteLayers("layers", status.setting.layers, &json);
   }
   json.Key("current").BeginObject();
-  json.Key("precision").String(PrecisionClassName(status.current.Class()));
-  WriteLayers("layers", status.current.layers(), &json);
+  json.Key("precision").String(PrecisionClassName(ClassOf(status.current)));
+  WriteLayers("layers", status.current.layers, &json);
   json.EndObject().EndObject();
   return JsonResponse(&json);
 }

@@ -13,6 +13,7 @@
 #include <boost/beast/core/error.hpp>
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/read.hpp>
+#include <boost/none.hpp>
 #include <charconv>
 #include <iterator>
 #include <utility>
@@ -155,7 +156,8 @@ asio::awaitable<bool> Connection::ServeOne() {
   SetWaiting(true);
   Parser parser;
   parser.header_limit(static_cast<uint32_t>(server_->config.max_header_bytes));
-  parser.body_limit(server_->config.max_body_bytes);
+  // Checked once the head is known: who is refused for another reason is told that one.
+  parser.body_limit(boost::none);
   ReadResult result = co_await ReadHead(parser);
   if (result == ReadResult::kRequest) {
     result = co_await ReadBody(parser);
@@ -245,6 +247,7 @@ asio::awaitable<Connection::ReadResult> Connection::ReadBody(Parser& parser) {
       length && *length > server_->config.max_body_bytes) {
     co_return too_large();
   }
+  parser.body_limit(server_->config.max_body_bytes);
   if (!parser.is_done() && beast::iequals(Field(parser.get(), http::field::expect),
                                           "100-continue")) {
     static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
