@@ -1,6 +1,7 @@
 // The dualfp command: parses the subcommand and turns every dualfp::Error into one line on stderr.
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -9,6 +10,9 @@
 #include "apps/help_formatter.h"
 
 int main(int argc, char** argv) {
+  // A write beyond the file size limit is then an error that names the file, not a dead process.
+  std::signal(SIGXFSZ, SIG_IGN);
+
   CLI::App app("Run large language models at low and switchable precision.", "dualfp");
   app.require_subcommand(1);
   app.formatter(std::make_shared<dualfp::HelpFormatter>());

@@ -35,9 +35,10 @@ struct JsonOptions {
 Json ParseJson(std::string_view text, std::string_view origin, const JsonOptions& options = {});
 
 // Throws kNotFound or kIo when the file cannot be read, kInvalidFile when it is larger than
-// max_bytes.
+// max_bytes. The largest published tokenizers take 35 MB, the largest shard indexes 15 MB; a
+// document takes at most about 21 times its text in memory ("[[],[],[]...").
 Json ParseJsonFile(const std::filesystem::path& path, const JsonOptions& options = {},
-                   int64_t max_bytes = int64_t{256} << 20);
+                   int64_t max_bytes = 100'000'000);
 
 // Untrusted text for an error message: in double quotes, shortened to about 80 bytes, and with
 // everything but printable ASCII escaped.

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
 #include <utility>
 
 #include "dualfp/base/check.h"
@@ -13,8 +12,8 @@
 namespace dualfp {
 namespace {
 
-uintptr_t PageSize() {
-  static const auto size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+size_t PageSize() {
+  static const auto size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   return size;
 }
 
@@ -52,9 +51,9 @@ void MmapFile::WillNeed(size_t offset, size_t size) const {
   if (size == 0) {
     return;
   }
-  const auto begin = reinterpret_cast<uintptr_t>(data_ + offset);
-  const uintptr_t first_page = begin & ~(PageSize() - 1);
-  madvise(reinterpret_cast<void*>(first_page), begin + size - first_page, MADV_WILLNEED);
+  // A mapping begins on a page, so that offsets are aligned where addresses are.
+  const size_t first = offset & ~(PageSize() - 1);
+  madvise(const_cast<std::byte*>(data_) + first, offset + size - first, MADV_WILLNEED);
 }
 
 void MmapFile::Sequential() const {
@@ -65,13 +64,12 @@ void MmapFile::Sequential() const {
 
 void MmapFile::DontNeed(size_t offset, size_t size) const {
   CheckInternal(offset <= size_ && size <= size_ - offset, "range outside a mapped file");
-  const auto begin = reinterpret_cast<uintptr_t>(data_ + offset);
-  const uintptr_t first_page = (begin + PageSize() - 1) & ~(PageSize() - 1);
+  const size_t first = (offset + PageSize() - 1) & ~(PageSize() - 1);
   // The page in which the file ends belongs to its last range alone.
-  const uintptr_t end = offset + size == size_ ? begin + size + PageSize() - 1 : begin + size;
-  const uintptr_t last_page = end & ~(PageSize() - 1);
-  if (first_page < last_page) {
-    madvise(reinterpret_cast<void*>(first_page), last_page - first_page, MADV_DONTNEED);
+  const size_t end = offset + size == size_ ? size_ + PageSize() - 1 : offset + size;
+  const size_t last = end & ~(PageSize() - 1);
+  if (first < last) {
+    madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
   }
 }
 

@@ -10,9 +10,6 @@
 namespace dualfp {
 namespace {
 
-// Indexes of the largest published models (140,000 tensors) take 15 MB.
-constexpr int64_t kMaxIndexBytes = 100'000'000;
-
 // One row of the index: a tensor and the shard that shall hold it.
 struct IndexRow {
   const std::string* tensor;
@@ -154,8 +151,7 @@ Checkpoint Checkpoint::Open(const std::filesystem::path& path) {
 void Checkpoint::OpenShards(const std::filesystem::path& directory,
                             const std::filesystem::path& index_path) {
   const std::string origin = index_path.string();
-  const Json index =
-      ParseJsonFile(index_path, {.duplicate_keys = DuplicateKeys::kReject}, kMaxIndexBytes);
+  const Json index = ParseJsonFile(index_path, {.duplicate_keys = DuplicateKeys::kReject});
   // Shards in the order of their names, which is that of the model in all published checkpoints.
   std::map<std::string_view, size_t> expected_tensors;
   const std::vector<IndexRow> rows = ReadWeightMap(index, origin);
@@ -193,7 +189,8 @@ void Checkpoint::OpenShards(const std::filesystem::path& directory,
     }
     std::sort(listed.begin(), listed.end());
     for (const TensorEntry& entry : shard.entries()) {
-      if (!std::binary_search(listed.begin(), listed.end(), std::string_view(entry.name))) {
+      const std::string_view name_in_shard = entry.name;
+      if (!std::binary_search(listed.begin(), listed.end(), name_in_shard)) {
         Fail(ErrorCode::kInvalidFile, shard.name(), ": tensor ", QuoteForMessage(entry.name),
              " is not listed for this file in ", origin);
       }

@@ -1,6 +1,6 @@
 """Held-out perplexity, sample texts and the loss curve of the reference model.
 
-Runs the exported folder with transformers on the CPU: windows of the whole
+Runs the exported folder with transformers in FP32: windows of the whole
 context slide over the held-out tokens by half a context, and every token is
 scored once, with at least half a context before it (but for the first window).
 """
@@ -17,13 +17,13 @@ import transformers
 
 matplotlib.use("svg")
 PROMPTS = (
-    "In the beginning",
+    "And it came to pass in those days, that",
     "It is a truth universally acknowledged, that",
     "The function returns",
-    "A database index is",
+    "To start the server,",
     "lighthouse (noun):",
 )
-QUESTIONS = ("What does river mean?", "Define courage.")
+QUESTIONS = ("What does violin mean?", "Define courage.")
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def held_out_loss(model, tokens, context):
     """Returns the mean loss in nats over tokens[1:]."""
     stride, total, scored = context // 2, 0.0, 1
     for start in range(0, len(tokens), stride):
-        window = torch.from_numpy(tokens[start : start + context].astype(np.int64))[None]
+        window = torch.from_numpy(tokens[start : start + context].astype(np.int64))[None].to(model.device)
         end = start + window.shape[1]
         if end <= scored:
             break
@@ -51,7 +51,7 @@ def samples(model, tokenizer, seed):
         text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         prompts.append((question, tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids))
     for text, ids in prompts:
-        out = model.generate(ids, max_new_tokens=90, do_sample=True, temperature=0.7, top_p=0.9)
+        out = model.generate(ids.to(model.device), max_new_tokens=90, do_sample=True, temperature=0.8, top_p=0.95)
         yield text, tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
 
@@ -78,13 +78,17 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, default="models/reference")
     parser.add_argument("--log", type=pathlib.Path, default=pathlib.Path(__file__).parent / "training_log.jsonl")
     parser.add_argument("--baseline", type=pathlib.Path, help="kn5.py's output")
+    parser.add_argument("--device", default="cpu", help="cuda takes seconds, the CPU most of an hour")
     args = parser.parse_args()
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(args.device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     tokens = np.fromfile(args.work / "held_out.bin", dtype="<u2")
     with open(args.work / "held_out.jsonl") as lines:
         size = sum(len(json.loads(line)["text"].encode()) for line in lines)
     loss = held_out_loss(model, tokens, model.config.max_position_embeddings)
+    text = (args.model / "held_out.txt").read_text()
+    sample = np.array(tokenizer(text).input_ids)
+    sample_loss = held_out_loss(model, sample, model.config.max_position_embeddings)
     baseline = json.loads(args.baseline.read_text()) if args.baseline else None
     report = {
         "tokens": len(tokens),
@@ -92,7 +96,15 @@ def main():
         "loss": loss,
         "perplexity": math.exp(loss),
         "bits_per_byte": loss * (len(tokens) - 1) / math.log(2) / size,
+        "sample": {
+            "tokens": len(sample),
+            "bytes": len(text.encode()),
+            "loss": sample_loss,
+            "perplexity": math.exp(sample_loss),
+            "bits_per_byte": sample_loss * (len(sample) - 1) / math.log(2) / len(text.encode()),
+        },
         "baseline": baseline,
+        "device": args.device,
         "samples": list(samples(model, tokenizer, seed=1)),
         "transformers": transformers.__version__,
         "torch": torch.__version__,

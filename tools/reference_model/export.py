@@ -48,8 +48,8 @@ def main():
         "eos_token_id": [eos, end_of_turn],
         "pad_token_id": pad,
         "do_sample": True,
-        "temperature": 0.7,
-        "top_p": 0.9,
+        "temperature": 0.8,
+        "top_p": 0.95,
     }
     for name, content in (("config.json", config), ("generation_config.json", generation)):
         (args.model / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -1,45 +1,20 @@
-"""Writes the reference model's card and its held-out sample from the results.
-
-The sample (held_out.txt) takes held-out documents whose licence is public
-domain, CC0, WordNet's or Apache-2.0 only; long ones are cut at a paragraph.
-"""
+"""Writes the reference model's card from the results."""
 
 import argparse
 import json
 import math
 import pathlib
-import random
 
-SAMPLE_LICENCES = ("public domain", "CC0", "WordNet", "Apache-2.0")
-SAMPLE_BYTES, DOCUMENT_BYTES = 500_000, 6_000
 WORDNET_NOTICE = (
     "WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. THIS SOFTWARE AND DATABASE IS "
     'PROVIDED "AS IS" AND PRINCETON UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES, EXPRESS OR IMPLIED.'
 )
 
 
-def sample(documents, sources):
-    """Returns the text of held_out.txt."""
-    chosen, size = [], 0
-    random.Random(0).shuffle(documents)
-    for document in documents:
-        licence = sources[document["name"].partition("/")[0]]["licence"]
-        if not any(name in licence for name in SAMPLE_LICENCES):
-            continue
-        text = document["text"]
-        if len(text) > DOCUMENT_BYTES:
-            text = text[:DOCUMENT_BYTES].rpartition("\n\n")[0]
-        size += len(text.encode()) + 2
-        if size > SAMPLE_BYTES:
-            break
-        chosen.append(text)
-    return "\n\n".join(chosen) + "\n"
-
-
 def card(sources, evaluation, log):
     """Returns the model card."""
     run, last = log[0], log[-1]
-    config, baseline = run["config"], evaluation["baseline"]
+    config, baseline, sample = run["config"], evaluation["baseline"], evaluation["sample"]
     rows = "\n".join(
         f"| {s['package']} | {s['version']} | {s['licence']} | {s['train'] / 1e6:.2f} | {s.get('held_out', 0) / 1e3:.0f} |"
         for s in sorted(sources["sources"], key=lambda s: -s["train"])
@@ -66,7 +41,7 @@ styles it was trained on; it knows little and must not be used for advice.
 | architecture | LlamaForCausalLM: {config["num_hidden_layers"]} layers, hidden {config["hidden_size"]}, FFN {config["intermediate_size"]}, {config["num_attention_heads"]} query and {config["num_key_value_heads"]} key/value heads of {config["head_dim"]}, tied embeddings, context {config["max_position_embeddings"]} |
 | weights | BF16 |
 | tokenizer | byte-level BPE, {config["vocab_size"]} tokens, Llama 3's pre-tokenizer; a simple chat template in Llama 3's form |
-| chat | a third of WordNet's training entries were told again as question and answer, so "Define WORD." and "What does WORD mean?" work; nothing else was tuned |
+| chat | a third of WordNet's training entries were told again as question and answer, so "Define WORD." and "What does WORD mean?" get an answer in that form, often a wrong one; nothing else was tuned |
 
 ```python
 from transformers import pipeline
@@ -75,12 +50,14 @@ print(pipeline("text-generation", "models/reference")("In the beginning")[0]["ge
 
 ## Quality
 {evaluation["tokens"]:,} held-out tokens ({evaluation["bytes"]:,} bytes), FP32 arithmetic on the BF16 weights,
-windows of {config["max_position_embeddings"]} tokens that advance by half (transformers {evaluation["transformers"]}):
+windows of {config["max_position_embeddings"]} tokens that advance by half (transformers {evaluation["transformers"]}).
+`held_out.txt` is tokenized as one text with the begin-of-text token first.
 
-| model | perplexity per token | bits per byte |
-| --- | --- | --- |
-| **this model** | **{evaluation["perplexity"]:.3f}** | **{evaluation["bits_per_byte"]:.4f}** |
-| interpolated modified Kneser-Ney 5-gram, same training and held-out tokens | {baseline["perplexity"]:.3f} | {evaluation["baseline_bits_per_byte"]:.4f} |
+| model | text | perplexity per token | bits per byte |
+| --- | --- | --- | --- |
+| **this model** | all held out | **{evaluation["perplexity"]:.3f}** | **{evaluation["bits_per_byte"]:.4f}** |
+| interpolated modified Kneser-Ney 5-gram on the same training tokens | all held out | {baseline["perplexity"]:.3f} | {evaluation["baseline_bits_per_byte"]:.4f} |
+| this model | `held_out.txt` ({sample["tokens"]:,} tokens, {sample["bytes"]:,} bytes) | {sample["perplexity"]:.4f} | {sample["bits_per_byte"]:.4f} |
 
 {100 * evaluation["below_baseline"]:.0f} % below the 5-gram. The held-out text is 2 % of the documents, chosen by a
 hash of their names (whole books for the two Bibles); paragraphs that occur twice in the corpus were removed first,
@@ -101,8 +78,10 @@ log are in `tools/reference_model/`. GPU arithmetic and the clock-driven schedul
 quality, not bit for bit.
 
 ## Sources
-Text extracted from these Debian 12 packages; every copyright file was read, and only the public domain and
-permissive licences were taken. Sizes after cleaning.
+Text extracted from these Debian 12 packages: public domain and permissive licences only, by each package's
+copyright file (the copyleft parts that some of those list are code, build and test files, not the documentation
+used here, but for one 5 kB page of the SWI-Prolog manual about a GPL library). Names of licence families are shortened; the copyright files have the exact terms and holders. Sizes
+are after cleaning; the conversations made from WordNet come on top.
 
 | package | version | licence | training, MB | held out, kB |
 | --- | --- | --- | --- | --- |
@@ -112,7 +91,7 @@ permissive licences were taken. Sizes after cleaning.
 {WORDNET_NOTICE}
 
 ## Samples
-Temperature 0.7, top-p 0.9, seed 1; the prompt in bold. The last two are chats.
+Temperature 0.8, top-p 0.95, seed 1; the prompt in bold. The last two are chats.
 
 {texts}
 """
@@ -127,10 +106,6 @@ def main():
     sources = json.loads((args.work / "sources.json").read_text())
     evaluation = json.loads((args.work / "evaluation.json").read_text())
     log = [json.loads(line) for line in args.log.read_text().splitlines()]
-    with open(args.work / "held_out.jsonl") as lines:
-        documents = [json.loads(line) for line in lines]
-    by_name = {source["package"]: source for source in sources["sources"]}
-    (args.model / "held_out.txt").write_text(sample(documents, by_name))
     (args.model / "README.md").write_text(card(sources, evaluation, log))
 
 

@@ -4,7 +4,6 @@
 
 #include <immintrin.h>
 
-#include <array>
 #include <bit>
 
 #include "dualfp/kernels/cpu/gemm_tile.h"
@@ -262,8 +261,8 @@ struct NestedTraits512 : FloatTraits512 {
 
 // The upper two bytes of each non-negative E4M3 value as a float, which are its bfloat16.
 struct alignas(64) E4m3Bytes {
-  std::array<uint8_t, 128> low;
-  std::array<uint8_t, 128> high;
+  uint8_t low[128];
+  uint8_t high[128];
 };
 
 consteval E4m3Bytes MakeE4m3Bytes() {
@@ -286,11 +285,10 @@ struct E4m3Pairs {
 
 DUALFP_GEMM_INLINE E4m3Pairs E4m3ToPairs(__m512i codes) {
   // A look-up takes the low 7 bits of a code as its index.
-  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kE4m3Bytes.low.data()), codes,
-                                               _mm512_load_si512(kE4m3Bytes.low.data() + 64));
-  const __m512i magnitude =
-      _mm512_permutex2var_epi8(_mm512_load_si512(kE4m3Bytes.high.data()), codes,
-                               _mm512_load_si512(kE4m3Bytes.high.data() + 64));
+  const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(kE4m3Bytes.low), codes,
+                                               _mm512_load_si512(kE4m3Bytes.low + 64));
+  const __m512i magnitude = _mm512_permutex2var_epi8(_mm512_load_si512(kE4m3Bytes.high), codes,
+                                                     _mm512_load_si512(kE4m3Bytes.high + 64));
   // magnitude | (codes & 0x80)
   const __m512i high =
       _mm512_ternarylogic_epi32(magnitude, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);

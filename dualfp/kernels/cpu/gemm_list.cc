@@ -61,6 +61,8 @@ struct Listed {
 
 constexpr const GemmInnerSet& k512 = kAvx512GemmInner;
 constexpr const RowInner* k512Rows = &kAvx512RowInner;
+constexpr const GemmInnerSet& k256 = kAvx2GemmInner;
+constexpr const RowInner* k256Rows = &kAvx2RowInner;
 
 constexpr std::array kList = {
     Listed{"gemm_nested8_e4m3_any_avx512bf16_4x6",
@@ -99,6 +101,32 @@ constexpr std::array kList = {
            CpuIsa::kAvx512,
            AcceptsFp8Blocked,
            {&k512.e4m3_blocked, k512Rows, 1.0f, true}},
+    Listed{"gemm_f16_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsPlain<DType::kF16>,
+           {&k256.f16, k256Rows, 1.0f, true}},
+    Listed{"gemm_bf16_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsPlain<DType::kBF16>,
+           {&k256.bf16, k256Rows, 1.0f, true}},
+    Listed{"gemm_f32_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsPlain<DType::kF32>,
+           {&k256.f32, k256Rows, 1.0f, true}},
+    Listed{"gemm_nested16_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsNested16,
+           {&k256.nested, k256Rows, 1.0f, true}},
+    Listed{"gemm_nested8_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsNested8,
+           {&k256.e4m3, k256Rows, kNestedScale, true}},
+    Listed{
+        "gemm_fp8_any_any_avx2_4x3", CpuIsa::kAvx2, AcceptsFp8, {&k256.e4m3, k256Rows, 1.0f, true}},
+    Listed{"gemm_fp8block_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsFp8Blocked,
+           {&k256.e4m3_blocked, k256Rows, 1.0f, true}},
 };
 
 template <size_t kIndex>

@@ -9,6 +9,7 @@ namespace {
 
 struct Simd512 {
   using Vector = __m512;
+  using Floats = F32x16;
   static constexpr int kLanes = 16;
 
   DUALFP_ROW_INLINE Vector Broadcast(float x) { return _mm512_set1_ps(x); }
@@ -59,7 +60,7 @@ struct Simd512 {
     const Vector rounded = _mm512_sub_ps(_mm512_add_ps(magnitude, shifter), shifter);
     return _mm512_or_ps(rounded, _mm512_and_ps(v, _mm512_set1_ps(-0.0f)));
   }
-  // An E4M3 value / 256 in FP16 has the code's bits, one place up (below the sign) and seven down.
+  // An E4M3 value / 256 in FP16 has the code's bits, seven places up, and the sign eight.
   DUALFP_ROW_INLINE void StoreE4m3(uint8_t* p, Vector v) {
     const __m256i half = _mm512_cvtps_ph(_mm512_mul_ps(v, _mm512_set1_ps(1.0f / 256)),
                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

@@ -7,16 +7,16 @@
 //   MaxMagnitude(acc, v)            lanes of acc where v is NaN
 //   Deinterleave(a, b, even, odd)   of the 2 * kLanes elements a, b
 //   Broadcast, Add, Mul, Div
+//   Floats                          the type of simd.h for the same vectors
 //
 // Included only by files that are compiled for one instruction set; internal linkage throughout.
 
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "dualfp/kernels/cpu/row_inner.h"
+#include "dualfp/kernels/cpu/simd.h"
 
 namespace dualfp::cpu {
 namespace {
@@ -132,12 +132,8 @@ void Encode(const void* x, DType dtype, int64_t n, float scale, uint8_t* codes) 
 
 template <typename S>
 typename S::Vector Silu(typename S::Vector v) {
-  float lanes[S::kLanes];
-  S::StoreF32(lanes, v);
-  for (float& x : lanes) {
-    x = x / (1.0f + std::exp(-x));
-  }
-  return S::LoadF32(lanes);
+  const typename S::Floats negative = {S::Mul(v, S::Broadcast(-1.0f))};
+  return S::Div(v, S::Add(S::Broadcast(1.0f), Exp(negative).v));
 }
 
 // sums[i, i + count) scaled and with the bias; elements beyond are of no meaning.
@@ -167,10 +163,10 @@ void Finish(const float* sums, int64_t n, const RowEpilogue& e) {
     const bool pairs = e.activation == RowActivation::kSiluMul;
     const int64_t columns = pairs ? n / 2 : n;
     for (int64_t i = 0; i < columns; i += S::kLanes) {
-      const int count = static_cast<int>(std::min<int64_t>(S::kLanes, columns - i));
+      const int count = columns - i < S::kLanes ? static_cast<int>(columns - i) : S::kLanes;
       typename S::Vector v;
       if (pairs) {
-        const int first = std::min(2 * count, S::kLanes);
+        const int first = 2 * count < S::kLanes ? 2 * count : S::kLanes;
         const int second = 2 * count - first;
         typename S::Vector gate;
         typename S::Vector up;
