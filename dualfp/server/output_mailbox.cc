@@ -1,5 +1,6 @@
 #include "dualfp/server/output_mailbox.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace dualfp {
@@ -29,18 +30,21 @@ void OutputMailbox::Close() {
   wake_ = nullptr;
 }
 
-void OutputMailbox::Drain(const std::function<void(EngineOutput&)>& consume) {
-  {
+bool OutputMailbox::Drain(size_t max_outputs,
+                          const std::function<void(EngineOutput&)>& consume) {
+  if (draining_.taken == draining_.used) {
+    draining_.taken = draining_.used = 0;
+    if (draining_.outputs.size() > kMaxKept) {
+      draining_.outputs.resize(kMaxKept);
+    }
     const std::lock_guard lock(mutex_);
     std::swap(incoming_, draining_);
   }
-  for (size_t i = 0; i < draining_.used; ++i) {
-    consume(draining_.outputs[i]);
+  const size_t end = std::min(draining_.used, draining_.taken + max_outputs);
+  while (draining_.taken < end) {
+    consume(draining_.outputs[draining_.taken++]);
   }
-  draining_.used = 0;
-  if (draining_.outputs.size() > kMaxKept) {
-    draining_.outputs.resize(kMaxKept);
-  }
+  return draining_.used > 0;
 }
 
 }  // namespace dualfp

@@ -21,8 +21,9 @@ class OutputMailbox {
   // Any thread.
   void Push(uint64_t tag, const RequestOutput& output);
 
-  // One thread. Hands over everything pushed so far, in order; `consume` may change the outputs.
-  void Drain(const std::function<void(EngineOutput&)>& consume);
+  // One thread. Hands over what was pushed, in order, but at most `max_outputs`; `consume` may
+  // change them. True when there may be more: call again, as nobody is woken for those.
+  bool Drain(size_t max_outputs, const std::function<void(EngineOutput&)>& consume);
 
   // From now on nobody is woken. Call it before what `wake` uses goes away.
   void Close();
@@ -31,6 +32,7 @@ class OutputMailbox {
   struct Buffer {
     std::vector<EngineOutput> outputs;  // used ones first; the others keep their memory
     size_t used = 0;
+    size_t taken = 0;  // of the used ones
   };
 
   std::mutex mutex_;

@@ -36,7 +36,7 @@ struct ServerConfig {
 
   // Events that a streaming client has not taken yet. Beyond, its request is cancelled and its
   // connection closed: an event stream with a hole would be worse than none.
-  size_t max_stream_backlog_bytes = 1 << 20;
+  size_t max_stream_backlog_bytes = 4 << 20;
 
   std::chrono::milliseconds idle_timeout{75'000};    // between requests
   std::chrono::milliseconds header_timeout{30'000};  // for a whole head

@@ -15,6 +15,7 @@ namespace dualfp {
 namespace {
 
 constexpr std::string_view kVersion = DUALFP_VERSION;
+constexpr size_t kOutputsAtATime = 64;
 constexpr std::string_view kModelsPath = "/v1/models";
 
 struct Route {
@@ -400,8 +401,8 @@ std::shared_ptr<Generation> Service::Start(std::unique_ptr<PreparedGeneration> p
   return generation;
 }
 
-void Service::Deliver() {
-  mailbox_->Drain([this](EngineOutput& output) {
+bool Service::Deliver() {
+  return mailbox_->Drain(kOutputsAtATime, [this](EngineOutput& output) {
     const auto found = active_.find(output.tag);
     if (found == active_.end()) {
       return;

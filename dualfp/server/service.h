@@ -46,8 +46,9 @@ class Service {
   std::shared_ptr<Generation> Start(std::unique_ptr<PreparedGeneration> prepared,
                                     ResponseSink* sink);
 
-  // Passes the engine's outputs on to the answers they belong to.
-  void Deliver();
+  // Passes the engine's outputs on to the answers they belong to; not all at once, so that what
+  // was written can be sent in between. True when there may be more.
+  bool Deliver();
 
   // Generation from now on is refused with 503; what runs goes on.
   void StopAccepting() { accepting_ = false; }

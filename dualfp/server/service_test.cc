@@ -80,6 +80,11 @@ class ServiceTest : public ::testing::Test {
     return std::get<HttpResponse>(service_.Prepare(request));
   }
 
+  void Deliver() {
+    while (service_.Deliver()) {
+    }
+  }
+
   // The answer, which is an error.
   Json ErrorOf(const HttpResponse& response) { return ParseJson(response.body, "")["error"]; }
 
@@ -107,7 +112,7 @@ TEST_F(ServiceTest, WholeCompletion) {
   EXPECT_EQ(wakes_, 1);
   engine_->Emit(0, 0, "yz", 2, FinishReason::kLength, true);
   EXPECT_EQ(wakes_, 1) << "one wake for all that waits";
-  service_.Deliver();
+  Deliver();
   ASSERT_TRUE(recorder.sent.has_value());
   const Json body = recorder.Body();
   EXPECT_EQ(body["model"], "other");
@@ -128,14 +133,14 @@ TEST_F(ServiceTest, StreamBeginsWithTheFirstToken) {
            &recorder);
   EXPECT_EQ(testing::ToyCodec()->Decode(engine_->submitted[0].request.prompt, true),
             "user: a\nassistant: ");
-  service_.Deliver();
+  Deliver();
   EXPECT_FALSE(recorder.streaming);
   engine_->Emit(0, 0, "x", 1);
-  service_.Deliver();
+  Deliver();
   EXPECT_EQ(recorder.Events().size(), 1u);
   engine_->Emit(0, 0, "", 2);  // half a character: a chunk nonetheless
   engine_->Emit(0, 0, "y", 3, FinishReason::kStop, true);
-  service_.Deliver();
+  Deliver();
   const std::vector<Json> events = recorder.Events();
   ASSERT_EQ(events.size(), 5u);
   EXPECT_EQ(events[0]["choices"][0]["delta"]["role"], "assistant");
@@ -155,10 +160,10 @@ TEST_F(ServiceTest, ChoicesOfSeveralPromptsAreNumberedThrough) {
   engine_->Emit(1, 1, "D", 1, FinishReason::kLength);
   engine_->Emit(0, 0, "A", 1, FinishReason::kLength);
   engine_->Emit(1, 0, "C", 1, FinishReason::kLength, true);
-  service_.Deliver();
+  Deliver();
   EXPECT_FALSE(recorder.sent.has_value());
   engine_->Emit(0, 1, "B", 1, FinishReason::kLength, true);
-  service_.Deliver();
+  Deliver();
   const Json body = recorder.Body();
   for (int i = 0; i < 4; ++i) {
     EXPECT_EQ(body["choices"][i]["index"], i);
@@ -173,7 +178,7 @@ TEST_F(ServiceTest, EchoPutsThePromptInFront) {
   Generate("/v1/completions", R"({"prompt": "ab", "echo": true, "logprobs": 1, "max_tokens": 2})",
            &whole);
   engine_->Emit(0, 0, "x", 88, FinishReason::kLength, true);
-  service_.Deliver();
+  Deliver();
   const Json choice = whole.Body()["choices"][0];
   EXPECT_EQ(choice["text"], "abx");
   EXPECT_EQ(choice["logprobs"]["tokens"][0], "a") << "the first token has a text";
@@ -184,7 +189,7 @@ TEST_F(ServiceTest, EchoPutsThePromptInFront) {
   Generate("/v1/completions",
            R"({"prompt": [[65, 66]], "echo": true, "stream": true, "max_tokens": 2})", &stream);
   engine_->Emit(1, 0, "x", 88, FinishReason::kLength, true);
-  service_.Deliver();
+  Deliver();
   EXPECT_EQ(stream.Events()[0]["choices"][0]["text"], "abx");
 }
 
@@ -193,7 +198,7 @@ TEST_F(ServiceTest, EchoWithoutTokensAnswersThePromptAlone) {
   Generate("/v1/completions", R"({"prompt": "ab", "echo": true, "logprobs": 0, "max_tokens": 0})",
            &recorder);
   engine_->Emit(0, 0, "x", 88, FinishReason::kLength, true);
-  service_.Deliver();
+  Deliver();
   const Json body = recorder.Body();
   EXPECT_EQ(body["choices"][0]["text"], "ab");
   EXPECT_EQ(body["choices"][0]["logprobs"]["tokens"].size(), 2u);
@@ -236,7 +241,7 @@ TEST_F(ServiceTest, EngineRefusals) {
   EXPECT_THAT(full.sent->headers, ::testing::Contains(::testing::Pair("Retry-After", "1")));
   EXPECT_TRUE(engine_->submitted[0].cancelled) << "what was submitted before is taken back";
   engine_->Emit(0, 0, "x", 1, FinishReason::kAbort, true);
-  service_.Deliver();
+  Deliver();
 
   for (const auto& [code, status] :
        {std::pair(ErrorCode::kInvalidArgument, 400), std::pair(ErrorCode::kUnsupported, 400),
@@ -255,7 +260,7 @@ TEST_F(ServiceTest, FailuresOnTheWay) {
   Generate("/v1/completions", R"({"prompt": "a"})", &whole);
   engine_->Emit(0, 0, "x", 1);
   engine_->Emit(0, 0, "", 1, FinishReason::kError, true, "NaN logits");
-  service_.Deliver();
+  Deliver();
   EXPECT_EQ(whole.sent->status, 500);
   EXPECT_EQ(whole.Body()["error"]["message"], "NaN logits");
 
@@ -263,7 +268,7 @@ TEST_F(ServiceTest, FailuresOnTheWay) {
   Generate("/v1/completions", R"({"prompt": "a", "stream": true})", &stream);
   engine_->Emit(1, 0, "x", 1);
   engine_->Emit(1, 0, "", 1, FinishReason::kError, true, "NaN logits");
-  service_.Deliver();
+  Deliver();
   ASSERT_EQ(stream.Events().size(), 3u);
   EXPECT_EQ(stream.Events()[1]["error"]["message"], "NaN logits");
   EXPECT_EQ(stream.Events()[2], "[DONE]");
@@ -276,7 +281,7 @@ TEST_F(ServiceTest, SlowReaderIsCancelled) {
   recorder.too_slow = true;
   engine_->Emit(0, 0, "x", 1);
   engine_->Emit(1, 0, "x", 1);
-  service_.Deliver();
+  Deliver();
   EXPECT_EQ(recorder.Events().size(), 1u) << "nothing after the failed write";
   EXPECT_TRUE(engine_->submitted[0].cancelled && engine_->submitted[1].cancelled);
 }
@@ -286,11 +291,11 @@ TEST_F(ServiceTest, ClientThatLeaves) {
   const auto generation =
       Generate("/v1/completions", R"({"prompt": "a", "stream": true})", &recorder);
   engine_->Emit(0, 0, "x", 1);
-  service_.Deliver();
+  Deliver();
   generation->Abandon();
   EXPECT_TRUE(engine_->submitted[0].cancelled);
   engine_->Emit(0, 0, "y", 1, FinishReason::kAbort, true);
-  service_.Deliver();
+  Deliver();
   EXPECT_EQ(recorder.Events().size(), 1u);
   EXPECT_EQ(service_.num_active(), 0u);
 }
@@ -301,7 +306,7 @@ TEST_F(ServiceTest, ShutdownEndsWhatRunsWithAnError) {
   Generate("/v1/completions", R"({"prompt": "a"})", &whole);
   Generate("/v1/completions", R"({"prompt": "a", "stream": true})", &stream);
   engine_->Emit(1, 0, "x", 1);
-  service_.Deliver();
+  Deliver();
   service_.StopAccepting();
   EXPECT_EQ(Ask("POST", "/v1/completions", R"({"prompt": "a"})").status, 503);
   EXPECT_EQ(Ask("GET", "/health").status, 503);

@@ -65,7 +65,7 @@ int RaiseDescriptorLimit() {
 struct HttpServer::Impl {
   explicit Impl(ServerConfig server_config)
       : service(server_config,
-                [this] { asio::post(context, [this] { service.Deliver(); }); }),
+                [this] { asio::post(context, [this] { Deliver(); }); }),
         workers(static_cast<size_t>(std::max(1, server_config.worker_threads))),
         acceptor(context),
         signals(context),
@@ -82,6 +82,12 @@ struct HttpServer::Impl {
     // The engine may still produce outputs, and workers use the coroutines' memory.
     service.Disconnect();
     workers.join();
+  }
+
+  void Deliver() {
+    if (service.Deliver()) {
+      asio::post(context, [this] { Deliver(); });
+    }
   }
 
   void Listen() {

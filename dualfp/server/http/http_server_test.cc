@@ -351,10 +351,10 @@ TEST(HttpServer, FullOfStreamsRefuses) {
 
 TEST(HttpServer, ReaderThatDoesNotReadIsCancelled) {
   ServerConfig config;
-  config.max_stream_backlog_bytes = 64 << 10;
+  config.max_stream_backlog_bytes = 1 << 20;
   RunningServer server({}, config);
   HttpProbe slow(server.port(), 4096);
-  // 8 choices of 2000 tokens at 200 bytes a chunk: 3 MB, more than all buffers together.
+  // 8 choices of 2000 tokens at 600 bytes a chunk: 10 MB, more than all buffers together.
   slow.SendRequest("POST", "/v1/completions",
                    R"({"prompt": "ab", "stream": true, "ignore_eos": true, "n": 8,
                        "logprobs": 5, "max_tokens": 2000})");
