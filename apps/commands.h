@@ -10,5 +10,6 @@ namespace dualfp {
 void AddGenerateCommand(CLI::App& app);  // generate.cc
 void AddInspectCommand(CLI::App& app);   // inspect.cc
 void AddBenchCommand(CLI::App& app);     // bench_gemm.cc
+void AddServeCommand(CLI::App& app);     // serve.cc
 
 }  // namespace dualfp
