@@ -1,23 +1,469 @@
 // dualfp bench gemm: what the GEMM kernels of this build reach on this machine.
+//
+// Ceilings and kernels are sampled in turn, round after round, and the best sample of each counts:
+// on a shared machine they then had the same chances. Weights rotate, so that none is served from
+// a cache that a model would overflow.
 
 #include <fmt/core.h>
+#include <time.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
 
 #include "apps/commands.h"
+#include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
+#include "dualfp/io/file.h"
+#include "dualfp/io/json.h"
 #include "dualfp/kernels/gemm.h"
+#include "dualfp/kernels/machine_probe.h"
+#include "dualfp/kernels/nest.h"
+#include "dualfp/numeric/fp16.h"
+#include "dualfp/numeric/fp8.h"
+#include "dualfp/tensor/buffer.h"
 
 namespace dualfp {
+namespace {
+
+// Weights of a format together exceed this: four times the largest last-level cache in sight.
+constexpr int64_t kRotatedBytes = int64_t{128} << 20;
+constexpr int kMinRounds = 5;
+constexpr int64_t kErrorRows = 4;
+constexpr int64_t kErrorColumns = 64;
+
+struct BenchArguments {
+  std::string device = "cpu";
+  int64_t n = 4096;
+  int64_t k = 4096;
+  std::vector<int64_t> m = {1, 8, 64, 512};
+  std::vector<std::string> formats = {"f16", "nested", "nested-fp8"};
+  int threads = 0;
+  double seconds = 3.0;
+  std::string clock = "wall";
+  bool all_kernels = false;
+  std::string json;
+};
+
+// How a weight is stored and multiplied.
+struct Format {
+  std::string_view name;
+  QuantFormat format;
+  DType dtype;
+  Precision precision;
+  ActivationQuant quant;
+};
+
+constexpr Format kFormats[] = {
+    {"f16", QuantFormat::kPlain, DType::kF16, Precision::kFp16, ActivationQuant::kNone},
+    {"bf16", QuantFormat::kPlain, DType::kBF16, Precision::kFp16, ActivationQuant::kNone},
+    {"f32", QuantFormat::kPlain, DType::kF32, Precision::kFp16, ActivationQuant::kNone},
+    {"nested", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp16, ActivationQuant::kNone},
+    {"nested-fp8", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp8,
+     ActivationQuant::kDynamicPerToken},
+    {"nested-fp8-weight-only", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp8,
+     ActivationQuant::kNone},
+    {"fp8", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kDynamicPerToken},
+    {"fp8-weight-only", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kNone},
+};
+
+std::string FormatNames() {
+  std::string names;
+  for (const Format& format : kFormats) {
+    names += StrCat(names.empty() ? "" : ", ", format.name);
+  }
+  return names;
+}
+
+double WallSeconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double CpuSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+// Copies of one random weight in one format.
+class Weights {
+ public:
+  // `fp16` [N, K] are the weights' exact bits.
+  Weights(ThreadPool& threads, const Format& format, const Buffer& fp16, int64_t n, int64_t k) {
+    const ConstTensorView source = fp16.View(DType::kF16, {n, k});
+    Weight weight;
+    weight.format = format.format;
+    weight.n = n;
+    weight.k = k;
+    weight.shard = {0, n, 0, k};
+    const int64_t bytes_read = format.precision == Precision::kFp8 ? n * k : n * k * int64_t{2};
+    const int64_t copies = (kRotatedBytes + bytes_read - 1) / bytes_read;
+    for (int64_t copy = 0; copy < copies; ++copy) {
+      switch (format.format) {
+        case QuantFormat::kNested: {
+          const TensorView upper = Allocate(DType::kF8E4M3, n, k);
+          const TensorView lower = Allocate(DType::kU8, n, k);
+          Nest(threads, "random weight", source, upper, lower, 0, &outliers_);
+          weight.values = upper;
+          weight.lower = lower;
+          break;
+        }
+        case QuantFormat::kFp8: {
+          const TensorView codes = Allocate(DType::kF8E4M3, n, k);
+          const TensorView scales = Allocate(DType::kF32, n, 1);
+          Context context;
+          context.threads = &threads;
+          TensorView row_scales = scales;
+          row_scales.rank = 1;
+          QuantizeActivations(context, source, ActivationQuant::kDynamicPerToken, 0, codes,
+                              row_scales);
+          weight.values = codes;
+          weight.scales = scales;
+          weight.scale_granularity = ScaleGranularity::kPerChannel;
+          break;
+        }
+        default:
+          weight.values = Plain(source, format.dtype);
+      }
+      weights_.push_back(weight);
+    }
+  }
+
+  int64_t size() const { return static_cast<int64_t>(weights_.size()); }
+  const Weight& operator[](int64_t index) const { return weights_[index % size()]; }
+
+ private:
+  TensorView Allocate(DType dtype, int64_t n, int64_t k) {
+    buffers_.push_back(Buffer::AllocateCpu(n * k * DTypeSize(dtype)));
+    return buffers_.back().View(dtype, {n, k});
+  }
+
+  // Weights are drawn so that BF16 and F32 hold them exactly, too.
+  TensorView Plain(const ConstTensorView& source, DType dtype) {
+    const TensorView view = Allocate(dtype, source.shape[0], source.shape[1]);
+    if (dtype == DType::kF16) {
+      std::memcpy(view.data, source.data, source.num_bytes());
+      return view;
+    }
+    for (int64_t i = 0; i < source.num_elements(); ++i) {
+      const float value = Fp16ToFloat(source.as<uint16_t>()[i]);
+      const auto bits = std::bit_cast<uint32_t>(value);
+      if (dtype == DType::kF32) {
+        view.as<float>()[i] = value;
+      } else {
+        view.as<uint16_t>()[i] = static_cast<uint16_t>(bits >> 16);
+      }
+    }
+    return view;
+  }
+
+  std::vector<Buffer> buffers_;
+  std::vector<Weight> weights_;
+  OutlierBuffers outliers_;
+};
+
+// A kernel with a format at one M: what is sampled.
+struct Candidate {
+  const Format* format = nullptr;
+  const Weights* weights = nullptr;
+  const GemmKernel* kernel = nullptr;
+  GemmArgs args;
+  GemmDesc desc;
+  double error = 0;  // relative to the exact product, Frobenius
+  std::vector<double> seconds;
+
+  double Best() const { return *std::min_element(seconds.begin(), seconds.end()); }
+};
+
+struct Ceilings {
+  double bytes_per_second = 0;
+  double operations_per_second = 0;
+};
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// The benchmark of one shape (n, k).
+class GemmBench {
+ public:
+  explicit GemmBench(const BenchArguments& arguments)
+      : arguments_(arguments), threads_(arguments.threads) {
+    context_.threads = &threads_;
+    const int64_t n = arguments.n;
+    const int64_t k = arguments.k;
+    const int64_t max_m = *std::max_element(arguments.m.begin(), arguments.m.end());
+    std::mt19937 random(1);
+    // Trained weights are about this wide; none is an outlier. Eight significand bits, so that
+    // BF16 and FP16 hold the same weights.
+    std::normal_distribution<float> normal(0.0f, 0.02f);
+    fp16_ = Buffer::AllocateCpu(n * k * 2);
+    for (int64_t i = 0; i < n * k; ++i) {
+      const float value = std::clamp(normal(random), -1.0f, 1.0f);
+      static_cast<uint16_t*>(fp16_.data())[i] = FloatToFp16(value) & 0xfff8;
+    }
+    x_ = Buffer::AllocateCpu(max_m * k * 4);
+    y_ = Buffer::AllocateCpu(max_m * n * 4);
+    std::normal_distribution<float> standard;
+    for (int64_t i = 0; i < max_m * k; ++i) {
+      static_cast<float*>(x_.data())[i] = standard(random);
+    }
+    for (const std::string& name : arguments.formats) {
+      const Format& format = *std::find_if(std::begin(kFormats), std::end(kFormats),
+                                           [&](const Format& f) { return f.name == name; });
+      formats_.push_back(&format);
+      weights_.push_back(std::make_unique<Weights>(threads_, format, fp16_, n, k));
+    }
+  }
+
+  int threads() const { return threads_.num_threads(); }
+
+  // Samples every candidate at `m`.
+  std::vector<Candidate> Run(int64_t m, Ceilings& ceilings) {
+    std::vector<Candidate> candidates = Candidates(m);
+    for (Candidate& candidate : candidates) {
+      RunOnce(candidate, 0);
+      candidate.error = RelativeError(candidate);
+    }
+    ceilings = {};
+    const double start = Seconds();
+    for (int round = 0; round < kMinRounds || Seconds() - start < arguments_.seconds; ++round) {
+      const Weights& read = *weights_[round % weights_.size()];
+      const ConstTensorView& bytes = read[round].values;
+      ceilings.bytes_per_second = std::max(
+          ceilings.bytes_per_second, SampleReadBandwidth(threads_, bytes.data, bytes.num_bytes()));
+      ceilings.operations_per_second =
+          std::max(ceilings.operations_per_second, SampleMultiplyAddRate(threads_));
+      for (Candidate& candidate : candidates) {
+        const double begin = Seconds();
+        RunOnce(candidate, round + 1);
+        candidate.seconds.push_back(Seconds() - begin);
+      }
+    }
+    return candidates;
+  }
+
+ private:
+  std::vector<Candidate> Candidates(int64_t m) {
+    std::vector<Candidate> candidates;
+    int64_t workspace = 0;
+    for (size_t i = 0; i < formats_.size(); ++i) {
+      Candidate candidate;
+      candidate.format = formats_[i];
+      candidate.weights = weights_[i].get();
+      candidate.args.x = x_.View(DType::kF32, {m, arguments_.k});
+      candidate.args.y = y_.View(DType::kF32, {m, arguments_.n});
+      candidate.args.weight = &(*weights_[i])[0];
+      candidate.args.precision = formats_[i]->precision;
+      candidate.args.activation_quant = formats_[i]->quant;
+      candidate.desc = DescribeGemm(candidate.args);
+      const GemmKernel& selected = SelectGemmKernel(candidate.desc);
+      for (const GemmKernel& kernel : GemmKernels()) {
+        if (&kernel == &selected ||
+            (arguments_.all_kernels && kernel.supports(candidate.desc).empty())) {
+          candidate.kernel = &kernel;
+          candidates.push_back(candidate);
+          if (kernel.workspace_bytes != nullptr) {
+            workspace = std::max(workspace, kernel.workspace_bytes(candidate.desc));
+          }
+        }
+      }
+    }
+    workspace_ = Buffer::AllocateCpu(workspace);
+    context_.workspace = workspace_.View(DType::kU8, {workspace});
+    return candidates;
+  }
+
+  // Seconds that `work` takes by the chosen clock.
+  template <typename Work>
+  double Time(const Work& work) const {
+    if (arguments_.clock == "wall") {
+      const double begin = WallSeconds();
+      work();
+      return WallSeconds() - begin;
+    }
+    const double begin = CpuSeconds();
+    work();
+    return (CpuSeconds() - begin) / threads_.num_threads();
+  }
+
+  void RunOnce(Candidate& candidate, int64_t round) {
+    candidate.args.weight = &(*candidate.weights)[round];
+    candidate.kernel->run(context_, candidate.desc, candidate.args);
+  }
+
+  // Of a sample of y against the product in double of the unquantized operands.
+  double RelativeError(const Candidate& candidate) const {
+    const int64_t k = arguments_.k;
+    const auto* x = static_cast<const float*>(x_.data());
+    const auto* w = static_cast<const uint16_t*>(fp16_.data());
+    double error = 0;
+    double norm = 0;
+    for (int64_t m = 0; m < std::min(candidate.desc.m, kErrorRows); ++m) {
+      for (int64_t i = 0; i < kErrorColumns; ++i) {
+        const int64_t n = i * 131 % arguments_.n;
+        double exact = 0;
+        for (int64_t j = 0; j < k; ++j) {
+          exact += static_cast<double>(x[m * k + j]) * Fp16ToFloat(w[n * k + j]);
+        }
+        const double y = static_cast<const float*>(y_.data())[m * arguments_.n + n];
+        error += (y - exact) * (y - exact);
+        norm += exact * exact;
+      }
+    }
+    return std::sqrt(error / norm);
+  }
+
+  const BenchArguments& arguments_;
+  ThreadPool threads_;
+  Context context_;
+  Buffer fp16_;
+  Buffer x_;
+  Buffer y_;
+  Buffer workspace_;
+  std::vector<const Format*> formats_;
+  std::vector<std::unique_ptr<Weights>> weights_;
+};
+
+// Bytes that must move: the weight, X and Y once.
+double BytesMoved(const Candidate& candidate) {
+  const GemmDesc& desc = candidate.desc;
+  return static_cast<double>(candidate.args.weight->BytesRead(desc.precision)) +
+         static_cast<double>(desc.m * (desc.k + desc.n) * 4);
+}
+
+double Operations(const Candidate& candidate) {
+  const GemmDesc& desc = candidate.desc;
+  return 2.0 * static_cast<double>(desc.m) * static_cast<double>(desc.n) *
+         static_cast<double>(desc.k);
+}
+
+Json ToJson(const Candidate& candidate, const Ceilings& ceilings, double f16_seconds) {
+  const double best = candidate.Best();
+  Json row = {
+      {"format", candidate.format->name},
+      {"kernel", candidate.kernel->name},
+      {"m", candidate.desc.m},
+      {"n", candidate.desc.n},
+      {"k", candidate.desc.k},
+      {"samples", candidate.seconds.size()},
+      {"seconds_best", best},
+      {"seconds_median", Median(candidate.seconds)},
+      {"bytes", BytesMoved(candidate)},
+      {"operations", Operations(candidate)},
+      {"bandwidth_share", BytesMoved(candidate) / best / ceilings.bytes_per_second},
+      {"multiply_add_share", Operations(candidate) / best / ceilings.operations_per_second},
+      {"relative_error", candidate.error},
+  };
+  if (f16_seconds > 0) {
+    row["speed_vs_f16"] = f16_seconds / best;
+  }
+  return row;
+}
+
+void PrintRow(const Candidate& candidate, const Ceilings& ceilings, double f16_seconds) {
+  const double best = candidate.Best();
+  fmt::print("{:<22} {:>5} {:>9.1f} {:>7.1f} {:>5.0f}% {:>8.1f} {:>5.0f}% {:>7} {:>9.1e}  {}\n",
+             candidate.format->name, candidate.desc.m, best * 1e6,
+             BytesMoved(candidate) / best * 1e-9,
+             BytesMoved(candidate) / best / ceilings.bytes_per_second * 100,
+             Operations(candidate) / best * 1e-9,
+             Operations(candidate) / best / ceilings.operations_per_second * 100,
+             f16_seconds > 0 ? fmt::format("{:.2f}x", f16_seconds / best) : "-", candidate.error,
+             candidate.kernel->name);
+}
+
+// The time of plain FP16's selected kernel, or 0 where it was not asked for.
+double F16Seconds(const std::vector<Candidate>& candidates) {
+  for (const Candidate& candidate : candidates) {
+    if (candidate.format->name == "f16") {
+      return candidate.Best();
+    }
+  }
+  return 0;
+}
+
+void Run(const BenchArguments& arguments) {
+  Check(arguments.device == "cpu", ErrorCode::kUnsupported, "bench gemm: --device ",
+        arguments.device, " is not in this build; expected cpu");
+  for (const std::string& name : arguments.formats) {
+    const bool known = std::any_of(std::begin(kFormats), std::end(kFormats),
+                                   [&](const Format& f) { return f.name == name; });
+    Check(known, ErrorCode::kInvalidArgument, "bench gemm: --format ", name, ": expected ",
+          FormatNames());
+  }
+  GemmBench bench(arguments);
+  fmt::print("{}, {} threads; W [{}, {}], X and Y float; best of interleaved samples, {} time\n",
+             CpuDescription(), bench.threads(), arguments.n, arguments.k, arguments.clock);
+  fmt::print("{:<22} {:>5} {:>9} {:>7} {:>6} {:>8} {:>6} {:>7} {:>9}  {}\n", "format", "M", "us",
+             "GB/s", "read", "GFLOP/s", "FMA", "vs f16", "error", "kernel");
+  Json rows = Json::array();
+  for (const int64_t m : arguments.m) {
+    Ceilings ceilings;
+    const std::vector<Candidate> candidates = bench.Run(m, ceilings);
+    const double f16_seconds = F16Seconds(candidates);
+    for (const Candidate& candidate : candidates) {
+      PrintRow(candidate, ceilings, f16_seconds);
+      Json row = ToJson(candidate, ceilings, f16_seconds);
+      row["read_bytes_per_second"] = ceilings.bytes_per_second;
+      row["multiply_add_operations_per_second"] = ceilings.operations_per_second;
+      rows.push_back(row);
+    }
+    fmt::print("{:<22} {:>5} {:>9} {:>7.1f} {:>6} {:>8.1f}\n", "  measured ceilings", "", "",
+               ceilings.bytes_per_second * 1e-9, "", ceilings.operations_per_second * 1e-9);
+  }
+  if (!arguments.json.empty()) {
+    const Json result = {{"benchmark", "gemm"},
+                         {"cpu", CpuDescription()},
+                         {"threads", bench.threads()},
+                         {"clock", arguments.clock},
+                         {"results", rows}};
+    WriteFileAtomically(arguments.json, result.dump(2) + "\n");
+  }
+}
+
+}  // namespace
 
 void AddBenchCommand(CLI::App& app) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
+  CLI::App* bench = app.add_subcommand("bench", "Measure what this machine reaches");
   bench->require_subcommand(1);
-  CLI::App* gemm = bench->add_subcommand("gemm", "Matrix multiplication kernels");
-  gemm->callback([] {
-    fmt::print("{}\n", CpuDescription());
-    for (const GemmKernel& kernel : GemmKernels()) {
-      fmt::print("{}\n", kernel.name);
-    }
-  });
+  CLI::App* gemm = bench->add_subcommand(
+      "gemm",
+      "Matrix multiplication Y[M,N] = X[M,K] W[N,K]^T: speed beside the measured ceilings of the "
+      "machine, and the error against FP64");
+  auto arguments = std::make_shared<BenchArguments>();
+  gemm->add_option("--device", arguments->device, "cpu")->capture_default_str();
+  const CLI::Range positive(int64_t{1}, int64_t{1} << 24);
+  gemm->add_option("--n", arguments->n, "Rows of W")->check(positive)->capture_default_str();
+  gemm->add_option("--k", arguments->k, "Columns of W")->check(positive)->capture_default_str();
+  gemm->add_option("--m", arguments->m, "Rows of X, a comma-separated list")
+      ->delimiter(',')
+      ->check(positive)
+      ->capture_default_str();
+  gemm->add_option("--format", arguments->formats,
+                   "Weights, a comma-separated list of: " + FormatNames())
+      ->delimiter(',')
+      ->capture_default_str();
+  gemm->add_option("--threads", arguments->threads, "Threads; 0: one per core")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  gemm->add_option("--seconds", arguments->seconds, "Time for each M")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  gemm->add_option("--clock", arguments->clock,
+                   "wall, or cpu: the process's CPU time divided by threads, which leaves out the "
+                   "time that a busy machine gave to others")
+      ->check(CLI::IsMember({"wall", "cpu"}))
+      ->capture_default_str();
+  gemm->add_flag("--all-kernels", arguments->all_kernels,
+                 "Every kernel that can run, not only the one that would be chosen");
+  gemm->add_option("--json", arguments->json, "Write the results to this file, too");
+  gemm->callback([arguments] { Run(*arguments); });
 }
 
 }  // namespace dualfp

@@ -22,6 +22,7 @@
 #include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
 #include "dualfp/model/rope_frequencies.h"
+#include "dualfp/text/chat_template.h"
 #include "dualfp/text/detokenizer.h"
 #include "dualfp/text/tokenizer.h"
 
@@ -78,6 +79,7 @@ class Generation {
  private:
   void ReadTokenizer();
   void ReadPrompt();
+  std::vector<int32_t> EncodeChat(const std::string& text) const;
   void CheckLengths();
   void Load();
   void Prefill(Session& session);
@@ -147,8 +149,20 @@ void Generation::ReadPrompt() {
   const std::string text = arguments_.prompt_file.empty()
                                ? arguments_.prompt
                                : ReadFile(arguments_.prompt_file, kMaxPromptBytes);
-  prompt_ = tokenizer_->Encode(text);
+  prompt_ = arguments_.chat ? EncodeChat(text) : tokenizer_->Encode(text);
   Check(!prompt_.empty(), ErrorCode::kInvalidArgument, "the prompt is empty");
+}
+
+std::vector<int32_t> Generation::EncodeChat(const std::string& text) const {
+  const TokenizerConfig::Template* chat = tokenizer_->config().ChooseChatTemplate(false);
+  Check(chat != nullptr, ErrorCode::kUnsupported, arguments_.model.model,
+        " has no chat template; leave out --chat");
+  ChatRequest request;
+  request.messages.push_back({{"role", "user"}, {"content", text}});
+  const std::string prompt =
+      ChatTemplate(chat->source, chat->origin).Render(ChatVariables(request, tokenizer_->config()));
+  // The template writes the special tokens itself.
+  return tokenizer_->Encode(prompt, {.add_special_tokens = false});
 }
 
 void Generation::CheckLengths() {
@@ -391,6 +405,10 @@ void AddGenerateCommand(CLI::App& app) {
       }
     }
   }
+
+  command->add_flag("--chat", a.chat, "The text is a user's message: apply the chat template")
+      ->excludes(prompts[2])
+      ->group(kPrompt);
 
   a.model.AddTo(*command);
   command->add_option("--kv-cache-dtype", a.kv_cache_dtype, "auto (default) is fp32 on the CPU")

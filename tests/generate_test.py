@@ -216,6 +216,22 @@ def test_prompt_file_and_context(directory, tmp_path):
     assert len(json.loads(done.stdout)["token_ids"]) == 7
 
 
+def test_chat_applies_the_template(copy):
+    template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
+    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    tokenizer = tokenizers.Tokenizer.from_file(str(copy / "tokenizer.json"))
+    done = generate(copy, "--prompt", "the dog", "--chat", "-n", 4, "--json")
+    assert done.returncode == 0, done.stderr
+    expected = tokenizer.encode("<s>user: the dog</s>bot:", add_special_tokens=False).ids
+    assert json.loads(done.stdout)["prompt_token_ids"] == expected
+    (copy / "tokenizer_config.json").write_text("{}")
+    refuses(generate(copy, "--prompt", "the dog", "--chat"), "no chat template")
+    (copy / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": "{{ raise_exception('only poems') }}"})
+    )
+    refuses(generate(copy, "--prompt", "the dog", "--chat"), "only poems")
+
+
 # --- inspect ---
 
 
@@ -420,6 +436,7 @@ def test_nothing_is_written_on_failure(copy, tmp_path):
     ["generate", "model", "--prompt", "x", "--temperature", "hot"],
     ["generate", "model", "--prompt", "x", "--quantization", "int4"],
     ["generate", "model", "--prompt", "x", "--unknown"],
+    ["generate", "model", "--prompt-token-ids", "1", "--chat"],
     ["inspect"],
 ])
 def test_usage_errors(arguments):

@@ -147,7 +147,7 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
     return;
   }
   std::atomic<int64_t> next{0};
-  RunOnAll([&](int thread) {
+  const auto take_chunks = [&](int thread) {
     for (;;) {
       const int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= count) {
@@ -155,7 +155,8 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
       }
       body(begin, std::min(begin + grain, count), thread);
     }
-  });
+  };
+  RunOnAll(std::cref(take_chunks));  // by reference: a std::function of it needs no allocation
 }
 
 }  // namespace dualfp

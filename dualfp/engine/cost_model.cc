@@ -15,9 +15,7 @@ constexpr double kMemory = 256;        // steps after which an observation count
 constexpr double kPriorVariance = 1;   // of a coefficient, seconds squared
 constexpr double kNoise = 0.05;        // of a measurement, relative
 constexpr double kClip = 3;            // residuals beyond this many scales are clipped
-constexpr double kMinClip = 0.05;      // but never below this, relative
 constexpr double kAverageRate = 0.05;  // of the moving averages
-constexpr int kWarmUp = 16;            // steps before anything is clipped
 constexpr double kUnseen = 3;          // steps' worth of a precision before its own fit is used
 constexpr double kFp8Ratio = 0.6;
 constexpr double kShortest = 1e-6;
@@ -62,7 +60,7 @@ double CostModel::Predict(const StepFeatures& step, double fp8_fraction) const {
 
 void CostModel::Observe(const StepFeatures& step, double fp8_fraction, double seconds) {
   seconds = std::max(seconds, kShortest);
-  const double before = Predict(step, fp8_fraction);
+  const double error = std::abs(Predict(step, fp8_fraction) - seconds) / seconds;
 
   // Relative least squares: dividing the equation by what was measured makes the noise of a 2 ms
   // decode and of a 1 s prefill count alike.
@@ -72,16 +70,6 @@ void CostModel::Observe(const StepFeatures& step, double fp8_fraction, double se
     x[i] /= seconds;
     residual -= theta_[i] * x[i];
   }
-  if (observations_ >= kWarmUp) {
-    const double limit = std::max(kMinClip, kClip * residual_scale_);
-    residual = std::clamp(residual, -limit, limit);
-    relative_error_ += kAverageRate * (std::abs(before - seconds) / seconds - relative_error_);
-    residual_scale_ += kAverageRate * (std::abs(residual) - residual_scale_);
-  } else {
-    relative_error_ = 0.5;  // nothing is known yet
-    residual_scale_ = 0.1;
-  }
-
   // Kalman update of (theta, covariance) for a scalar measurement.
   Vector px{};
   double variance = kNoise * kNoise;
@@ -91,6 +79,12 @@ void CostModel::Observe(const StepFeatures& step, double fp8_fraction, double se
     }
     variance += x[i] * px[i];
   }
+  // A residual beyond what noise and ignorance explain is clipped. Should it last, because the
+  // machine has changed, the scale of the noise grows until it counts.
+  const double limit = kClip * std::sqrt(variance + noise_ * noise_);
+  residual = std::clamp(residual, -limit, limit);
+  noise_ += kAverageRate * (std::min(std::abs(residual), 1.0) - noise_);
+  relative_error_ += kAverageRate * (std::min(error, 1.0) - relative_error_);
   for (int i = 0; i < kSize; ++i) {
     theta_[i] += px[i] / variance * residual;
     for (int j = 0; j < kSize; ++j) {

@@ -3,8 +3,8 @@
 //   seconds = (1 - f) * (fp16 . x) + f * (fp8 . x)
 //   x = [1, prefill tokens, decoding sequences, context tokens],  f = fraction of layers in FP8
 //
-// Eight coefficients, fitted by recursive least squares with forgetting; the residual is clipped
-// (Huber) so that a page fault or a neighbour's burst does not bend the fit.
+// Eight coefficients, fitted by recursive least squares with forgetting; residuals are clipped
+// (Huber), so that a page fault or a neighbour's burst does not bend the fit.
 
 #pragma once
 
@@ -44,8 +44,8 @@ class CostModel {
 
   Vector theta_{};
   std::array<Vector, kSize> covariance_{};
-  double residual_scale_ = 0.0;  // moving average of |residual|, seconds
-  double relative_error_ = 0.0;
+  double noise_ = 0.0;           // moving average of |residual|, relative
+  double relative_error_ = 0.3;  // until something is known
   int64_t observations_ = 0;
   double weight_fp16_ = 0.0;  // sum of (1 - f) and of f over the steps seen
   double weight_fp8_ = 0.0;

@@ -51,7 +51,9 @@ struct Engine::Impl {
 
   std::shared_ptr<PrecisionController> MakeController(const PrecisionSetting& setting) const;
   RequestId Submit(Request request, OutputSink sink);
-  void CheckAccepting();  // requires the mutex
+  // Both require the mutex.
+  int NumWaiting() const;
+  void CheckAccepting();
   void Post(Command command);
   void Loop();
   void Apply(Command* command);
@@ -69,7 +71,6 @@ struct Engine::Impl {
   EngineMetrics metrics;
   std::unique_ptr<EngineCore> core;  // the engine thread's, once it runs
 
-  std::atomic<int> num_waiting{0};  // in the core
   std::atomic<int64_t> free_blocks{0};
   std::atomic<uint64_t> steps{0};
 
@@ -78,6 +79,7 @@ struct Engine::Impl {
   std::condition_variable idle_changed;
   std::vector<Command> queue;
   int queued_requests = 0;  // those in `queue`
+  int taken_requests = 0;   // those that the engine thread is handing to the core
   bool accepting = true;
   bool stop = false;
   bool idle = true;
@@ -172,10 +174,14 @@ std::shared_ptr<PrecisionController> Engine::Impl::MakeController(
   return MakeFixedController(std::move(fixed));
 }
 
+int Engine::Impl::NumWaiting() const {
+  return queued_requests + taken_requests + static_cast<int>(metrics.num_requests_waiting.value());
+}
+
 void Engine::Impl::CheckAccepting() {
   Check(failure.empty(), ErrorCode::kInternal, failure);
   Check(accepting, ErrorCode::kCancelled, "the engine is shutting down");
-  const int waiting = queued_requests + num_waiting.load(std::memory_order_relaxed);
+  const int waiting = NumWaiting();
   if (waiting >= config.max_waiting) {
     metrics.requests_rejected_total.Add();
     Fail(ErrorCode::kResourceExhausted, "the queue is full: ", waiting,
@@ -264,14 +270,17 @@ void Engine::Impl::Loop() {
       }
       stopping = stop;
       commands.swap(queue);
-      // Under the mutex, so that a request is counted either here or there.
-      num_waiting.fetch_add(std::exchange(queued_requests, 0), std::memory_order_relaxed);
+      taken_requests = std::exchange(queued_requests, 0);
     }
     try {
       for (Command& command : commands) {
         Apply(&command);
       }
-      commands.clear();
+      if (!commands.empty()) {
+        commands.clear();
+        const std::lock_guard lock(mutex);
+        taken_requests = 0;
+      }
       if (stopping) {
         core->CancelAll();
         break;
@@ -284,8 +293,6 @@ void Engine::Impl::Loop() {
       AbandonAll(std::move(commands), error.what());
       break;
     }
-    num_waiting.store(static_cast<int>(core->scheduler().waiting().size()),
-                      std::memory_order_relaxed);
   }
   const std::lock_guard lock(mutex);
   idle = true;
@@ -327,7 +334,7 @@ EngineStats Engine::Stats() const {
   stats.num_blocks = impl_->runner->info().num_blocks;
   stats.steps = impl_->steps.load(std::memory_order_relaxed);
   const std::lock_guard lock(impl_->mutex);
-  stats.num_waiting = impl_->queued_requests + impl_->num_waiting.load(std::memory_order_relaxed);
+  stats.num_waiting = impl_->NumWaiting();
   stats.accepting = impl_->accepting;
   return stats;
 }

@@ -212,6 +212,7 @@ bool EngineCore::Step() {
   report.start = now_ = Now();
   scheduler_.Schedule(CacheTagsNow());
   const std::span<Sequence* const> scheduled = scheduler_.scheduled();
+  UpdateGauges();
   arena_.Fill(scheduled);
   ChoosePlan();
   for (const Sequence* sequence : scheduled) {

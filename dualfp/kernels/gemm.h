@@ -26,6 +26,7 @@
 #include <string_view>
 
 #include "dualfp/kernels/context.h"
+#include "dualfp/kernels/epilogue.h"
 #include "dualfp/kernels/quantize.h"
 #include "dualfp/tensor/quant_format.h"
 #include "dualfp/tensor/tensor_view.h"
@@ -40,13 +41,6 @@ namespace dualfp {
 //            remainder; like every weight it multiplies the quantized activation.
 //   others   q * scale at every precision that the format offers.
 // At kFp8 with activation quantization, X[m,k] stands for E4M3(X[m,k] / s[m]) * s[m] (quantize.h).
-
-// Y = activation(X·Wᵀ + bias) + residual.
-enum class Activation : uint8_t {
-  kNone,
-  kSilu,
-  kSiluMul,  // W interleaves gate and up rows (g0, u0, g1, u1, ...); Y is [M, N/2] = silu(g) * u
-};
 
 struct GemmDesc {
   DeviceType device = DeviceType::kCpu;

@@ -53,14 +53,14 @@ float LoadSource(const char* source, DType dtype, int64_t index) {
   return dtype == DType::kF16 ? Fp16ToFloat(bits) : Bf16ToFloat(bits);
 }
 
-// The definition, one element at a time.
-void SplitScalar(std::string_view name, const char* source, DType dtype, int64_t begin, int64_t end,
-                 uint8_t* upper, uint8_t* lower, Piece& piece) {
+// The definition, one element at a time. Returns the first element that is NaN or infinite, and
+// stops there, or -1.
+int64_t SplitScalar(const char* source, DType dtype, int64_t begin, int64_t end, uint8_t* upper,
+                    uint8_t* lower, Piece& piece) {
   for (int64_t i = begin; i < end; ++i) {
     const float w = LoadSource(source, dtype, i);
     if (!std::isfinite(w)) [[unlikely]] {
-      Fail(ErrorCode::kInvalidFile, name, ": element ", i, " is ",
-           std::isnan(w) ? "NaN" : "infinite", "; weights must be finite");
+      return i;
     }
     uint16_t fp16 = FloatToFp16(w);
     float exact = Fp16ToFloat(fp16);
@@ -82,10 +82,12 @@ void SplitScalar(std::string_view name, const char* source, DType dtype, int64_t
     upper[i] = bytes.upper;
     lower[i] = bytes.lower;
   }
+  return -1;
 }
 
-void SplitPiece(const cpu::NestInner* inner, std::string_view name, const char* source, DType dtype,
-                int64_t begin, int64_t end, uint8_t* upper, uint8_t* lower, Piece& piece) {
+// As SplitScalar.
+int64_t SplitPiece(const cpu::NestInner* inner, const char* source, DType dtype, int64_t begin,
+                   int64_t end, uint8_t* upper, uint8_t* lower, Piece& piece) {
   cpu::NestCounts counts;
   int64_t i = begin;
   while (i < end) {
@@ -95,12 +97,16 @@ void SplitPiece(const cpu::NestInner* inner, std::string_view name, const char* 
     }
     // An outlier's group, or the tail.
     const int64_t next = inner == nullptr ? end : std::min(i + cpu::kNestGroup, end);
-    SplitScalar(name, source, dtype, i, next, upper, lower, piece);
+    const int64_t bad = SplitScalar(source, dtype, i, next, upper, lower, piece);
+    if (bad >= 0) [[unlikely]] {
+      return bad;
+    }
     i = next;
   }
   piece.report.rounded += counts.rounded;
   piece.report.largest_relative_error =
       std::max<double>(piece.report.largest_relative_error, counts.largest_relative_error);
+  return -1;
 }
 
 void CheckPlanes(const ConstTensorView& upper, const ConstTensorView& lower, int64_t elements) {
@@ -165,8 +171,13 @@ NestReport Nest(ThreadPool& threads, std::string_view name, const ConstTensorVie
       return;
     }
     Piece& piece = pieces[index];
-    SplitPiece(inner, name, source.as<char>(), source.dtype, begin, end, upper.as<uint8_t>(),
-               lower.as<uint8_t>(), piece);
+    const int64_t bad = SplitPiece(inner, source.as<char>(), source.dtype, begin, end,
+                                   upper.as<uint8_t>(), lower.as<uint8_t>(), piece);
+    if (bad >= 0) [[unlikely]] {
+      Fail(ErrorCode::kInvalidFile, name, ": element ", bad, " is ",
+           std::isnan(LoadSource(source.as<char>(), source.dtype, bad)) ? "NaN" : "infinite",
+           "; weights must be finite");
+    }
     found.fetch_add(piece.report.outliers, std::memory_order_relaxed);
   });
 
@@ -190,6 +201,24 @@ NestReport Nest(ThreadPool& threads, std::string_view name, const ConstTensorVie
     }
   }
   return report;
+}
+
+int64_t NestRun(const void* source, DType dtype, int64_t count, int64_t first_index, uint8_t* upper,
+                uint8_t* lower, NestReport& report, OutlierBuffers& outliers) {
+  static const cpu::NestInner* const inner = SelectInner();
+  Piece piece;
+  const int64_t bad =
+      SplitPiece(inner, static_cast<const char*>(source), dtype, 0, count, upper, lower, piece);
+  report.elements += count;
+  report.outliers += piece.report.outliers;
+  report.rounded += piece.report.rounded;
+  report.largest_relative_error =
+      std::max(report.largest_relative_error, piece.report.largest_relative_error);
+  for (const Outlier& outlier : piece.outliers) {
+    outliers.index.push_back(first_index + outlier.index);
+    outliers.value.push_back(outlier.value);
+  }
+  return bad;
 }
 
 void Unnest(ThreadPool& threads, const ConstTensorView& upper, const ConstTensorView& lower,

@@ -43,6 +43,13 @@ NestReport Nest(ThreadPool& threads, std::string_view name, const ConstTensorVie
                 const TensorView& upper, const TensorView& lower, int64_t max_outliers,
                 OutlierBuffers* outliers);
 
+// The same for one run of `count` weights on the calling thread, for a caller whose rows do not lie
+// one after the other: adds to `report` and appends to `outliers`, where the run's first weight has
+// index `first_index`. Returns the place of the first NaN or infinity in the run, and then has not
+// finished, or -1.
+int64_t NestRun(const void* source, DType dtype, int64_t count, int64_t first_index, uint8_t* upper,
+                uint8_t* lower, NestReport& report, OutlierBuffers& outliers);
+
 // The exact FP16 weight again: `out` F16 with as many elements. Planes and outliers as Nest() made
 // or CheckNested() accepted them. Outliers beyond FP16's range become infinities.
 void Unnest(ThreadPool& threads, const ConstTensorView& upper, const ConstTensorView& lower,

@@ -1,13 +1,35 @@
 #include "dualfp/kernels/quantize.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "dualfp/base/check.h"
-#include "dualfp/kernels/reference/quantize_reference.h"
+#include "dualfp/base/cpu_features.h"
+#include "dualfp/kernels/cpu/row_inner.h"
 #include "dualfp/kernels/reference/rows.h"
 #include "dualfp/numeric/fp8.h"
 
 namespace dualfp {
+namespace {
+
+// Smaller pieces are not worth waking a thread for.
+constexpr int64_t kMinParallelElements = int64_t{1} << 15;
+
+const cpu::RowInner& SelectInner() {
+#if defined(__x86_64__)
+  const CpuIsa isa = DetectCpuIsa();
+  if (isa >= CpuIsa::kAvx512) {
+    return cpu::kAvx512RowInner;
+  }
+  if (isa >= CpuIsa::kAvx2) {
+    return cpu::kAvx2RowInner;
+  }
+#endif
+  return reference::kRowInner;
+}
+
+}  // namespace
 
 std::string_view ActivationQuantName(ActivationQuant quant) {
   switch (quant) {
@@ -48,19 +70,31 @@ void QuantizeActivations(const Context& context, const ConstTensorView& x, Activ
         ErrorCode::kUnsupported, "quantize: x, codes and scales must be on the CPU");
   Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "quantize: no thread pool");
 
-  const float tensor_amax =
-      quant == ActivationQuant::kDynamicPerTensor ? reference::MaxMagnitude(x) : 0.0f;
-  context.threads->ParallelFor(x.shape[0], 1, [&](int64_t begin, int64_t end, int) {
+  const cpu::RowInner& inner = SelectInner();
+  const int64_t rows_at_a_time =
+      std::max<int64_t>(1, kMinParallelElements / std::max<int64_t>(1, x.shape[1]));
+  auto* scale = scales.as<float>();
+  const auto measure = [&](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; ++m) {
-      const ConstTensorView row = x.Rows(m, m + 1);
-      const float scale = reference::RowScale(row, quant, static_scale, tensor_amax);
-      auto* out = codes.Rows(m, m + 1).as<uint8_t>();
-      for (int64_t k = 0; k < x.shape[1]; ++k) {
-        out[k] = FloatToE4m3(reference::LoadElement(row.data, row.dtype, k) / scale);
-      }
-      scales.as<float>()[m] = scale;
+      scale[m] = inner.max_magnitude(x.Rows(m, m + 1).data, x.dtype, x.shape[1]);
     }
-  });
+  };
+  const auto encode = [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      inner.encode(x.Rows(m, m + 1).data, x.dtype, x.shape[1], scale[m],
+                   codes.Rows(m, m + 1).as<uint8_t>());
+    }
+  };
+  if (quant == ActivationQuant::kStaticPerTensor) {
+    std::fill_n(scale, x.shape[0], static_scale);
+  } else {
+    context.threads->ParallelFor(x.shape[0], rows_at_a_time, std::cref(measure));
+    if (quant == ActivationQuant::kDynamicPerTensor && x.shape[0] > 0) {
+      std::fill_n(scale, x.shape[0], *std::max_element(scale, scale + x.shape[0]));
+    }
+    std::transform(scale, scale + x.shape[0], scale, ActivationScale);
+  }
+  context.threads->ParallelFor(x.shape[0], rows_at_a_time, std::cref(encode));
 }
 
 }  // namespace dualfp

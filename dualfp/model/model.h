@@ -14,6 +14,7 @@
 
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/io/hf_config.h"
+#include "dualfp/kernels/nest.h"
 #include "dualfp/model/kv_cache.h"
 #include "dualfp/tensor/buffer.h"
 #include "dualfp/tensor/weight.h"
@@ -46,10 +47,8 @@ struct Linear {
   Weight weight;
   ConstTensorView bias;  // F32 [n], or absent
   std::vector<LinearPart> parts;
-  Buffer storage;  // planes, or plain values
-  // The outlier list behind weight.outliers.
-  std::vector<int64_t> outlier_index;
-  std::vector<float> outlier_value;
+  Buffer storage;           // planes, or plain values
+  OutlierBuffers outliers;  // behind weight.outliers
 };
 
 struct LayerWeights {
@@ -120,8 +119,7 @@ struct Model {
   // minutes). `values` is the checkpoint's tensor NAME.weight, F32, F16 or BF16, in full. Planes
   // keep their memory; only the outlier list may grow. No step may run meanwhile.
   // Throws kNotFound for a tensor that no linear weight came from, kInvalidArgument for a wrong
-  // shape, a NaN or infinity, or values that the weight's format cannot hold; a tensor that fails
-  // is left partly written.
+  // shape or dtype, a NaN or infinity; a tensor that fails is left partly written.
   void Refill(const std::string& tensor, const ConstTensorView& values, ThreadPool& threads);
 };
 

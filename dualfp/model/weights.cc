@@ -42,7 +42,7 @@ class Loader {
   // The whole tensor, split over shards by columns.
   void AddColumnPart(Linear& linear) const;
   void LoadLinear(Linear& linear, bool nest, bool bias);
-  FillStats FillAll(Linear& linear, QuantFormat format, DType dtype, int64_t max_outliers);
+  NestReport FillAll(Linear& linear, QuantFormat format, DType dtype, int64_t max_outliers);
   void LoadBias(Linear& linear);
   void LoadLayer(int64_t index, LayerWeights& layer);
   void LoadHead();
@@ -122,9 +122,9 @@ void Loader::AddColumnPart(Linear& linear) const {
   linear.weight.shard = {0, linear.weight.n, shard.rank * k, (shard.rank + 1) * k};
 }
 
-FillStats Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int64_t max_outliers) {
+NestReport Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int64_t max_outliers) {
   AllocateLinear(linear, format, dtype);
-  FillStats stats;
+  NestReport total;
   for (const LinearPart& part : linear.parts) {
     const auto rows =
         source_.Open(part.tensor + ".weight", {part.tensor_rows, part.tensor_columns});
@@ -133,9 +133,14 @@ FillStats Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int64
            DTypeName(rows->dtype()), " but ", linear.parts.front().tensor, ".weight has ",
            DTypeName(dtype), "; parts of one layer must agree unless they are nested");
     }
-    stats.Merge(FillPart(linear, part, *rows, max_outliers, ErrorCode::kInvalidFile, threads_));
+    const NestReport report =
+        FillPart(linear, part, *rows, max_outliers, ErrorCode::kInvalidFile, threads_);
+    total.outliers += report.outliers;
+    total.rounded += report.rounded;
+    total.largest_relative_error =
+        std::max(total.largest_relative_error, report.largest_relative_error);
   }
-  return stats;
+  return total;
 }
 
 void Loader::LoadLinear(Linear& linear, bool nest, bool bias) {
@@ -156,24 +161,21 @@ void Loader::LoadLinear(Linear& linear, bool nest, bool bias) {
   if (nest) {
     const auto max_outliers =
         static_cast<int64_t>(options_.max_outlier_share * static_cast<double>(elements));
-    const FillStats stats = FillAll(linear, QuantFormat::kNested, source_dtype, max_outliers);
-    report.outliers = stats.outliers;
-    report.rounded = stats.rounded;
-    report.largest_relative_rounding = stats.largest_relative_rounding;
-    if (stats.beyond_fp16 > 0) {
-      report.exception = StrCat(stats.beyond_fp16, " weights exceed FP16's largest value 65504");
-    } else if (stats.outliers > max_outliers) {
+    const NestReport nested = FillAll(linear, QuantFormat::kNested, source_dtype, max_outliers);
+    report.outliers = nested.outliers;
+    if (nested.outliers > max_outliers) {
       report.exception =
-          StrCat(stats.outliers, " of ", elements, " weights exceed 1.75, more than a share of ",
+          StrCat(nested.outliers, " of ", elements, " weights exceed 1.75, more than a share of ",
                  options_.max_outlier_share);
+    } else {
+      report.rounded = nested.rounded;
+      report.largest_relative_rounding = nested.largest_relative_error;
     }
   }
   if (!nest || !report.exception.empty()) {
     FillAll(linear, QuantFormat::kPlain, source_dtype, 0);
   }
   if (!report.exception.empty()) {
-    report.rounded = 0;
-    report.largest_relative_rounding = 0;
     LogInfo(StrCat(linear.name, " stays plain and computes in FP16 only: ", report.exception));
   }
   FinishOutliers(linear);
@@ -446,11 +448,8 @@ void Model::Refill(const std::string& tensor, const ConstTensorView& values, Thr
             ErrorCode::kInvalidArgument, "refill of ", tensor, ": got ", DTypeName(values.dtype),
             ", expected ", nested ? "F32, F16 or BF16" : DTypeName(linear.weight.values.dtype));
       RemoveOutliers(linear, part);
-      const FillStats stats =
-          FillPart(linear, part, MemoryRows(values), linear.weight.n * linear.weight.k,
-                   ErrorCode::kInvalidArgument, threads);
-      Check(stats.beyond_fp16 == 0, ErrorCode::kInvalidArgument, "refill of ", tensor, ": ",
-            stats.beyond_fp16, " weights exceed FP16's largest value 65504");
+      FillPart(linear, part, MemoryRows(values), linear.weight.n * linear.weight.k,
+               ErrorCode::kInvalidArgument, threads);
     }
     if (touched) {
       FinishOutliers(linear);

@@ -213,10 +213,11 @@ DUALFP_INLINE void ForRowGroups(int rows, const F& f) {
   for (; r + 4 <= rows; r += 4) {
     f(r, std::integral_constant<int, 4>());
   }
-  for (; r + 2 <= rows; r += 2) {
+  if (rows - r == 3) {
+    f(r, std::integral_constant<int, 3>());
+  } else if (rows - r == 2) {
     f(r, std::integral_constant<int, 2>());
-  }
-  for (; r < rows; ++r) {
+  } else if (rows - r == 1) {
     f(r, std::integral_constant<int, 1>());
   }
 }

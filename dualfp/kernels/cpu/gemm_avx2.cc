@@ -35,7 +35,7 @@ struct OnePlaneRow {
 };
 
 DUALFP_GEMM_INLINE void PrefetchLine(const uint8_t* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 
 DUALFP_GEMM_INLINE __m256i LoadBytes32(const uint8_t* p) {
@@ -62,7 +62,6 @@ struct FloatTraits256 {
   static constexpr int kGroupVectors = 4;
   static constexpr int kTailElements = 8;
   static constexpr int kBlockK = 512;
-  static constexpr int kPrefetchRows = 4;
   static constexpr float kValueScale = 1.0f;
   static constexpr bool kKeepsOrder = true;
 

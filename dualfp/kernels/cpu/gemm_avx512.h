@@ -92,7 +92,7 @@ DUALFP_GEMM_INLINE __m256i LoadHalf(const uint8_t* p) {
 }
 
 DUALFP_GEMM_INLINE void PrefetchLine(const uint8_t* p) {
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 
 struct OnePlaneRow {
@@ -111,7 +111,6 @@ struct FloatTraits512 {
   static constexpr int kGroupVectors = 4;
   static constexpr int kTailElements = 16;
   static constexpr int kBlockK = 512;
-  static constexpr int kPrefetchRows = 4;
   static constexpr float kValueScale = 1.0f;
 
   static constexpr bool kKeepsOrder = true;
@@ -145,7 +144,6 @@ struct Words512 {
 struct PlainF16Traits512 : FloatTraits512 {
   using Row = OnePlaneRow;
   using Packed = Words512;
-  static constexpr int kPrefetchRows = 8;
 
   DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
     const uint8_t* p = row.values + 2 * k;
@@ -181,7 +179,6 @@ struct PlainF32Traits512 : FloatTraits512 {
   struct Packed {
     __m512 w[4];
   };
-  static constexpr int kPrefetchRows = 8;
 
   DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
     const uint8_t* p = row.values + 4 * k;
@@ -215,43 +212,38 @@ struct NestedTraits512 : FloatTraits512 {
     [[gnu::always_inline]] Row(const WeightRows& w, int64_t n)
         : upper(w.values + n * w.row_bytes), lower(w.lower + n * w.row_bytes) {}
   };
-  using Packed = Words512;
+  struct Packed {
+    __m512i words[2];
+  };
 
-  // FP16 bits of 32 weights: sign and (upper >> 1) as the high byte, lower as the low byte, - 64.
-  DUALFP_GEMM_INLINE void Merge(__m256i upper, __m256i lower, __m256i* words) {
-    // Unpacking works within 128-bit lanes; with their middle quarters swapped first, it leaves
-    // words 0..15 and 16..31 in order.
-    const __m256i u = _mm256_permute4x64_epi64(upper, 0xd8);
-    const __m256i e = _mm256_permute4x64_epi64(lower, 0xd8);
+  // FP16 bits: sign and (upper >> 1) as the high byte, lower as the low byte, - 64.
+  DUALFP_GEMM_INLINE Packed Merge(__m512i upper, __m512i lower) {
+    // Unpacking works within 128-bit lanes; with the bytes dealt out first, it leaves words 0..31
+    // and 32..63 in order.
+    const __m512i deal = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m512i u = _mm512_permutexvar_epi64(deal, upper);
+    const __m512i e = _mm512_permutexvar_epi64(deal, lower);
     // Bit 7 of u, the others of u >> 1; then bit 6, another byte's or a second sign, cleared.
-    const __m256i merged = _mm256_ternarylogic_epi32(_mm256_set1_epi8(static_cast<char>(0x80)), u,
-                                                     _mm256_srli_epi16(u, 1), 0xca);
-    const __m256i high = _mm256_and_si256(merged, _mm256_set1_epi8(static_cast<char>(0xbf)));
-    const __m256i bias = _mm256_set1_epi16(64);
-    words[0] = _mm256_sub_epi16(_mm256_unpacklo_epi8(e, high), bias);
-    words[1] = _mm256_sub_epi16(_mm256_unpackhi_epi8(e, high), bias);
+    const __m512i merged = _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(0x80)), u,
+                                                     _mm512_srli_epi16(u, 1), 0xca);
+    const __m512i high = _mm512_and_si512(merged, _mm512_set1_epi8(static_cast<char>(0xbf)));
+    const __m512i bias = _mm512_set1_epi16(64);
+    return {{_mm512_sub_epi16(_mm512_unpacklo_epi8(e, high), bias),
+             _mm512_sub_epi16(_mm512_unpackhi_epi8(e, high), bias)}};
   }
   DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
-    Packed packed;
-    Merge(LoadHalf(row.upper + k), LoadHalf(row.lower + k), packed.words);
-    Merge(LoadHalf(row.upper + k + 32), LoadHalf(row.lower + k + 32), packed.words + 2);
-    return packed;
+    return Merge(_mm512_loadu_si512(row.upper + k), _mm512_loadu_si512(row.lower + k));
   }
   DUALFP_GEMM_INLINE Packed PackTail(const Row& row, int64_t k, int64_t size) {
-    Packed packed;
+    // A zero weight's bytes are 0 and 64.
     const __mmask64 mask = FirstLanes(size);
-    const __m256i zero_lower = _mm256_set1_epi8(64);  // a zero weight's bytes are 0 and 64
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      const auto lanes = static_cast<__mmask32>(mask >> 32 * half);
-      Merge(_mm256_maskz_loadu_epi8(lanes, row.upper + k + 32 * half),
-            _mm256_mask_loadu_epi8(zero_lower, lanes, row.lower + k + 32 * half),
-            packed.words + 2 * half);
-    }
-    return packed;
+    return Merge(_mm512_maskz_loadu_epi8(mask, row.upper + k),
+                 _mm512_mask_loadu_epi8(_mm512_set1_epi8(64), mask, row.lower + k));
   }
   DUALFP_GEMM_INLINE Operand Unpack(const Packed& packed, int v) {
-    return _mm512_cvtph_ps(packed.words[v]);
+    const __m512i words = packed.words[v / 2];
+    return _mm512_cvtph_ps(v % 2 == 0 ? _mm512_castsi512_si256(words)
+                                      : _mm512_extracti64x4_epi64(words, 1));
   }
   DUALFP_GEMM_INLINE void Prefetch(const Row& row, int64_t k) {
     PrefetchLine(row.upper + k);

@@ -16,7 +16,6 @@ struct E4m3PairTraits {
   static constexpr int kGroupVectors = 2;
   static constexpr int kTailElements = 64;
   static constexpr int kBlockK = 1024;
-  static constexpr int kPrefetchRows = 4;
   static constexpr float kValueScale = 1.0f;
   static constexpr bool kKeepsOrder = false;
 

@@ -29,18 +29,6 @@ int64_t InputStride(const GemmInner& inner, int64_t k) {
   return RoundUp(k, inner.k_align) * inner.x_element_bytes + kCacheLine;
 }
 
-RowActivation ToRowActivation(Activation activation) {
-  switch (activation) {
-    case Activation::kNone:
-      return RowActivation::kNone;
-    case Activation::kSilu:
-      return RowActivation::kSilu;
-    case Activation::kSiluMul:
-      return RowActivation::kSiluMul;
-  }
-  return RowActivation::kNone;
-}
-
 // One call's worth of arguments, as the loops want them.
 struct Problem {
   const CpuGemm& kernel;
@@ -153,7 +141,7 @@ void FinishRow(const Problem& problem, int64_t m, int64_t column, int64_t count,
     epilogue.w_scales = args.weight->scales.as<float>() + column;
   }
   epilogue.bias = desc.has_bias ? args.bias.as<float>() + column : nullptr;
-  epilogue.activation = ToRowActivation(desc.activation);
+  epilogue.activation = desc.activation;
   epilogue.y_dtype = desc.y_dtype;
   const int64_t y_offset =
       (desc.activation == Activation::kSiluMul ? column / 2 : column) * DTypeSize(desc.y_dtype);

@@ -6,7 +6,6 @@
 //   kGroupVectors               vectors of weights that are read at a time: a group
 //   kTailElements               a tail of K is worked on in multiples of this
 //   kBlockK                     GemmInner::block_k
-//   kPrefetchRows               Direct for so many rows and more fetches ahead by itself
 //   kValueScale                 GemmInner::value_scale
 //   Position(k)                 where in X and, but for its columns, in a panel element k lies
 //   Arrange(values, x)          a group of floats to those positions; ToFloat(element)
@@ -17,9 +16,9 @@
 //   PackTail(row, k, size)      the same of the first `size` elements; the rest are zero weights,
 //                               and nothing beyond is read
 //   Unpack(packed, v)           the group's vector v of weights
-//   Prefetch(row, k)            the group at element k, which may lie outside the weight
-//   Zero, MulAdd(acc, x, w), Load(element*), Store(element*, operand)
-//   Pin(operand)                keeps an operand in its register: compilers would rather load it
+//   Prefetch(row, k)            the group at element k, which may lie outside the row and the
+//   weight Zero, MulAdd(acc, x, w), Load(element*), Store(element*, operand) Pin(operand) keeps an
+//   operand in its register: compilers would rather load it
 //                               again for each use, and then loads bound the loop
 //   AddReduced<count>(acc, sums) adds each accumulator's sum over lanes to sums[count]
 //
@@ -70,15 +69,14 @@ DUALFP_GEMM_INLINE void MulAddVector(const typename T::Element* const* rows, int
   }
 }
 
+// Weights are read from several rows at once, but fetched into the L2 cache as one stream in the
+// order in which they lie in memory, this many elements ahead: memory serves one stream best.
+constexpr int64_t kAhead = 32768;
+
 template <typename T, int kRows, int kColumns>
 void Direct(const InputRows& x, int64_t num_rows, const WeightRows& weights, int64_t column,
             float* sums) {
-  // How far ahead to fetch, in elements; where a row ends before that, from the next columns' rows.
-  // One row of X streams its weights fast enough for the hardware to follow, unless they are short.
-  constexpr int64_t kAhead = 512;
   const int64_t k_size = weights.k;
-  const bool prefetch = kRows >= T::kPrefetchRows || k_size <= 2 * kAhead;
-
   const typename T::Element* rows[kRows];
   RowPointers<T, kRows>(x, num_rows, rows);
   typename T::Row columns[kColumns];
@@ -98,13 +96,9 @@ void Direct(const InputRows& x, int64_t num_rows, const WeightRows& weights, int
     }
     int64_t k = block;
     for (; k + kGroup<T> <= end; k += kGroup<T>) {
-      if (prefetch) {
-        const int64_t ahead =
-            k + kAhead < k_size ? k + kAhead : k + kAhead + (kColumns - 1) * k_size;
 #pragma GCC unroll 8
-        for (int c = 0; c < kColumns; ++c) {
-          T::Prefetch(columns[c], ahead);
-        }
+      for (int c = 0; c < kColumns; ++c) {
+        T::Prefetch(columns[0], kAhead + k * kColumns + c * kGroup<T>);
       }
       if constexpr (kRows < 4) {
         // Column by column, so that decoding one overlaps multiplying the one before.

@@ -1,25 +1,24 @@
 // The loops along a row that surround a GEMM's inner loops, per instruction set: quantization and
 // conversion of activations, and the epilogue. Raw pointers only, for gemm_inner.h's reason.
 //
-// They agree with numeric/ and reference/ bit for bit, but for NaN payloads and the last places of
-// SiLU's exponential.
+// They agree with reference/rows.h bit for bit, but for NaN payloads and the last places of SiLU's
+// exponential.
 
 #pragma once
 
 #include <cstdint>
 
+#include "dualfp/kernels/epilogue.h"
 #include "dualfp/tensor/dtype.h"
 
 namespace dualfp::cpu {
-
-enum class RowActivation : uint8_t { kNone, kSilu, kSiluMul };
 
 struct RowEpilogue {
   float x_scale = 1.0f;
   float w_scale = 1.0f;             // of all columns
   const float* w_scales = nullptr;  // or one for each
   const float* bias = nullptr;
-  RowActivation activation = RowActivation::kNone;
+  Activation activation = Activation::kNone;
   const void* residual = nullptr;  // of y's dtype
   void* y = nullptr;
   DType y_dtype = DType::kF32;

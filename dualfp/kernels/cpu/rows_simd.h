@@ -160,7 +160,7 @@ template <typename S>
 void Finish(const float* sums, int64_t n, const RowEpilogue& e) {
   WithRowType<S>(e.y_dtype, [&](auto row) {
     using Row = decltype(row);
-    const bool pairs = e.activation == RowActivation::kSiluMul;
+    const bool pairs = e.activation == Activation::kSiluMul;
     const int64_t columns = pairs ? n / 2 : n;
     for (int64_t i = 0; i < columns; i += S::kLanes) {
       const int count = columns - i < S::kLanes ? static_cast<int>(columns - i) : S::kLanes;
@@ -177,7 +177,7 @@ void Finish(const float* sums, int64_t n, const RowEpilogue& e) {
         v = S::Mul(Silu<S>(gate), up);
       } else {
         v = Scaled<S>(sums, i, count, e);
-        if (e.activation == RowActivation::kSilu) {
+        if (e.activation == Activation::kSilu) {
           v = Silu<S>(v);
         }
       }

@@ -1,10 +1,9 @@
 // GEMM as its definition says, for every format: decode a weight row, multiply, epilogue.
 
-#include <cmath>
+#include <algorithm>
 #include <vector>
 
 #include "dualfp/kernels/gemm_kernels.h"
-#include "dualfp/kernels/reference/quantize_reference.h"
 #include "dualfp/kernels/reference/rows.h"
 
 namespace dualfp::reference {
@@ -19,60 +18,76 @@ int64_t WorkspaceBytes(const GemmDesc& desc) {
   return desc.m * (desc.k + 1) * static_cast<int64_t>(sizeof(float));
 }
 
-void PrepareRows(const GemmArgs& args, const GemmDesc& desc, int64_t begin, int64_t end,
-                 float tensor_amax, float* values, float* scales) {
-  for (int64_t m = begin; m < end; ++m) {
-    const ConstTensorView row = args.x.Rows(m, m + 1);
+const void* XRow(const GemmArgs& args, int64_t m) { return args.x.Rows(m, m + 1).data; }
+
+float RowScale(const GemmDesc& desc, const GemmArgs& args, int64_t m, float tensor_amax) {
+  switch (desc.activation_quant) {
+    case ActivationQuant::kNone:
+      return 1.0f;
+    case ActivationQuant::kDynamicPerToken:
+      return ActivationScale(kRowInner.max_magnitude(XRow(args, m), desc.x_dtype, desc.k));
+    case ActivationQuant::kDynamicPerTensor:
+      return ActivationScale(tensor_amax);
+    case ActivationQuant::kStaticPerTensor:
+      return args.weight->input_scale;
+  }
+  return 1.0f;
+}
+
+void PrepareRows(const GemmDesc& desc, const GemmArgs& args, float* values, float* scales) {
+  float tensor_amax = 0.0f;
+  for (int64_t m = 0; m < desc.m; ++m) {
+    tensor_amax =
+        std::max(tensor_amax, kRowInner.max_magnitude(XRow(args, m), desc.x_dtype, desc.k));
+  }
+  for (int64_t m = 0; m < desc.m; ++m) {
     float* out = values + m * desc.k;
-    scales[m] = RowScale(row, desc.activation_quant, args.weight->input_scale, tensor_amax);
-    for (int64_t k = 0; k < desc.k; ++k) {
-      const float x = LoadElement(row.data, row.dtype, k);
-      out[k] = desc.activation_quant == ActivationQuant::kNone ? x : QuantizeToE4m3(x, scales[m]);
+    scales[m] = RowScale(desc, args, m, tensor_amax);
+    if (desc.activation_quant == ActivationQuant::kNone) {
+      kRowInner.to_float(XRow(args, m), desc.x_dtype, desc.k, out);
+    } else {
+      kRowInner.quantize(XRow(args, m), desc.x_dtype, desc.k, scales[m], out);
     }
   }
 }
 
-float Silu(float x) { return x / (1.0f + std::exp(-x)); }
+// Columns [column, column + count) of W, which make y columns from y_column on.
+void RunColumns(const GemmDesc& desc, const GemmArgs& args, const float* values,
+                const float* scales, int64_t column, int64_t count, int64_t y_column) {
+  std::vector<float> weights(count * desc.k);
+  for (int64_t c = 0; c < count; ++c) {
+    DecodeWeightRow(*args.weight, desc.precision, column + c, weights.data() + c * desc.k);
+  }
+  std::vector<float> sums(count);
+  for (int64_t m = 0; m < desc.m; ++m) {
+    for (int64_t c = 0; c < count; ++c) {
+      float sum = 0.0f;
+      for (int64_t k = 0; k < desc.k; ++k) {
+        sum += values[m * desc.k + k] * weights[c * desc.k + k];
+      }
+      sums[c] = sum;
+    }
+    const int64_t offset = y_column * DTypeSize(desc.y_dtype);
+    cpu::RowEpilogue epilogue;
+    epilogue.x_scale = scales[m];
+    epilogue.bias = desc.has_bias ? args.bias.as<float>() + column : nullptr;
+    epilogue.activation = desc.activation;
+    epilogue.residual =
+        desc.has_residual ? args.residual.Rows(m, m + 1).as<char>() + offset : nullptr;
+    epilogue.y = args.y.Rows(m, m + 1).as<char>() + offset;
+    epilogue.y_dtype = desc.y_dtype;
+    kRowInner.finish(sums.data(), count, epilogue);
+  }
+}
 
 void Run(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
   auto* values = static_cast<float*>(context.workspace.data);
   float* scales = values + desc.m * desc.k;
-  const float tensor_amax =
-      desc.activation_quant == ActivationQuant::kDynamicPerTensor ? MaxMagnitude(args.x) : 0.0f;
-  context.threads->ParallelFor(desc.m, 1, [&](int64_t begin, int64_t end, int) {
-    PrepareRows(args, desc, begin, end, tensor_amax, values, scales);
-  });
-
+  PrepareRows(desc, args, values, scales);
   // A pair of weight rows makes one output with silu-mul, so threads take rows in pairs.
-  const bool pairs = desc.activation == Activation::kSiluMul;
-  const int64_t step = pairs ? 2 : 1;
-  context.threads->ParallelFor(desc.n / step, 4, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> weights(step * desc.k);
-    for (int64_t column = begin; column < end; ++column) {
-      for (int64_t i = 0; i < step; ++i) {
-        DecodeWeightRow(*args.weight, desc.precision, column * step + i,
-                        weights.data() + i * desc.k);
-      }
-      for (int64_t m = 0; m < desc.m; ++m) {
-        float result[2] = {0.0f, 0.0f};
-        for (int64_t i = 0; i < step; ++i) {
-          float sum = 0.0f;
-          for (int64_t k = 0; k < desc.k; ++k) {
-            sum += values[m * desc.k + k] * weights[i * desc.k + k];
-          }
-          const float bias = desc.has_bias ? args.bias.as<float>()[column * step + i] : 0.0f;
-          result[i] = sum * scales[m] + bias;
-        }
-        float y = desc.activation == Activation::kNone ? result[0] : Silu(result[0]);
-        if (pairs) {
-          y *= result[1];
-        }
-        if (desc.has_residual) {
-          y += LoadElement(args.residual.Rows(m, m + 1).data, desc.y_dtype, column);
-        }
-        StoreElement(args.y.Rows(m, m + 1).data, desc.y_dtype, column, y);
-      }
-    }
+  const int64_t pair = desc.activation == Activation::kSiluMul ? 2 : 1;
+  context.threads->ParallelFor(desc.n / pair, 4, [&](int64_t begin, int64_t end, int) {
+    RunColumns(desc, args, values, scales, begin * pair, (end - begin) * pair, begin);
   });
 }
 

@@ -1,6 +1,7 @@
 #include "dualfp/kernels/reference/rows.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "dualfp/base/check.h"
 #include "dualfp/numeric/bf16.h"
@@ -12,6 +13,88 @@
 
 namespace dualfp::reference {
 namespace {
+
+float LoadElement(const void* row, DType dtype, int64_t index) {
+  switch (dtype) {
+    case DType::kF32:
+      return static_cast<const float*>(row)[index];
+    case DType::kF16:
+      return Fp16ToFloat(static_cast<const uint16_t*>(row)[index]);
+    case DType::kBF16:
+      return Bf16ToFloat(static_cast<const uint16_t*>(row)[index]);
+    default:
+      Fail(ErrorCode::kInternal, "row of ", DTypeName(dtype));
+  }
+}
+
+void StoreElement(void* row, DType dtype, int64_t index, float value) {
+  switch (dtype) {
+    case DType::kF32:
+      static_cast<float*>(row)[index] = value;
+      return;
+    case DType::kF16:
+      static_cast<uint16_t*>(row)[index] = FloatToFp16(value);
+      return;
+    case DType::kBF16:
+      static_cast<uint16_t*>(row)[index] = FloatToBf16(value);
+      return;
+    default:
+      Fail(ErrorCode::kInternal, "row of ", DTypeName(dtype));
+  }
+}
+
+float MaxMagnitude(const void* x, DType dtype, int64_t n) {
+  float amax = 0.0f;
+  for (int64_t i = 0; i < n; ++i) {
+    const float magnitude = std::fabs(LoadElement(x, dtype, i));
+    amax = magnitude > amax ? magnitude : amax;
+  }
+  return amax;
+}
+
+void ToFloat(const void* x, DType dtype, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = LoadElement(x, dtype, i);
+  }
+}
+
+void Encode(const void* x, DType dtype, int64_t n, float scale, uint8_t* codes) {
+  for (int64_t i = 0; i < n; ++i) {
+    codes[i] = FloatToE4m3(LoadElement(x, dtype, i) / scale);
+  }
+}
+
+void Quantize(const void* x, DType dtype, int64_t n, float scale, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = E4m3ToFloat(FloatToE4m3(LoadElement(x, dtype, i) / scale));
+  }
+}
+
+float Silu(float x) { return x / (1.0f + std::exp(-x)); }
+
+void Finish(const float* sums, int64_t n, const cpu::RowEpilogue& e) {
+  const auto scaled = [&](int64_t i) {
+    float value = sums[i] * e.x_scale * e.w_scale;
+    if (e.w_scales != nullptr) {
+      value *= e.w_scales[i];
+    }
+    return e.bias == nullptr ? value : value + e.bias[i];
+  };
+  const bool pairs = e.activation == Activation::kSiluMul;
+  for (int64_t i = 0; i < (pairs ? n / 2 : n); ++i) {
+    float value = scaled(pairs ? 2 * i : i);
+    if (e.activation != Activation::kNone) {
+      value = Silu(value);
+    }
+    if (pairs) {
+      value *= scaled(2 * i + 1);
+    }
+    if (e.residual != nullptr) {
+      value += LoadElement(e.residual, e.y_dtype, i);
+    }
+    StoreElement(e.y, e.y_dtype, i, value);
+  }
+}
 
 void AddOutliers(const Weight& weight, int64_t row, float* values) {
   const int64_t* begin = weight.outliers.index.as<int64_t>();
@@ -48,34 +131,7 @@ float ScaleOf(const Weight& weight, int64_t row, int64_t column) {
 
 }  // namespace
 
-float LoadElement(const void* row, DType dtype, int64_t index) {
-  switch (dtype) {
-    case DType::kF32:
-      return static_cast<const float*>(row)[index];
-    case DType::kF16:
-      return Fp16ToFloat(static_cast<const uint16_t*>(row)[index]);
-    case DType::kBF16:
-      return Bf16ToFloat(static_cast<const uint16_t*>(row)[index]);
-    default:
-      Fail(ErrorCode::kInternal, "row of ", DTypeName(dtype));
-  }
-}
-
-void StoreElement(void* row, DType dtype, int64_t index, float value) {
-  switch (dtype) {
-    case DType::kF32:
-      static_cast<float*>(row)[index] = value;
-      return;
-    case DType::kF16:
-      static_cast<uint16_t*>(row)[index] = FloatToFp16(value);
-      return;
-    case DType::kBF16:
-      static_cast<uint16_t*>(row)[index] = FloatToBf16(value);
-      return;
-    default:
-      Fail(ErrorCode::kInternal, "row of ", DTypeName(dtype));
-  }
-}
+const cpu::RowInner kRowInner = {MaxMagnitude, ToFloat, Quantize, Encode, Finish};
 
 void DecodeWeightRow(const Weight& weight, Precision precision, int64_t row, float* values) {
   const int64_t k = weight.k;

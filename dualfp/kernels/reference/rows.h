@@ -5,15 +5,13 @@
 
 #include <cstdint>
 
-#include "dualfp/tensor/tensor_view.h"
+#include "dualfp/kernels/cpu/row_inner.h"
 #include "dualfp/tensor/weight.h"
 
 namespace dualfp::reference {
 
-// One element of a row of dtype F32, F16 or BF16.
-float LoadElement(const void* row, DType dtype, int64_t index);
-// Rounds to nearest even.
-void StoreElement(void* row, DType dtype, int64_t index, float value);
+// The loops along a row, by the definitions of numeric/.
+extern const cpu::RowInner kRowInner;
 
 // `values` [K] = row `row` of the logical weight as a GEMM at `precision` uses it: scales applied,
 // outliers added. Exact, but for the rounding of q * scale to float.

@@ -1,0 +1,100 @@
+// No allocation per step once warm: counted by replacing the global operator new, hence a binary of
+// its own.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "dualfp/engine/testing/fake_vocabulary.h"
+#include "dualfp/engine/testing/harness.h"
+
+namespace {
+std::atomic<int64_t> allocations{0};
+
+void* Count(std::size_t size) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  void* memory = std::malloc(size);
+  if (memory == nullptr) {
+    throw std::bad_alloc();
+  }
+  return memory;
+}
+}  // namespace
+
+void* operator new(std::size_t size) { return Count(size); }
+void* operator new[](std::size_t size) { return Count(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace dualfp {
+namespace {
+
+TEST(Allocation, TheCounterCounts) {
+  const int64_t before = allocations;
+  auto* value = new std::string(100, 'x');
+  EXPECT_GE(allocations - before, 2);
+  delete value;
+}
+
+TEST(Allocation, NoneInAStepOnceWarm) {
+  RunnerInfo info = testing::SmallInfo();
+  info.max_model_len = 512;
+  info.num_blocks = 64 * 128;
+  info.max_rows = 256;
+  info.max_sequences = 64;
+  info.max_logit_rows = 64;
+  ThreadPool threads(2);
+  EngineConfig config;
+  config.threads = &threads;
+  const auto vocabulary = testing::FakeVocabulary::Ascii();
+  testing::FakeRunner runner(info);
+  EngineMetrics metrics(info.max_model_len);
+  EngineCore core(config, &runner, vocabulary.get(), MakeSloSlackController(info.num_layers),
+                  &metrics, {1, 2});
+  int64_t outputs = 0;
+  const RequestContext context{
+      info.vocab_size, info.max_model_len, info.block_size, vocabulary.get(), {}};
+  for (int i = 0; i < 64; ++i) {
+    Request request;
+    request.prompt.assign(10 + i, i);
+    request.ttft_target = 1.0;
+    request.tpot_target = 1e-6 * i;
+    SamplingParams& sampling = request.sampling;
+    sampling.max_tokens = 400;
+    sampling.temperature = i % 4 == 0 ? 0.0f : 0.9f;
+    sampling.top_p = i % 3 == 0 ? 0.9f : 1.0f;
+    sampling.top_k = i % 5 == 0 ? 20 : 0;
+    sampling.min_p = i % 7 == 0 ? 0.05f : 0.0f;
+    sampling.repetition_penalty = i % 6 == 0 ? 1.1f : 1.0f;
+    sampling.presence_penalty = i % 8 == 0 ? 0.5f : 0.0f;
+    sampling.logprobs = i % 9 == 0 ? std::optional<int>(5) : std::nullopt;
+    if (i % 2 == 0) {
+      sampling.stop = {"\x01\x02 never", "ab\x03"};
+    }
+    auto state = MakeRequestState(
+        request, [&](const RequestOutput& output) { outputs += !output.choices.empty(); }, i,
+        context);
+    state->id = i + 1;
+    core.Add(std::move(state));
+  }
+  for (int step = 0; step < 60; ++step) {
+    core.Step();
+  }
+  ASSERT_EQ(core.scheduler().running().size(), 64u);
+  outputs = 0;
+  const int64_t before = allocations;
+  for (int step = 0; step < 200; ++step) {
+    core.Step();
+  }
+  EXPECT_EQ(allocations - before, 0);
+  EXPECT_EQ(outputs, 200 * 64);
+  EXPECT_GT(metrics.precision_switches_total.value() + metrics.precision_tokens_total[1].value(),
+            0u);
+}
+
+}  // namespace
+}  // namespace dualfp

@@ -1,0 +1,193 @@
+// What the decoder promises beyond its logits, which the Python tests compare with transformers:
+// row-wise precisions, limits, errors that leave the cache alone.
+
+#include "dualfp/model/decoder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "dualfp/model/rope_frequencies.h"
+#include "dualfp/model/test_models.h"
+#include "dualfp/model/weights.h"
+
+namespace dualfp {
+namespace {
+
+using ::testing::HasSubstr;
+
+class DecoderTest : public ::testing::Test {
+ protected:
+  DecoderTest() : model_(Load()), cache_(model_.KvCacheFor(DType::kF32, 40)) {
+    blocks_.resize(40);
+    std::iota(blocks_.begin(), blocks_.end(), 0);
+  }
+
+  Model Load() {
+    DummySource source(5);
+    return LoadModel(SmallConfig(), source, {}, threads_);
+  }
+
+  static std::vector<int32_t> Tokens(int32_t count, int32_t seed) {
+    std::vector<int32_t> tokens(count);
+    for (int32_t i = 0; i < count; ++i) {
+      tokens[i] = (seed + i * 31 + i * i) % 80;
+    }
+    return tokens;
+  }
+
+  PrecisionPlan Uniform(Precision precision) { return PrecisionPlan::Uniform(3, precision); }
+
+  std::vector<float> Run(Decoder& decoder, std::vector<StepSequence> sequences,
+                         std::vector<PlanRange> plans, std::vector<int32_t> rows) {
+    const auto count = static_cast<int64_t>(rows.size());
+    std::vector<float> logits(count * 80);
+    decoder.Forward({.threads = &threads_},
+                    {.sequences = sequences, .plans = plans, .logit_rows = rows}, cache_,
+                    {logits.data(), DType::kF32, {count, 80}});
+    return logits;
+  }
+
+  std::string Refusal(Decoder& decoder, std::vector<StepSequence> sequences,
+                      std::vector<PlanRange> plans, std::vector<int32_t> rows) {
+    try {
+      Run(decoder, std::move(sequences), std::move(plans), std::move(rows));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+      return error.what();
+    }
+    return "";
+  }
+
+  std::span<const int32_t> Blocks(int64_t begin, int64_t count) {
+    return std::span<const int32_t>(blocks_).subspan(begin, count);
+  }
+
+  ThreadPool threads_{2};
+  Model model_;
+  KvCache cache_;
+  std::vector<int32_t> blocks_;
+};
+
+TEST_F(DecoderTest, RowsOfOneStepComputeAtTheirOwnPrecision) {
+  Decoder decoder(model_, {.limits = {.max_tokens = 64, .max_sequences = 3, .max_logit_rows = 3}});
+  const std::vector<int32_t> a = Tokens(20, 1), b = Tokens(7, 2), c = Tokens(1, 3);
+  const StepSequence sa{.tokens = a, .blocks = Blocks(0, 2)};
+  const StepSequence sb{.tokens = b, .blocks = Blocks(2, 1)};
+  const StepSequence sc{.tokens = c, .blocks = Blocks(3, 1)};
+  const PrecisionPlan fp16 = Uniform(Precision::kFp16);
+  const PrecisionPlan fp8 = Uniform(Precision::kFp8);
+  PrecisionPlan mixed = fp16;
+  mixed.layers[1] = Precision::kFp8;
+  const auto alone = [&](const StepSequence& sequence, const PrecisionPlan& plan) {
+    const auto rows = static_cast<int32_t>(sequence.tokens.size());
+    return Run(decoder, {sequence}, {{0, rows, &plan}}, {rows - 1});
+  };
+  std::vector<float> expected = alone(sa, fp8);
+  for (const auto& part : {alone(sb, fp16), alone(sc, mixed)}) {
+    expected.insert(expected.end(), part.begin(), part.end());
+  }
+  EXPECT_EQ(
+      Run(decoder, {sa, sb, sc}, {{0, 20, &fp8}, {20, 27, &fp16}, {27, 28, &mixed}}, {19, 26, 27}),
+      expected);
+  // All three precisions differ, and so does a layer in the middle.
+  EXPECT_NE(alone(sc, fp16), alone(sc, fp8));
+  EXPECT_NE(alone(sc, fp16), alone(sc, mixed));
+  EXPECT_NE(alone(sc, fp8), alone(sc, mixed));
+}
+
+TEST_F(DecoderTest, CostCountsWhatEachPrecisionReads) {
+  const Decoder decoder(model_, {.limits = {.max_tokens = 1}});
+  const int64_t head = 80 * 48 * 2;
+  const int64_t layers = 3 * 48 * (2 * 48 + 48 + 3 * 72);
+  const PlanCost fp16 = decoder.CostOf(Uniform(Precision::kFp16));
+  EXPECT_EQ(fp16.weight_bytes, head + 2 * layers);
+  EXPECT_EQ(fp16.linears_at_fp16, 13);
+  const PlanCost fp8 = decoder.CostOf(Uniform(Precision::kFp8));
+  EXPECT_EQ(fp8.weight_bytes, head + layers);
+  EXPECT_EQ(fp8.linears_at_fp8, 12);
+  EXPECT_EQ(fp8.fallbacks, 0);
+}
+
+TEST_F(DecoderTest, StepsThatCannotRunAreErrors) {
+  Decoder decoder(
+      model_,
+      {.limits = {.max_tokens = 32, .max_sequences = 2, .max_logit_rows = 1, .max_context = 48}});
+  const PrecisionPlan plan = Uniform(Precision::kFp16);
+  const std::vector<int32_t> tokens = Tokens(10, 1);
+  const std::vector<int32_t> many = Tokens(33, 1);
+  const std::vector<int32_t> outside = {1, 80};
+  const std::vector<int32_t> bad_block = {40};
+  const StepSequence good{.tokens = tokens, .blocks = Blocks(0, 3)};
+  const PlanRange all{0, 10, &plan};
+  const auto refusal = [&](const StepSequence& sequence, const PlanRange& range, int32_t row) {
+    return Refusal(decoder, {sequence}, {range}, {row});
+  };
+  EXPECT_EQ(refusal(good, all, 9), "");
+  EXPECT_THAT(refusal(good, all, 10), HasSubstr("row 10"));
+  EXPECT_THAT(refusal(good, {0, 9, &plan}, 0), HasSubstr("cover 9 of 10"));
+  EXPECT_THAT(refusal(good, {1, 10, &plan}, 0), HasSubstr("ascending"));
+  const PrecisionPlan two_layers = PrecisionPlan::Uniform(2, Precision::kFp8);
+  EXPECT_THAT(refusal(good, {0, 10, &two_layers}, 0), HasSubstr("2 layers, expected 3"));
+  EXPECT_THAT(refusal({.tokens = many, .blocks = Blocks(0, 3)}, {0, 33, &plan}, 0),
+              HasSubstr("33 tokens"));
+  EXPECT_THAT(refusal({.tokens = tokens, .position = 39, .blocks = Blocks(0, 4)}, all, 0),
+              HasSubstr("context length 48"));
+  EXPECT_THAT(refusal({.tokens = tokens, .position = 10, .blocks = Blocks(0, 1)}, all, 0),
+              HasSubstr("1 cache blocks"));
+  EXPECT_THAT(refusal({.tokens = tokens, .blocks = bad_block}, all, 0), HasSubstr("block 40"));
+  EXPECT_THAT(refusal({.tokens = outside, .blocks = Blocks(0, 1)}, {0, 2, &plan}, 0),
+              HasSubstr("token 80"));
+  EXPECT_THAT(refusal({.blocks = Blocks(0, 1)}, all, 0), HasSubstr("0 tokens"));
+  EXPECT_THAT(Refusal(decoder, {}, {}, {}), HasSubstr("0 sequences"));
+  EXPECT_THAT(Refusal(decoder, {good, good, good}, {all}, {}), HasSubstr("3 sequences"));
+}
+
+TEST_F(DecoderTest, LimitsAreChecked) {
+  EXPECT_THROW(Decoder(model_, {.limits = {.max_context = 201}}), Error);
+  EXPECT_THROW(Decoder(model_, {.limits = {.max_tokens = 0}}), Error);
+  EXPECT_NO_THROW(Decoder(model_, {.limits = {.max_context = 200}}));
+}
+
+TEST(KvCacheTest, SizesNamesAndScales) {
+  KvCacheConfig config{.dtype = DType::kF8E4M3,
+                       .num_layers = 2,
+                       .num_kv_heads = 3,
+                       .head_dim = 8,
+                       .num_blocks = 5,
+                       .scales = {{1.5f, 2.0f}, {0.5f, 0.25f}}};
+  EXPECT_EQ(config.BytesPerBlock(), 2 * 2 * 3 * 8 * 16);
+  const KvCache cache(config);
+  EXPECT_EQ(cache.num_bytes(), 5 * config.BytesPerBlock());
+  EXPECT_EQ(cache.layer(1).key_scale, 0.5f);
+  EXPECT_EQ(cache.layer(0).value_scale, 2.0f);
+  EXPECT_NE(cache.layer(0).key.data, cache.layer(0).value.data);
+  config.dtype = DType::kF16;
+  EXPECT_EQ(KvCache(config).layer(0).key_scale, 1.0f);
+  config.dtype = DType::kBF16;
+  EXPECT_THROW(KvCache{config}, Error);
+  EXPECT_EQ(ParseKvCacheDType("fp8"), DType::kF8E4M3);
+  EXPECT_EQ(ParseKvCacheDType("int8"), std::nullopt);
+  EXPECT_EQ(KvBlocksFor(0), 0);
+  EXPECT_EQ(KvBlocksFor(16), 1);
+  EXPECT_EQ(KvBlocksFor(17), 2);
+}
+
+TEST(RopeTest, ContextFollowsTheScaling) {
+  const auto context = [](const std::string& rope) {
+    return MaxContextLength(SmallConfig("{\"rope_scaling\": " + rope + "}"));
+  };
+  EXPECT_EQ(context("null"), 200);
+  EXPECT_EQ(context(R"({"rope_type": "linear", "factor": 4.0})"), 800);
+  EXPECT_EQ(context(R"({"rope_type": "dynamic", "factor": 2.0})"), 400);
+  EXPECT_EQ(context(R"({"rope_type": "yarn", "factor": 4.0,
+                        "original_max_position_embeddings": 100})"),
+            400);
+  EXPECT_EQ(context(R"({"rope_type": "yarn", "factor": 1.5,
+                        "original_max_position_embeddings": 100})"),
+            200);
+}
+
+}  // namespace
+}  // namespace dualfp
