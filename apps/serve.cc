@@ -151,11 +151,14 @@ void AddServeCommand(CLI::App& app) {
   command->add_option("--port", a.server.port, "Port (default 8000; 0: any)")
       ->option_text("N")
       ->group(kServer);
-  command->add_option("--served-model-name", a.names, "What requests call the model")
-      ->option_text("NAME ...")
+  // One value an option: what follows could be MODEL.
+  command->add_option("--served-model-name", a.names, "What requests call the model; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("NAME")
       ->group(kServer);
-  command->add_option("--api-key", a.server.api_keys, "Required of requests, one of these")
-      ->option_text("KEY ...")
+  command->add_option("--api-key", a.server.api_keys, "Asked of requests; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("KEY")
       ->envname("DUALFP_API_KEY")
       ->group(kServer);
   command->add_option("--max-connections", a.server.max_connections, "At a time (default 4096)")
