@@ -85,7 +85,7 @@ double WallSeconds() {
 
 double CpuSeconds() {
   timespec time{};
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
@@ -231,18 +231,19 @@ class GemmBench {
       candidate.error = RelativeError(candidate);
     }
     ceilings = {};
-    const double start = Seconds();
-    for (int round = 0; round < kMinRounds || Seconds() - start < arguments_.seconds; ++round) {
-      const Weights& read = *weights_[round % weights_.size()];
-      const ConstTensorView& bytes = read[round].values;
-      ceilings.bytes_per_second = std::max(
-          ceilings.bytes_per_second, SampleReadBandwidth(threads_, bytes.data, bytes.num_bytes()));
+    const double start = WallSeconds();
+    for (int round = 0; round < kMinRounds || WallSeconds() - start < arguments_.seconds; ++round) {
+      const Weights& weights = *weights_[round % weights_.size()];
+      const ConstTensorView& bytes = weights[round].values;
+      int64_t amount = 0;
+      double seconds = Time([&] { amount = ProbeRead(threads_, bytes.data, bytes.num_bytes()); });
+      ceilings.bytes_per_second =
+          std::max(ceilings.bytes_per_second, static_cast<double>(amount) / seconds);
+      seconds = Time([&] { amount = ProbeMultiplyAdd(threads_); });
       ceilings.operations_per_second =
-          std::max(ceilings.operations_per_second, SampleMultiplyAddRate(threads_));
+          std::max(ceilings.operations_per_second, static_cast<double>(amount) / seconds);
       for (Candidate& candidate : candidates) {
-        const double begin = Seconds();
-        RunOnce(candidate, round + 1);
-        candidate.seconds.push_back(Seconds() - begin);
+        candidate.seconds.push_back(Time([&] { RunOnce(candidate, round + 1); }));
       }
     }
     return candidates;
@@ -282,14 +283,10 @@ class GemmBench {
   // Seconds that `work` takes by the chosen clock.
   template <typename Work>
   double Time(const Work& work) const {
-    if (arguments_.clock == "wall") {
-      const double begin = WallSeconds();
-      work();
-      return WallSeconds() - begin;
-    }
-    const double begin = CpuSeconds();
+    const auto now = arguments_.clock == "wall" ? WallSeconds : CpuSeconds;
+    const double begin = now();
     work();
-    return (CpuSeconds() - begin) / threads_.num_threads();
+    return now() - begin;
   }
 
   void RunOnce(Candidate& candidate, int64_t round) {
@@ -391,6 +388,8 @@ double F16Seconds(const std::vector<Candidate>& candidates) {
 void Run(const BenchArguments& arguments) {
   Check(arguments.device == "cpu", ErrorCode::kUnsupported, "bench gemm: --device ",
         arguments.device, " is not in this build; expected cpu");
+  Check(arguments.clock == "wall" || arguments.threads == 1, ErrorCode::kInvalidArgument,
+        "bench gemm: --clock cpu measures one thread; add --threads 1");
   for (const std::string& name : arguments.formats) {
     const bool known = std::any_of(std::begin(kFormats), std::end(kFormats),
                                    [&](const Format& f) { return f.name == name; });
@@ -456,8 +455,8 @@ void AddBenchCommand(CLI::App& app) {
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
   gemm->add_option("--clock", arguments->clock,
-                   "wall, or cpu: the process's CPU time divided by threads, which leaves out the "
-                   "time that a busy machine gave to others")
+                   "wall, or cpu: the thread's CPU time, which leaves out what a busy machine gave "
+                   "to others (with --threads 1)")
       ->check(CLI::IsMember({"wall", "cpu"}))
       ->capture_default_str();
   gemm->add_flag("--all-kernels", arguments->all_kernels,
