@@ -116,9 +116,11 @@ void RunServe(ServeArguments& arguments) {
       LogInfo(fmt::format("Serving on http://{}:{}", config.host, server.port()));
     } catch (...) {
       failure = std::current_exception();
-      server.Stop();
     }
     done = true;
+    if (failure) {
+      server.Stop();
+    }
   });
   server.Run();
   if (!done) {

@@ -78,11 +78,15 @@ def test_two_servers_on_one_model(tmp_path):
 
 
 def test_while_loading(tmp_path):
-    with serve_toy(tmp_path, load_ms=1500) as server_while_loading:
-        pass  # serve_toy waits for /health, so it was 503 until then
-    with serve_toy(tmp_path) as server:
-        assert server.request("GET", "/health") == (200, {"status": "ok"})
-    assert server_while_loading.process.returncode is not None
+    with serve_toy(tmp_path, wait=False, load_ms=3000) as server:
+        assert server.request("GET", "/health") == (503, {"status": "loading"})
+        status, answer = server.request("POST", "/v1/completions", {"prompt": "a"})
+        assert (status, answer["error"]["code"]) == (503, "loading")
+        assert "process_resident_memory_bytes" in server.get("/metrics")
+        deadline = time.monotonic() + 60
+        while server.request("GET", "/health") != (200, {"status": "ok"}):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -99,7 +99,7 @@ def serve(directory, *arguments, model=MODEL, binary=DUALFP, wait=True):
 
 
 @contextlib.contextmanager
-def serve_toy(directory, **flags):
+def serve_toy(directory, wait=True, **flags):
     """A server over a model that is a hash, as fast or slow as the test wants it."""
     log_path = pathlib.Path(directory) / "toy.log"
     command = [TOY_SERVER]
@@ -109,7 +109,7 @@ def serve_toy(directory, **flags):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         server = Server(process, int(process.stdout.readline()), log_path)
-        while True:
+        while wait:
             try:
                 server.get("/health")
                 break

@@ -1,4 +1,4 @@
-// The page at "/": page.html, compiled in.
+// The page at "/": one file, made of page.html, page.css and page.js, compiled in.
 
 #pragma once
 
