@@ -10,7 +10,7 @@ CMAKE ?= cmake
 CTEST ?= ctest
 
 .DEFAULT_GOAL := build
-.PHONY: dependencies test-dependencies configure build demo test sanitize bench format lint soak install clean
+.PHONY: dependencies test-dependencies configure build demo test sanitize bench accuracy format lint soak install clean
 
 dependencies:
 ifndef SKIP_DEPENDENCIES
@@ -50,6 +50,10 @@ bench: build
 	$(CMAKE) -S . -B $(BUILD) -DDUALFP_BUILD_BENCHMARKS=ON
 	$(CMAKE) --build $(BUILD) -j $(JOBS)
 	tools/bench.sh $(BUILD)
+
+# Measures every format anew and rewrites docs/accuracy.md.
+accuracy: build
+	tools/accuracy.py --dualfp $(BUILD)/dualfp
 
 SOURCES = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
 

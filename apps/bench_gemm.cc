@@ -32,6 +32,8 @@ namespace {
 
 // Weights of a format together exceed this: four times the largest last-level cache in sight.
 constexpr int64_t kRotatedBytes = int64_t{128} << 20;
+constexpr int64_t kProbeBytes = int64_t{32} << 20;
+constexpr int kProbeParts = 8;
 constexpr int kMinRounds = 5;
 constexpr int64_t kErrorRows = 4;
 constexpr int64_t kErrorColumns = 64;
@@ -202,6 +204,9 @@ class GemmBench {
     // Trained weights are about this wide; none is an outlier. Eight significand bits, so that
     // BF16 and FP16 hold the same weights.
     std::normal_distribution<float> normal(0.0f, 0.02f);
+    // Written, so that it is memory and not one page of zeros.
+    probe_ = Buffer::AllocateCpu(kProbeParts * kProbeBytes);
+    std::memset(probe_.data(), 1, probe_.size());
     fp16_ = Buffer::AllocateCpu(n * k * 2);
     for (int64_t i = 0; i < n * k; ++i) {
       const float value = std::clamp(normal(random), -1.0f, 1.0f);
@@ -233,10 +238,11 @@ class GemmBench {
     ceilings = {};
     const double start = WallSeconds();
     for (int round = 0; round < kMinRounds || WallSeconds() - start < arguments_.seconds; ++round) {
-      const Weights& weights = *weights_[round % weights_.size()];
-      const ConstTensorView& bytes = weights[round].values;
+      // A part of the probe's own memory that no cache has seen for several rounds.
+      const char* part =
+          static_cast<const char*>(probe_.data()) + round % kProbeParts * kProbeBytes;
       int64_t amount = 0;
-      double seconds = Time([&] { amount = ProbeRead(threads_, bytes.data, bytes.num_bytes()); });
+      double seconds = Time([&] { amount = ProbeRead(threads_, part, kProbeBytes); });
       ceilings.bytes_per_second =
           std::max(ceilings.bytes_per_second, static_cast<double>(amount) / seconds);
       seconds = Time([&] { amount = ProbeMultiplyAdd(threads_); });
@@ -319,6 +325,7 @@ class GemmBench {
   const BenchArguments& arguments_;
   ThreadPool threads_;
   Context context_;
+  Buffer probe_;
   Buffer fp16_;
   Buffer x_;
   Buffer y_;

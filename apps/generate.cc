@@ -181,7 +181,7 @@ void Generation::Load() {
   const LoadReport& report = model_->report;
   if (UsesFp8()) {
     const std::string exceptions = DescribeExceptions(*model_);
-    Check(report.NestedLayerLinears() > 0, ErrorCode::kUnsupported,
+    Check(report.Fp8LayerLinears() > 0, ErrorCode::kUnsupported,
           "no linear layer can compute at fp8: ",
           exceptions.empty() ? "load the model with --quantization nested" : exceptions);
   }

@@ -85,7 +85,7 @@ void PrintText(const InspectArguments& arguments, const Model& model, const Deco
       MaxContextLength(config));
   PrintTable(model);
   fmt::print("\neligible for fp8: {} of {} linear layers; {} outliers kept exactly\n",
-             report.NestedLayerLinears(), report.LayerLinears(), totals.outliers);
+             report.Fp8LayerLinears(), report.LayerLinears(), totals.outliers);
   if (totals.rounded > 0) {
     fmt::print("rounded to FP16: {} weights, by at most {:.2g} of their value\n", totals.rounded,
                totals.largest_relative_rounding);

@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.formatter(std::make_shared<dualfp::HelpFormatter>());
   dualfp::AddGenerateCommand(app);
+  dualfp::AddEvalCommand(app);
   dualfp::AddInspectCommand(app);
   dualfp::AddBenchCommand(app);
   dualfp::AddServeCommand(app);

@@ -39,8 +39,8 @@ void ModelArguments::AddTo(CLI::App& app) {
       ->required()
       ->option_text(" ");
   app.add_option("--quantization", quantization, "How linear layers are held (default auto)")
-      ->check(CLI::IsMember({"auto", "nested", "none"}))
-      ->option_text("{auto,nested,none}")
+      ->check(CLI::IsMember({"auto", "nested", "none", "fp8-tensor", "fp8-channel", "fp8-block"}))
+      ->option_text("{auto,nested,none,fp8-tensor,fp8-channel,fp8-block}")
       ->group("Model");
   app.add_flag("--quantize-lm-head", quantize_lm_head, "Nest lm_head too; plain otherwise")
       ->group("Model");
@@ -54,8 +54,8 @@ void ModelArguments::AddTo(CLI::App& app) {
       ->group("Model");
 }
 
-ProgressBar::ProgressBar(std::string label)
-    : label_(std::move(label)), start_seconds_(NowSeconds()) {}
+ProgressBar::ProgressBar(std::string label, double unit, const char* rate)
+    : label_(std::move(label)), unit_(unit), rate_(rate), start_seconds_(NowSeconds()) {}
 
 ProgressBar::~ProgressBar() {
   if (shown_) {
@@ -73,9 +73,9 @@ void ProgressBar::Update(int64_t done, int64_t total) {
   shown_ = true;
   const double share = static_cast<double>(done) / static_cast<double>(total);
   const int filled = static_cast<int>(share * kBarWidth);
-  const double rate = static_cast<double>(done) / 1e9 / std::max(1e-3, now - start_seconds_);
-  fmt::print(stderr, "\r{} [{:#<{}}{:.<{}}] {:3.0f} %, {:.2f} GB/s\033[K", label_, "", filled, "",
-             kBarWidth - filled, 100 * share, rate);
+  const double rate = static_cast<double>(done) / unit_ / std::max(1e-3, now - start_seconds_);
+  fmt::print(stderr, "\r{} [{:#<{}}{:.<{}}] {:3.0f} %, {:.{}f} {}\033[K", label_, "", filled, "",
+             kBarWidth - filled, 100 * share, rate, unit_ > 1 ? 2 : 0, rate_);
   std::fflush(stderr);
 }
 
@@ -97,10 +97,11 @@ Model LoadModelWithProgress(const ModelArguments& arguments, const ModelConfig& 
 std::string DescribeLoad(const ModelArguments& arguments, const Model& model) {
   const LoadReport& report = model.report;
   const double gigabytes = static_cast<double>(report.weight_bytes) / 1e9;
-  return fmt::format("Loaded {}: {} in {:.2f} s ({:.2f} GB/s), {} of {} linear layers nested",
+  const bool fp8_alone = report.NestedLayerLinears() == 0 && report.Fp8LayerLinears() > 0;
+  return fmt::format("Loaded {}: {} in {:.2f} s ({:.2f} GB/s), {} of {} linear layers {}",
                      arguments.model, HumanBytes(report.weight_bytes), report.seconds,
-                     gigabytes / std::max(1e-9, report.seconds), report.NestedLayerLinears(),
-                     report.LayerLinears());
+                     gigabytes / std::max(1e-9, report.seconds), report.Fp8LayerLinears(),
+                     report.LayerLinears(), fp8_alone ? "fp8" : "nested");
 }
 
 std::string DescribeExceptions(const Model& model) {

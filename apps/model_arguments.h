@@ -30,7 +30,8 @@ std::string HumanBytes(int64_t bytes);
 // bar is gone when this is.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string label);
+  // The rate shown is that of Update()'s numbers, divided by `unit`, a second.
+  explicit ProgressBar(std::string label, double unit = 1e9, const char* rate = "GB/s");
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
@@ -39,6 +40,8 @@ class ProgressBar {
 
  private:
   std::string label_;
+  double unit_;
+  const char* rate_;
   bool shown_ = false;
   double start_seconds_;
   double last_seconds_ = 0;
@@ -47,7 +50,7 @@ class ProgressBar {
 Model LoadModelWithProgress(const ModelArguments& arguments, const ModelConfig& config,
                             ThreadPool& threads);
 
-// "Loaded MODEL: 2.21 GB in 1.4 s (1.6 GB/s), 112 of 112 linear layers nested".
+// "Loaded MODEL: 2.21 GB in 1.4 s (1.6 GB/s), 112 of 112 linear layers nested", or "fp8".
 std::string DescribeLoad(const ModelArguments& arguments, const Model& model);
 
 // Why some of the layers compute in FP16 only although nesting was asked for; empty if none do.

@@ -4,40 +4,9 @@
 #include <cmath>
 #include <numeric>
 
+#include "dualfp/model/evaluate.h"
+
 namespace dualfp {
-namespace {
-
-struct RowComparison {
-  double kl;
-  double largest_difference;
-  bool same_top;
-};
-
-double LogSumExp(const float* x, int64_t count) {
-  const double largest = *std::max_element(x, x + count);
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    sum += std::exp(x[i] - largest);
-  }
-  return largest + std::log(sum);
-}
-
-RowComparison CompareRow(const float* first, const float* second, int64_t vocabulary) {
-  const double first_norm = LogSumExp(first, vocabulary);
-  const double second_norm = LogSumExp(second, vocabulary);
-  RowComparison row{0, 0, false};
-  for (int64_t i = 0; i < vocabulary; ++i) {
-    const double log_p = first[i] - first_norm;
-    row.kl += std::exp(log_p) * (log_p - (second[i] - second_norm));
-    row.largest_difference =
-        std::max(row.largest_difference, std::abs(double{first[i]} - second[i]));
-  }
-  row.same_top = std::max_element(first, first + vocabulary) - first ==
-                 std::max_element(second, second + vocabulary) - second;
-  return row;
-}
-
-}  // namespace
 
 Session::Session(Decoder& decoder, DType cache_dtype, int64_t length)
     : decoder_(decoder),
@@ -101,17 +70,18 @@ LogitComparison ComparePrecisions(const Context& context, Decoder& decoder, DTyp
     first_session.Append(context, part, first, [&](std::span<const float> logits, int64_t) {
       first_logits.assign(logits.begin(), logits.end());
     });
-    std::vector<RowComparison> rows(part.size());
+    std::vector<LogitRowComparison> rows(part.size());
     second_session.Append(context, part, second, [&](std::span<const float> logits, int64_t) {
       context.threads->ParallelFor(
           static_cast<int64_t>(part.size()), 1, [&](int64_t row, int64_t end, int) {
             for (; row < end; ++row) {
-              rows[row] = CompareRow(first_logits.data() + row * vocabulary,
-                                     logits.data() + row * vocabulary, vocabulary);
+              rows[row] = CompareLogitRows(
+                  std::span<const float>(first_logits).subspan(row * vocabulary, vocabulary),
+                  logits.subspan(row * vocabulary, vocabulary));
             }
           });
     });
-    for (const RowComparison& row : rows) {
+    for (const LogitRowComparison& row : rows) {
       total.mean_kl += row.kl;
       total.largest_kl = std::max(total.largest_kl, row.kl);
       total.largest_difference = std::max(total.largest_difference, row.largest_difference);

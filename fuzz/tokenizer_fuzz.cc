@@ -40,6 +40,9 @@ void Use(const Tokenizer& tokenizer, std::string_view text) {
       const std::vector<int32_t> ids = tokenizer.Encode(text, options);
       // The second time from the word cache.
       Require(tokenizer.Encode(text, options) == ids, "encoding is repeatable");
+      for (const int32_t id : ids) {
+        Require(id >= 0 && id < tokenizer.id_limit(), "ids within the limit");
+      }
       CheckStreaming(tokenizer, ids, special);
     }
     // Ids in any order, also such as have no token.

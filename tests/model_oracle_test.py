@@ -66,14 +66,22 @@ def test_agrees_with_transformers(name, models, tmp_path):
         assert_close(ours, tiny_models.logits(model, prompt))
 
 
-@pytest.mark.parametrize("name", ["llama", "phi3_window", "phi3_longrope", "qwen3", "llama_dynamic"])
-@pytest.mark.parametrize("options", [
+OPTIONS = [
     dict(),
     dict(quantization="nested"),
     dict(quantization="nested", precision="fp8"),
     dict(kv_cache_dtype="fp16"),
     dict(kv_cache_dtype="fp8"),
-], ids=lambda options: "-".join(options.values()) or "plain")
+]
+
+
+@pytest.mark.parametrize(
+    "name,options",
+    [("phi3_window", options) for options in OPTIONS]
+    + [(name, {}) for name in ("llama", "phi3_longrope", "qwen3", "llama_dynamic")]
+    + [("llama_biases", OPTIONS[2])],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value.values()) or "plain",
+)
 def test_steps_do_not_change_a_bit(name, options, models, tmp_path):
     """Every length 1...513 by decoding, chunks of any size, and sequences in one batch."""
     _, directory = models(name)

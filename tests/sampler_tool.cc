@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "dualfp/engine/random.h"
-#include "dualfp/engine/sampler.h"
+#include "dualfp/engine/sampling/random.h"
+#include "dualfp/engine/sampling/sampler.h"
 
 namespace dualfp {
 namespace {

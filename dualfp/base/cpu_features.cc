@@ -20,7 +20,8 @@ CpuIsa HardwareIsa() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi");
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
+                      __builtin_cpu_supports("gfni");
   if (avx512 && __builtin_cpu_supports("avx512bf16")) {
     return CpuIsa::kAvx512Bf16;
   }

@@ -12,7 +12,7 @@ namespace dualfp {
 enum class CpuIsa {
   kScalar,
   kAvx2,        // AVX2, FMA, F16C
-  kAvx512,      // F, BW, VL, DQ, VBMI
+  kAvx512,      // F, BW, VL, DQ, VBMI and GFNI
   kAvx512Bf16,  // + BF16 dot products
 };
 

@@ -16,7 +16,7 @@
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/engine/metrics.h"
 #include "dualfp/engine/model_runner.h"
-#include "dualfp/engine/precision_controller.h"
+#include "dualfp/engine/precision/precision_controller.h"
 #include "dualfp/engine/request.h"
 #include "dualfp/engine/vocabulary.h"
 

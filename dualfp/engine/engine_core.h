@@ -11,13 +11,13 @@
 #include <vector>
 
 #include "dualfp/engine/block_pool.h"
-#include "dualfp/engine/cost_model.h"
 #include "dualfp/engine/engine.h"
 #include "dualfp/engine/metrics.h"
 #include "dualfp/engine/model_runner.h"
-#include "dualfp/engine/precision_controller.h"
+#include "dualfp/engine/precision/cost_model.h"
+#include "dualfp/engine/precision/precision_controller.h"
 #include "dualfp/engine/publisher.h"
-#include "dualfp/engine/sampler.h"
+#include "dualfp/engine/sampling/sampler.h"
 #include "dualfp/engine/scheduler.h"
 #include "dualfp/engine/sequence.h"
 #include "dualfp/engine/step_arena.h"

@@ -172,85 +172,6 @@ TEST(Engine, ServesManyThreads) {
   EXPECT_EQ(ended, static_cast<uint64_t>(kThreads * kRequests));
 }
 
-TEST(Engine, RefusesWhatCannotRun) {
-  RunnerInfo info = SmallInfo();
-  info.num_blocks = 20;  // 80 tokens, of a context of 128
-  info.fp8_unsupported = "there is no FP8 plane";
-  Engine engine({}, MakeRunner(info), nullptr, nullptr);
-  const auto refusal = [&](auto change) {
-    Request request = MakeRequest(4, 4);
-    change(request);
-    const Error error = Thrown([&] {
-      engine.Submit(request, [](const RequestOutput&) { ADD_FAILURE() << "a sink was called"; });
-    });
-    return std::string(ErrorCodeName(error.code())) + ": " + error.what();
-  };
-  const std::string invalid = "invalid_argument: ";
-  EXPECT_EQ(refusal([](Request& r) { r.prompt.clear(); }), invalid + "the prompt is empty");
-  EXPECT_THAT(refusal([](Request& r) { r.prompt[1] = 96; }), HasSubstr("token id 96"));
-  EXPECT_THAT(refusal([](Request& r) { r.prompt[1] = -1; }), HasSubstr("token id -1"));
-  EXPECT_THAT(refusal([](Request& r) { r.prompt.resize(128); }), HasSubstr("context of 128"));
-  EXPECT_THAT(refusal([](Request& r) { r.prompt.resize(90); }),
-              HasSubstr("need 93 places in the KV cache, which has 80"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.max_tokens.reset(); }), HasSubstr("KV cache"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.max_tokens = 0; }), HasSubstr("max_tokens is 0"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.max_tokens = -1; }),
-              HasSubstr("max_tokens is -1"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.min_tokens = 5; }), HasSubstr("min_tokens is 5"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.n = 0; }), HasSubstr("n is 0"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.n = 10000; }), HasSubstr("n is 10000"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.temperature = -1; }), HasSubstr("temperature"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.temperature = std::nanf(""); }),
-              HasSubstr("temperature"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.temperature = INFINITY; }),
-              HasSubstr("temperature"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.top_p = 0; }), HasSubstr("top_p"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.top_p = std::nanf(""); }), HasSubstr("top_p"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.top_k = -2; }), HasSubstr("top_k"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.min_p = 1.5; }), HasSubstr("min_p"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.presence_penalty = 3; }), HasSubstr("presence"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.frequency_penalty = -3; }),
-              HasSubstr("frequency"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.repetition_penalty = 0; }),
-              HasSubstr("repetition"));
-  EXPECT_THAT(refusal([](Request& r) {
-                r.sampling.logit_bias = {{96, 1.0f}};
-              }),
-              HasSubstr("logit_bias contains token id 96"));
-  EXPECT_THAT(refusal([](Request& r) {
-                r.sampling.logit_bias = {{1, 101.0f}};
-              }),
-              HasSubstr("[-100, 100]"));
-  EXPECT_THAT(refusal([](Request& r) {
-                r.sampling.logit_bias = {{1, 1.0f}, {1, 2.0f}};
-              }),
-              HasSubstr("twice"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.stop_token_ids = {-1}; }),
-              HasSubstr("stop_token_ids"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.stop = {"x"}; }), HasSubstr("tokenizer"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.logprobs = 21; }), HasSubstr("logprobs is 21"));
-  EXPECT_THAT(refusal([](Request& r) { r.sampling.prompt_logprobs = -1; }),
-              HasSubstr("prompt_logprobs is -1"));
-  EXPECT_THAT(refusal([](Request& r) { r.ttft_target = -1; }), HasSubstr("ttft_target"));
-  EXPECT_EQ(refusal([](Request& r) { r.precision = PrecisionPin::kFp8; }),
-            "unsupported: precision: there is no FP8 plane");
-  // And what can.
-  Inbox inbox;
-  Request request = MakeRequest(4, 4);
-  request.sampling.temperature = 1e30f;
-  request.sampling.top_k = 1000;
-  engine.Submit(request, inbox.sink());
-  EXPECT_EQ(inbox.Wait().choices[0].tokens.size(), 4u);
-}
-
-TEST(Engine, EmptyStopStringsAreRefused) {
-  Engine engine({}, MakeRunner(), testing::FakeVocabulary::Ascii(), nullptr);
-  Request request = MakeRequest(4, 4);
-  request.sampling.stop = {"a", ""};
-  EXPECT_THAT(Thrown([&] { engine.Submit(request, [](const RequestOutput&) {}); }).what(),
-              HasSubstr("empty string"));
-}
-
 TEST(Engine, RefusesABadConfiguration) {
   const auto refusal = [](auto change) {
     EngineConfig config;
@@ -555,21 +476,6 @@ TEST(Engine, ReportsStepsAndMetrics) {
                            "step_duration_seconds"}) {
     EXPECT_THAT(names.names, ::testing::Contains(name));
   }
-}
-
-TEST(Histogram, CountsAndInterpolates) {
-  Histogram histogram({1.0, 2.0, 4.0});
-  for (const double value : {0.5, 1.0, 1.5, 3.0, 3.0, 3.0, 100.0}) {
-    histogram.Observe(value);
-  }
-  const Histogram::Snapshot snapshot = histogram.Read();
-  EXPECT_EQ(snapshot.counts, (std::vector<uint64_t>{2, 1, 3, 1})) << "bounds are inclusive";
-  EXPECT_EQ(snapshot.count, 7u);
-  EXPECT_DOUBLE_EQ(snapshot.sum, 112.0);
-  EXPECT_DOUBLE_EQ(snapshot.Quantile(2.0 / 7), 1.0);
-  EXPECT_NEAR(snapshot.Quantile(4.5 / 7), 3.0, 1e-9);
-  EXPECT_DOUBLE_EQ(snapshot.Quantile(1.0), 4.0);
-  EXPECT_TRUE(std::isnan(Histogram({1.0}).Read().Quantile(0.5)));
 }
 
 }  // namespace

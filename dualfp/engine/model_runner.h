@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "dualfp/engine/precision_plan.h"
+#include "dualfp/engine/precision/precision_plan.h"
 #include "dualfp/model/decoder.h"
 #include "dualfp/tensor/tensor_view.h"
 

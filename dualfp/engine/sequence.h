@@ -10,8 +10,8 @@
 
 #include "dualfp/engine/block_pool.h"
 #include "dualfp/engine/request.h"
-#include "dualfp/engine/sampler.h"
-#include "dualfp/engine/text_output.h"
+#include "dualfp/engine/sampling/sampler.h"
+#include "dualfp/engine/sampling/text_output.h"
 #include "dualfp/engine/vocabulary.h"
 
 namespace dualfp {

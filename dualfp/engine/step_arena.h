@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "dualfp/engine/cost_model.h"
 #include "dualfp/engine/model_runner.h"
+#include "dualfp/engine/precision/cost_model.h"
 #include "dualfp/engine/sequence.h"
 
 namespace dualfp {

@@ -1,6 +1,6 @@
-// Activation quantization to E4M3: the left operand of an FP8 GEMM.
+// Quantization to E4M3: activations, the left operand of an FP8 GEMM, and weights, the right one.
 //
-// A row is scaled by s and every element becomes RNE_E4M3(x / s), saturating at ±448:
+// Activations: a row is scaled by s and every element becomes RNE_E4M3(x / s), saturating at ±448:
 //   * dynamic: s = max |x| / 448 over a row (per token) or over the whole matrix (per tensor).
 //     Where that is zero (all elements zero, or too small for float), s = 1 and the codes follow.
 //   * static: s comes with the checkpoint.
@@ -8,6 +8,10 @@
 //
 // NaN is left out of the maximum and becomes the E4M3 NaN, so that row's products are NaN.
 // An infinity makes a dynamic s infinite and so poisons every product that uses s.
+//
+// Weights: s = max |w| / 448 over the matrix, an output row or a block of 128 x 128, 1 where that
+// is zero, and every element becomes RNE_E4M3(w / s); the element that makes the maximum becomes
+// +-448.
 
 #pragma once
 
@@ -15,6 +19,7 @@
 #include <string_view>
 
 #include "dualfp/kernels/context.h"
+#include "dualfp/tensor/quant_format.h"
 #include "dualfp/tensor/tensor_view.h"
 
 namespace dualfp {
@@ -41,5 +46,18 @@ float ActivationScale(float amax);
 // Throws kInvalidArgument on shapes and dtypes, and for ActivationQuant::kNone.
 void QuantizeActivations(const Context& context, const ConstTensorView& x, ActivationQuant quant,
                          float static_scale, const TensorView& codes, const TensorView& scales);
+
+// Scales of an [n, k] weight: 1, n or ceil(n / 128) * ceil(k / 128).
+// Throws kInvalidArgument for a granularity that FP8 weights do not have.
+int64_t Fp8WeightScales(ScaleGranularity granularity, int64_t n, int64_t k);
+
+// codes[n,k] = E4M3(weight[n,k] / s), in the layout of Weight (tensor/weight.h).
+//   weight  F32, F16 or BF16 [N, K], finite; rows may be strided, columns are contiguous
+//   codes   F8_E4M3 [N, K], contiguous
+//   scales  F32 [Fp8WeightScales()]
+// Throws kInvalidArgument on shapes, dtypes and granularity.
+void QuantizeWeight(const Context& context, const ConstTensorView& weight,
+                    ScaleGranularity granularity, const TensorView& codes,
+                    const TensorView& scales);
 
 }  // namespace dualfp

@@ -117,15 +117,15 @@ int64_t Decoder::WorkspaceBytes(int64_t rows) const {
     const Stage& stage = stages_[i];
     const Weight& weight = stage.linear->weight;
     const bool head = i + 1 == stages_.size();
-    const auto index = static_cast<StageIndex>(i % kStagesPerLayer);
-    const bool gated = !head && index == kGateUp;
+    const auto kind = static_cast<LinearKind>(i % kLinearsPerLayer);
+    const bool gated = !head && kind == LinearKind::kGateUp;
     void* somewhere = const_cast<void*>(weight.values.data);
     GemmArgs args;
     args.x = ConstTensorView(somewhere, kActivationDType, {rows, weight.k});
     args.y = TensorView(somewhere, kActivationDType, {rows, gated ? weight.n / 2 : weight.n});
     args.weight = &weight;
     args.bias = stage.linear->bias;
-    if (!head && (index == kO || index == kDown)) {
+    if (!head && (kind == LinearKind::kO || kind == LinearKind::kDown)) {
       args.residual = args.y;
     }
     args.activation = gated ? Activation::kSiluMul : Activation::kNone;
@@ -219,6 +219,10 @@ int64_t Decoder::CheckStep(const Step& step, const KvCache& cache, const TensorV
     check(static_cast<int64_t>(range.plan->layers.size()) == config.num_hidden_layers,
           "a precision plan of ", range.plan->layers.size(), " layers, expected ",
           config.num_hidden_layers);
+    const auto linears = static_cast<int64_t>(range.plan->linears.size());
+    check(linears == 0 || linears == config.num_hidden_layers * kLinearsPerLayer,
+          "a precision plan of ", linears, " linear layers, expected none or ",
+          config.num_hidden_layers * kLinearsPerLayer);
     covered = range.end;
   }
   check(covered == rows, "precision plans cover ", covered, " of ", rows, " rows");
@@ -266,10 +270,11 @@ void Decoder::AddRange(RowRange range) {
   }
 }
 
-std::span<const RowRange> Decoder::RowRanges(const Step& step, const Stage& stage, int64_t layer) {
+std::span<const RowRange> Decoder::RowRanges(const Step& step, int64_t layer, LinearKind kind) {
+  const Stage& stage = StageOf(layer, kind);
   ranges_.clear();
   for (const PlanRange& range : step.plans) {
-    AddRange({range.begin, range.end, Effective(stage, range.plan->layers[layer])});
+    AddRange({range.begin, range.end, Effective(stage, range.plan->At(layer, kind))});
   }
   return ranges_;
 }
@@ -291,6 +296,9 @@ void Decoder::RunLinear(const Context& context, const Stage& stage,
   args.weight = &stage.linear->weight;
   args.bias = stage.linear->bias;
   args.activation_quant = options_.activation_quant;
+  if (options_.observe_input) {
+    options_.observe_input(*stage.linear, args.x);
+  }
   GemmRows(context, args, ranges);
 }
 
@@ -303,14 +311,13 @@ void Decoder::RunLayer(const Context& context, const Step& step, int64_t layer,
   const int64_t kv_heads = model_.kv_heads();
   const int64_t dim = config.head_dim;
   const int64_t rows = arena.hidden.shape[0];
-  const PagedKv kv = cache.layer(layer);
-  const auto run = [&](StageIndex index, const GemmArgs& args) {
-    const Stage& stage = StageOf(layer, index);
-    RunLinear(context, stage, RowRanges(step, stage, layer), args);
+  const PagedKv& kv = cache.layer(layer);
+  const auto run = [&](LinearKind kind, const GemmArgs& args) {
+    RunLinear(context, StageOf(layer, kind), RowRanges(step, layer, kind), args);
   };
 
   RmsNorm(context, {arena.hidden, weights.input_norm, epsilon, arena.normed});
-  run(kQkv, {.x = arena.normed, .y = arena.qkv});
+  run(LinearKind::kQkv, {.x = arena.normed, .y = arena.qkv});
   const TensorView q = Heads(arena.qkv, 0, heads, dim);
   const TensorView k = Heads(arena.qkv, heads * dim, kv_heads, dim);
   const TensorView v = Heads(arena.qkv, (heads + kv_heads) * dim, kv_heads, dim);
@@ -330,11 +337,11 @@ void Decoder::RunLayer(const Context& context, const Step& step, int64_t layer,
                   .scale = 1.0f / std::sqrt(static_cast<float>(dim)),
                   .sliding_window = config.layer_window[layer],
                   .out = TensorView(arena.attention.data, kActivationDType, {rows, heads, dim})});
-  run(kO, {.x = arena.attention, .y = arena.hidden, .residual = arena.hidden});
+  run(LinearKind::kO, {.x = arena.attention, .y = arena.hidden, .residual = arena.hidden});
 
   RmsNorm(context, {arena.hidden, weights.post_attention_norm, epsilon, arena.normed});
-  run(kGateUp, {.x = arena.normed, .y = arena.mlp, .activation = Activation::kSiluMul});
-  run(kDown, {.x = arena.mlp, .y = arena.hidden, .residual = arena.hidden});
+  run(LinearKind::kGateUp, {.x = arena.normed, .y = arena.mlp, .activation = Activation::kSiluMul});
+  run(LinearKind::kDown, {.x = arena.mlp, .y = arena.hidden, .residual = arena.hidden});
 }
 
 void Decoder::Forward(const Context& context, const Step& step, KvCache& cache,
@@ -377,7 +384,9 @@ PlanCost Decoder::CostOf(const PrecisionPlan& plan) const {
   for (size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = stages_[i];
     const bool head = i + 1 == stages_.size();
-    const Precision wanted = head ? plan.lm_head : plan.layers.at(i / kStagesPerLayer);
+    const auto layer = static_cast<int64_t>(i) / kLinearsPerLayer;
+    const auto kind = static_cast<LinearKind>(i % kLinearsPerLayer);
+    const Precision wanted = head ? plan.lm_head : plan.At(layer, kind);
     const Precision precision = Effective(stage, wanted);
     cost.weight_bytes += stage.linear->weight.BytesRead(precision);
     cost.linears_at_fp16 += precision == Precision::kFp16 ? 1 : 0;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -56,6 +57,8 @@ struct DecoderOptions {
   DecoderLimits limits;
   // How a layer at FP8 treats its input: W8A8, or kNone for FP8 weights alone.
   ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;
+  // Called with each linear layer's input before it runs: for calibration and statistics.
+  std::function<void(const Linear& linear, const ConstTensorView& x)> observe_input;
 };
 
 // What one pass over all weights costs at a plan.
@@ -91,10 +94,9 @@ class Decoder {
     const Linear* linear;
     bool offers[3];
   };
-  enum StageIndex : int64_t { kQkv, kO, kGateUp, kDown, kStagesPerLayer };
 
-  const Stage& StageOf(int64_t layer, StageIndex index) const {
-    return stages_[layer * kStagesPerLayer + index];
+  const Stage& StageOf(int64_t layer, LinearKind kind) const {
+    return stages_[layer * kLinearsPerLayer + static_cast<int64_t>(kind)];
   }
   const Stage& HeadStage() const { return stages_.back(); }
   static Precision Effective(const Stage& stage, Precision wanted) {
@@ -110,14 +112,14 @@ class Decoder {
   void RunLinear(const Context& context, const Stage& stage, std::span<const RowRange> ranges,
                  GemmArgs args) const;
   // The step's row ranges for one linear layer; valid until the next call.
-  std::span<const RowRange> RowRanges(const Step& step, const Stage& stage, int64_t layer);
+  std::span<const RowRange> RowRanges(const Step& step, int64_t layer, LinearKind kind);
   std::span<const RowRange> LogitRanges(const Step& step);
   void AddRange(RowRange range);
   int64_t WorkspaceBytes(int64_t rows) const;
 
   const Model& model_;
   DecoderOptions options_;
-  std::vector<Stage> stages_;             // kStagesPerLayer for each layer, then lm_head
+  std::vector<Stage> stages_;             // kLinearsPerLayer for each layer, then lm_head
   std::vector<float> fixed_frequencies_;  // where they do not depend on a sequence's length
   std::vector<RowRange> ranges_;
   int64_t workspace_bytes_ = 0;

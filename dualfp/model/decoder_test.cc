@@ -8,6 +8,7 @@
 
 #include <numeric>
 
+#include "dualfp/model/count_allocations.h"
 #include "dualfp/model/rope_frequencies.h"
 #include "dualfp/model/test_models.h"
 #include "dualfp/model/weights.h"
@@ -95,6 +96,27 @@ TEST_F(DecoderTest, RowsOfOneStepComputeAtTheirOwnPrecision) {
   EXPECT_NE(alone(sc, fp16), alone(sc, fp8));
   EXPECT_NE(alone(sc, fp16), alone(sc, mixed));
   EXPECT_NE(alone(sc, fp8), alone(sc, mixed));
+}
+
+TEST_F(DecoderTest, AStepAllocatesNothing) {
+  Decoder decoder(model_, {.limits = {.max_tokens = 16, .max_sequences = 2, .max_logit_rows = 2}});
+  const std::vector<int32_t> tokens = Tokens(9, 1);
+  std::vector<float> logits(2 * 80);
+  const PrecisionPlan plans[] = {Uniform(Precision::kFp16), Uniform(Precision::kFp8)};
+  const auto step = [&] {
+    const StepSequence sequences[] = {
+        {.tokens = std::span(tokens).first(8), .blocks = Blocks(0, 1)},
+        {.tokens = std::span(tokens).last(1), .blocks = Blocks(1, 1)}};
+    const PlanRange ranges[] = {{0, 8, &plans[0]}, {8, 9, &plans[1]}};
+    const int32_t rows[] = {7, 8};
+    decoder.Forward({.threads = &threads_},
+                    {.sequences = sequences, .plans = ranges, .logit_rows = rows}, cache_,
+                    {logits.data(), DType::kF32, {2, 80}});
+  };
+  step();  // kernels remember their choice the first time
+  const int64_t before = CountAllocations();
+  step();
+  EXPECT_EQ(CountAllocations() - before, 0);
 }
 
 TEST_F(DecoderTest, CostCountsWhatEachPrecisionReads) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/kernels/quantize.h"
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
 
@@ -122,6 +123,26 @@ NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& ro
     }
   });
   return total;
+}
+
+void QuantizeLinear(Linear& linear, ScaleGranularity granularity, ThreadPool& threads) {
+  Weight& weight = linear.weight;
+  const int64_t num_scales = Fp8WeightScales(granularity, weight.n, weight.k);
+  constexpr int64_t kAlignment = 64;
+  const int64_t codes_bytes = (weight.n * weight.k + kAlignment - 1) / kAlignment * kAlignment;
+  Buffer storage = Buffer::AllocateCpu(codes_bytes + num_scales * sizeof(float));
+  const TensorView codes = storage.View(DType::kF8E4M3, {weight.n, weight.k});
+  TensorView scales = storage.View(DType::kF32, {num_scales}, codes_bytes);
+  if (granularity == ScaleGranularity::kBlock128) {
+    const int64_t columns = (weight.k + 127) / 128;
+    scales = storage.View(DType::kF32, {num_scales / columns, columns}, codes_bytes);
+  }
+  QuantizeWeight({.threads = &threads}, weight.values, granularity, codes, scales);
+  linear.storage = std::move(storage);
+  weight.format = QuantFormat::kFp8;
+  weight.values = codes;
+  weight.scale_granularity = granularity;
+  weight.scales = scales;
 }
 
 void FinishOutliers(Linear& linear) {

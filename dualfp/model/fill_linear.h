@@ -1,4 +1,5 @@
-// Writing checkpoint rows into a Linear's memory: as they are, or split into nested planes.
+// Writing checkpoint rows into a Linear's memory: as they are, split into nested planes, or
+// quantized.
 
 #pragma once
 
@@ -22,6 +23,9 @@ void AllocateLinear(Linear& linear, QuantFormat format, DType dtype);
 // place.
 NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& rows,
                     int64_t max_outliers, ErrorCode code, ThreadPool& threads);
+
+// Replaces a plain weight by E4M3 codes and their scales (kernels/quantize.h).
+void QuantizeLinear(Linear& linear, ScaleGranularity granularity, ThreadPool& threads);
 
 // Sorts the outlier list and shows it in the weight.
 void FinishOutliers(Linear& linear);

@@ -33,24 +33,22 @@ KvCache::KvCache(KvCacheConfig config) : config_(std::move(config)) {
         " layers, expected ", config_.num_layers);
   buffer_ = Buffer::AllocateCpu(static_cast<size_t>(config_.BytesPerBlock()) *
                                 static_cast<size_t>(config_.num_blocks));
-}
-
-PagedKv KvCache::layer(int64_t index) const {
-  CheckInternal(0 <= index && index < config_.num_layers, "cache layer ", index);
   const int64_t plane = config_.num_blocks * config_.num_kv_heads * config_.head_dim *
                         kKvBlockSize * DTypeSize(config_.dtype);
-  PagedKv kv;
-  kv.key = buffer_.View(config_.dtype,
-                        {config_.num_blocks, config_.num_kv_heads, config_.head_dim, kKvBlockSize},
-                        2 * index * plane);
-  kv.value = buffer_.View(
-      config_.dtype, {config_.num_blocks, config_.num_kv_heads, kKvBlockSize, config_.head_dim},
-      (2 * index + 1) * plane);
-  if (config_.dtype == DType::kF8E4M3 && !config_.scales.empty()) {
-    kv.key_scale = config_.scales[index].key;
-    kv.value_scale = config_.scales[index].value;
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    PagedKv kv;
+    kv.key = buffer_.View(
+        config_.dtype, {config_.num_blocks, config_.num_kv_heads, config_.head_dim, kKvBlockSize},
+        2 * i * plane);
+    kv.value = buffer_.View(
+        config_.dtype, {config_.num_blocks, config_.num_kv_heads, kKvBlockSize, config_.head_dim},
+        (2 * i + 1) * plane);
+    if (config_.dtype == DType::kF8E4M3 && !config_.scales.empty()) {
+      kv.key_scale = config_.scales[i].key;
+      kv.value_scale = config_.scales[i].value;
+    }
+    layers_.push_back(kv);
   }
-  return kv;
 }
 
 }  // namespace dualfp

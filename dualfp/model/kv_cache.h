@@ -44,11 +44,12 @@ class KvCache {
 
   const KvCacheConfig& config() const { return config_; }
   int64_t num_bytes() const { return static_cast<int64_t>(buffer_.size()); }
-  PagedKv layer(int64_t index) const;
+  const PagedKv& layer(int64_t index) const { return layers_.at(index); }
 
  private:
   KvCacheConfig config_;
   Buffer buffer_;
+  std::vector<PagedKv> layers_;
 };
 
 }  // namespace dualfp

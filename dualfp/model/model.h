@@ -91,6 +91,7 @@ struct LoadReport {
 
   int64_t LayerLinears() const;        // linear layers of all decoder layers
   int64_t NestedLayerLinears() const;  // those of them that are nested
+  int64_t Fp8LayerLinears() const;     // those of them that can compute at FP8
 };
 
 struct Model {
@@ -119,7 +120,8 @@ struct Model {
   // minutes). `values` is the checkpoint's tensor NAME.weight, F32, F16 or BF16, in full. Planes
   // keep their memory; only the outlier list may grow. No step may run meanwhile.
   // Throws kNotFound for a tensor that no linear weight came from, kInvalidArgument for a wrong
-  // shape or dtype, a NaN or infinity; a tensor that fails is left partly written.
+  // shape or dtype, a NaN or infinity; a tensor that fails is left partly written. Throws
+  // kUnsupported for a weight that is held in FP8 alone.
   void Refill(const std::string& tensor, const ConstTensorView& values, ThreadPool& threads);
 };
 

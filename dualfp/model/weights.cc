@@ -41,7 +41,7 @@ class Loader {
                    std::initializer_list<PartShape> shapes) const;
   // The whole tensor, split over shards by columns.
   void AddColumnPart(Linear& linear) const;
-  void LoadLinear(Linear& linear, bool nest, bool bias);
+  void LoadLinear(Linear& linear, bool quantize, bool bias);
   NestReport FillAll(Linear& linear, QuantFormat format, DType dtype, int64_t max_outliers);
   void LoadBias(Linear& linear);
   void LoadLayer(int64_t index, LayerWeights& layer);
@@ -60,6 +60,20 @@ class Loader {
   int64_t done_bytes_ = 0;
   int64_t total_bytes_ = 0;
 };
+
+// kNone for what is not FP8 alone.
+ScaleGranularity Fp8Granularity(Quantization quantization) {
+  switch (quantization) {
+    case Quantization::kFp8Tensor:
+      return ScaleGranularity::kPerTensor;
+    case Quantization::kFp8Channel:
+      return ScaleGranularity::kPerChannel;
+    case Quantization::kFp8Block:
+      return ScaleGranularity::kBlock128;
+    default:
+      return ScaleGranularity::kNone;
+  }
+}
 
 int64_t ParameterCount(const ModelConfig& config) {
   const int64_t qkv_rows =
@@ -143,7 +157,10 @@ NestReport Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int6
   return total;
 }
 
-void Loader::LoadLinear(Linear& linear, bool nest, bool bias) {
+void Loader::LoadLinear(Linear& linear, bool quantize, bool bias) {
+  const ScaleGranularity granularity =
+      quantize ? Fp8Granularity(options_.quantization) : ScaleGranularity::kNone;
+  const bool nest = quantize && granularity == ScaleGranularity::kNone;
   const LinearPart& first = linear.parts.front();
   const DType source_dtype =
       source_.Open(first.tensor + ".weight", {first.tensor_rows, first.tensor_columns})->dtype();
@@ -179,6 +196,9 @@ void Loader::LoadLinear(Linear& linear, bool nest, bool bias) {
     LogInfo(StrCat(linear.name, " stays plain and computes in FP16 only: ", report.exception));
   }
   FinishOutliers(linear);
+  if (granularity != ScaleGranularity::kNone) {
+    QuantizeLinear(linear, granularity, threads_);
+  }
   if (bias) {
     LoadBias(linear);
   }
@@ -269,7 +289,7 @@ void Loader::LoadLayer(int64_t index, LayerWeights& layer) {
   const int64_t all_q = config.num_attention_heads * dim;
   const int64_t all_kv = config.num_key_value_heads * dim;
   const int64_t intermediate = model_.intermediate();
-  const bool nest = options_.quantization != Quantization::kNone;
+  const bool quantize = options_.quantization != Quantization::kNone;
 
   layer.input_norm = LoadVector(prefix + "input_layernorm.weight", hidden);
   layer.post_attention_norm = LoadVector(prefix + "post_attention_layernorm.weight", hidden);
@@ -282,18 +302,18 @@ void Loader::LoadLayer(int64_t index, LayerWeights& layer) {
               {{attention + "q_proj", all_q, 0},
                {attention + "k_proj", all_kv, q_rows},
                {attention + "v_proj", all_kv, q_rows + kv_rows}});
-  LoadLinear(layer.qkv, nest, config.qkv_bias);
+  LoadLinear(layer.qkv, quantize, config.qkv_bias);
   layer.o = MakeLinear(attention + "o_proj", hidden, q_rows);
   AddColumnPart(layer.o);
-  LoadLinear(layer.o, nest, config.o_bias);
+  LoadLinear(layer.o, quantize, config.o_bias);
   layer.gate_up = MakeLinear(mlp + "gate_up_proj", 2 * intermediate, hidden);
   AddRowParts(layer.gate_up, mlp + "gate_up_proj",
               {{mlp + "gate_proj", config.intermediate_size, 0, 2},
                {mlp + "up_proj", config.intermediate_size, 1, 2}});
-  LoadLinear(layer.gate_up, nest, config.mlp_bias);
+  LoadLinear(layer.gate_up, quantize, config.mlp_bias);
   layer.down = MakeLinear(mlp + "down_proj", hidden, intermediate);
   AddColumnPart(layer.down);
-  LoadLinear(layer.down, nest, config.mlp_bias);
+  LoadLinear(layer.down, quantize, config.mlp_bias);
 
   // The names of vLLM, older files, ModelOpt and compressed-tensors (formats.md).
   layer.kv_scales.key = LoadScale(
@@ -330,6 +350,10 @@ Model Loader::Load() {
         ErrorCode::kInvalidArgument, "cannot split ", config_.num_key_value_heads, " kv heads, ",
         config_.intermediate_size, " intermediate rows and ", config_.vocab_size,
         " vocabulary rows over ", size, " shards");
+  Check(!options_.nest_lm_head || !config_.tie_word_embeddings ||
+            Fp8Granularity(options_.quantization) == ScaleGranularity::kNone,
+        ErrorCode::kUnsupported,
+        "lm_head shares the embedding table, which cannot be held in FP8 alone; nest it instead");
   Check(config_.head_dim <= kMaxHeadDim, ErrorCode::kUnsupported, "head_dim ", config_.head_dim,
         ", expected at most ", kMaxHeadDim);
   if (!config_.quantization_config.is_null()) {
@@ -390,6 +414,15 @@ std::optional<Quantization> ParseQuantization(std::string_view name) {
   if (name == "auto") {
     return Quantization::kAuto;
   }
+  if (name == "fp8-tensor") {
+    return Quantization::kFp8Tensor;
+  }
+  if (name == "fp8-channel") {
+    return Quantization::kFp8Channel;
+  }
+  if (name == "fp8-block") {
+    return Quantization::kFp8Block;
+  }
   return std::nullopt;
 }
 
@@ -413,6 +446,12 @@ int64_t LoadReport::LayerLinears() const {
 int64_t LoadReport::NestedLayerLinears() const {
   return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
     return linear.in_layer && linear.format == QuantFormat::kNested;
+  });
+}
+
+int64_t LoadReport::Fp8LayerLinears() const {
+  return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
+    return linear.in_layer && GetQuantFormatInfo(linear.format).bits_fp8 > 0;
   });
 }
 
@@ -441,6 +480,8 @@ void Model::Refill(const std::string& tensor, const ConstTensorView& values, Thr
                 values.shape[1] == part.tensor_columns && values.strides[1] == 1,
             ErrorCode::kInvalidArgument, "refill of ", tensor, ": got ", Describe(values),
             ", expected [", part.tensor_rows, ", ", part.tensor_columns, "]");
+      Check(linear.weight.format != QuantFormat::kFp8, ErrorCode::kUnsupported, "refill of ",
+            tensor, ": it is held in FP8 alone; load it nested or plain");
       const bool nested = linear.weight.format == QuantFormat::kNested;
       Check(values.dtype == linear.weight.values.dtype ||
                 (nested && (values.dtype == DType::kF32 || values.dtype == DType::kF16 ||

@@ -21,9 +21,14 @@ enum class Quantization : uint8_t {
   kNone,    // plain, in the checkpoint's dtype
   kNested,  // every linear layer but lm_head as two byte planes, FP16 and FP8 from one copy
   kAuto,    // as the checkpoint says; nested for one that is not quantized
+  // E4M3 alone, from the checkpoint's weights with one scale for each weight in memory (q, k and v
+  // are one, and so are gate and up), output row or block of 128 x 128 of it.
+  kFp8Tensor,
+  kFp8Channel,
+  kFp8Block,
 };
 
-// "none", "nested", "auto".
+// "none", "nested", "auto", "fp8-tensor", "fp8-channel", "fp8-block".
 std::optional<Quantization> ParseQuantization(std::string_view name);
 
 // Linear layers with a larger share of weights beyond +-1.75 stay plain: the sparse list would cost
@@ -33,7 +38,8 @@ inline constexpr double kDefaultMaxOutlierShare = 0.001;
 struct LoadOptions {
   Quantization quantization = Quantization::kAuto;
   double max_outlier_share = kDefaultMaxOutlierShare;
-  bool nest_lm_head = false;  // nested embeddings and lm_head too
+  // Embeddings and lm_head too; kUnsupported for FP8 alone where they are one tensor.
+  bool nest_lm_head = false;
   ModelShard shard;
   // Bytes of the checkpoint done and in total; called from the loading thread. Dummy weights count
   // as if they came from an FP16 checkpoint.

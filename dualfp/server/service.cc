@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
-#include "dualfp/engine/precision_plan.h"
+#include "dualfp/engine/precision/precision_plan.h"
 #include "dualfp/server/openai/json_writer.h"
 #include "dualfp/server/openai/openai_request.h"
 #include "dualfp/server/openai/openai_response.h"

@@ -56,6 +56,13 @@ Tokenizer::Impl::Impl(const JsonFields& fields, TokenizerConfig tokenizer_config
   LoadAddedTokens(fields);
   ApplyBosEos();
   BuildTokenTable();
+  for (const std::vector<int32_t>* ids : {&post_processor.prefix, &post_processor.suffix}) {
+    for (const int32_t id : *ids) {
+      if (Find(id) == nullptr) {
+        fields.FailField("post_processor", StrCat("id ", id, " is no token's"));
+      }
+    }
+  }
 }
 
 void Tokenizer::Impl::LoadAddedTokens(const JsonFields& fields) {

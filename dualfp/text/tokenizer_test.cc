@@ -97,6 +97,9 @@ TEST(TokenizerTest, BrokenFilesAreNamed) {
   EXPECT_THAT(broken({{"pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "("}}},
                                          {"behavior", "Isolated"}, {"invert", false}}}}),
               HasSubstr("regular expression"));
+  EXPECT_THAT(broken({{"post_processor", {{"type", "BertProcessing"}, {"cls", {"c", 5}},
+                                          {"sep", {"b", 1}}}}}),
+              HasSubstr("post_processor: id 5"));
   EXPECT_THAT(broken({{"decoder", {{"type", "Strip"}, {"content", "ab"}, {"start", 1},
                                    {"stop", 0}}}}),
               HasSubstr("decoder.content"));

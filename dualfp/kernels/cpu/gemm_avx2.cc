@@ -259,7 +259,7 @@ struct E4m3BlockedTraits256 : E4m3Traits256 {
 
 // 4 x 3 accumulators and 4 operands fill the 16 registers.
 template <typename T>
-constexpr GemmInner kInner = MakeGemmInner<T, 4, 3, 8, 4, 3, 1>();
+constexpr GemmInner kInner = MakeGemmInner<T, T, 4, 3, 8, 4, 3, 1>();
 
 }  // namespace
 

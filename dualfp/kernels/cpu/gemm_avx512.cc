@@ -4,8 +4,8 @@ namespace dualfp::cpu {
 namespace {
 
 // 4 x 6 accumulators, 4 activations and a weight in flight: 29 of 32 registers.
-template <typename T>
-constexpr GemmInner kInner = MakeGemmInner<T, 4, 6, 8, 8, 4, 3>();
+template <typename T, typename FewRows = T>
+constexpr GemmInner kInner = MakeGemmInner<T, FewRows, 4, 6, 8, 8, 4, 3>();
 
 }  // namespace
 
@@ -13,7 +13,7 @@ const GemmInnerSet kAvx512GemmInner = {
     .f16 = kInner<PlainF16Traits512>,
     .bf16 = kInner<PlainBf16Traits512>,
     .f32 = kInner<PlainF32Traits512>,
-    .nested = kInner<NestedTraits512>,
+    .nested = kInner<NestedTraits512, NestedFewRowsTraits512>,
     .e4m3 = kInner<E4m3Traits512>,
     .e4m3_blocked = kInner<E4m3BlockedTraits512>,
 };

@@ -216,29 +216,36 @@ struct NestedTraits512 : FloatTraits512 {
     __m512i words[2];
   };
 
-  // FP16 bits: sign and (upper >> 1) as the high byte, lower as the low byte, - 64.
+  // The high byte of FP16: the sign, a zero and (upper >> 1).
+  DUALFP_GEMM_INLINE __m512i HighByte(__m512i upper) {
+    // Bit 7 of upper, the others of upper >> 1; then bit 6, another byte's or a second sign,
+    // cleared.
+    const __m512i merged = _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(0x80)),
+                                                     upper, _mm512_srli_epi16(upper, 1), 0xca);
+    return _mm512_and_si512(merged, _mm512_set1_epi8(static_cast<char>(0xbf)));
+  }
+  // FP16 bits: the high byte, and lower as the low byte, - 64.
+  template <typename Derived>
   DUALFP_GEMM_INLINE Packed Merge(__m512i upper, __m512i lower) {
     // Unpacking works within 128-bit lanes; with the bytes dealt out first, it leaves words 0..31
     // and 32..63 in order.
     const __m512i deal = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m512i u = _mm512_permutexvar_epi64(deal, upper);
-    const __m512i e = _mm512_permutexvar_epi64(deal, lower);
-    // Bit 7 of u, the others of u >> 1; then bit 6, another byte's or a second sign, cleared.
-    const __m512i merged = _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(0x80)), u,
-                                                     _mm512_srli_epi16(u, 1), 0xca);
-    const __m512i high = _mm512_and_si512(merged, _mm512_set1_epi8(static_cast<char>(0xbf)));
+    const __m512i high = Derived::HighByte(_mm512_permutexvar_epi64(deal, upper));
+    const __m512i low = _mm512_permutexvar_epi64(deal, lower);
     const __m512i bias = _mm512_set1_epi16(64);
-    return {{_mm512_sub_epi16(_mm512_unpacklo_epi8(e, high), bias),
-             _mm512_sub_epi16(_mm512_unpackhi_epi8(e, high), bias)}};
+    return {{_mm512_sub_epi16(_mm512_unpacklo_epi8(low, high), bias),
+             _mm512_sub_epi16(_mm512_unpackhi_epi8(low, high), bias)}};
   }
   DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
-    return Merge(_mm512_loadu_si512(row.upper + k), _mm512_loadu_si512(row.lower + k));
+    return Merge<NestedTraits512>(_mm512_loadu_si512(row.upper + k),
+                                  _mm512_loadu_si512(row.lower + k));
   }
   DUALFP_GEMM_INLINE Packed PackTail(const Row& row, int64_t k, int64_t size) {
     // A zero weight's bytes are 0 and 64.
     const __mmask64 mask = FirstLanes(size);
-    return Merge(_mm512_maskz_loadu_epi8(mask, row.upper + k),
-                 _mm512_mask_loadu_epi8(_mm512_set1_epi8(64), mask, row.lower + k));
+    return Merge<NestedTraits512>(
+        _mm512_maskz_loadu_epi8(mask, row.upper + k),
+        _mm512_mask_loadu_epi8(_mm512_set1_epi8(64), mask, row.lower + k));
   }
   DUALFP_GEMM_INLINE Operand Unpack(const Packed& packed, int v) {
     const __m512i words = packed.words[v / 2];
@@ -248,6 +255,18 @@ struct NestedTraits512 : FloatTraits512 {
   DUALFP_GEMM_INLINE void Prefetch(const Row& row, int64_t k) {
     PrefetchLine(row.upper + k);
     PrefetchLine(row.lower + k);
+  }
+};
+
+// With the high byte as one product of bit matrices. Faster where decoding bounds the loop; where
+// registers do, its constant costs more than it saves.
+struct NestedFewRowsTraits512 : NestedTraits512 {
+  DUALFP_GEMM_INLINE __m512i HighByte(__m512i upper) {
+    return _mm512_gf2p8affine_epi64_epi8(upper, _mm512_set1_epi64(0x0204081020400080), 0);
+  }
+  DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
+    return Merge<NestedFewRowsTraits512>(_mm512_loadu_si512(row.upper + k),
+                                         _mm512_loadu_si512(row.lower + k));
   }
 };
 

@@ -65,6 +65,7 @@ struct E4m3PairTraits {
 
 }  // namespace
 
-const GemmInner kAvx512Bf16E4m3GemmInner = MakeGemmInner<E4m3PairTraits, 4, 6, 8, 8, 4, 3>();
+const GemmInner kAvx512Bf16E4m3GemmInner =
+    MakeGemmInner<E4m3PairTraits, E4m3PairTraits, 4, 6, 8, 8, 4, 3>();
 
 }  // namespace dualfp::cpu

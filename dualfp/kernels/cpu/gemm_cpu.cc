@@ -23,11 +23,41 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Rows that begin 4 KiB apart would compete for the same sets of the L1 cache, hence the extra
-// line.
-int64_t InputStride(const GemmInner& inner, int64_t k) {
-  return RoundUp(k, inner.k_align) * inner.x_element_bytes + kCacheLine;
-}
+// Where prepared activations lie. Direct loops read whole rows. Panels read tiles, block of K by
+// block of K, in just this order: [block][tile][vector of K][row of the tile][element].
+class InputLayout {
+ public:
+  InputLayout(const GemmInner& inner, bool tiled, int64_t m, int64_t k)
+      : inner_(inner),
+        k_(RoundUp(k, inner.k_align)),
+        tile_rows_(tiled ? std::end(inner.tile)[-1].rows : 1),
+        rows_(RoundUp(m, tile_rows_)) {}
+
+  // Rows to fill: a last tile of fewer rows is filled up with zeros.
+  int64_t rows() const { return rows_; }
+  // Rows that began 4 KiB apart would compete for the same sets of the L1 cache, hence the line.
+  int64_t row_bytes() const { return k_ * inner_.x_element_bytes + kCacheLine; }
+  int64_t bytes() const { return rows_ * row_bytes(); }
+  // Elements from one vector of a row to the next.
+  int64_t vector_stride() const { return tile_rows_ * inner_.vector_elements; }
+
+  // The first vector of row m in the block that begins at k; of a whole tile where m is its first.
+  int64_t Offset(int64_t m, int64_t k) const {
+    if (tile_rows_ == 1) {
+      return m * row_bytes() + k * inner_.x_element_bytes;
+    }
+    const int64_t block_size = std::min<int64_t>(inner_.block_k, k_ - k);
+    return (rows_ * k + m / tile_rows_ * tile_rows_ * block_size +
+            m % tile_rows_ * inner_.vector_elements) *
+           inner_.x_element_bytes;
+  }
+
+ private:
+  const GemmInner& inner_;
+  int64_t k_;
+  int64_t tile_rows_;
+  int64_t rows_;
+};
 
 // One call's worth of arguments, as the loops want them.
 struct Problem {
@@ -39,11 +69,31 @@ struct Problem {
   WeightRows weights;
   Outliers outliers;
   float unit;  // a decoded weight times this is the weight, but for scales
-  InputRows x = {};
+  // Prepared activations, as whole rows for direct loops and as tiles for panels; null where
+  // that way is not taken.
+  const uint8_t* rows_x = nullptr;
+  int64_t rows_x_bytes = 0;
+  const uint8_t* tiles_x = nullptr;
   const float* x_scales = nullptr;  // [M], or null where activations are not quantized
 
-  const uint8_t* XRow(int64_t m) const { return x.data + m * x.stride; }
+  InputLayout RowLayout() const { return {inner, false, desc.m, desc.k}; }
+  InputLayout TileLayout() const { return {inner, true, desc.m, desc.k}; }
+
+  // Element k of row m.
+  float InputAt(int64_t m, int64_t k) const {
+    const InputLayout layout = tiles_x == nullptr ? RowLayout() : TileLayout();
+    const uint8_t* x = tiles_x == nullptr ? rows_x : tiles_x;
+    const int64_t block = k / inner.block_k * inner.block_k;
+    return inner.arranged(x + layout.Offset(m, block), k - block, layout.vector_stride());
+  }
 };
+
+bool UsesDirect(const GemmDesc& desc) { return desc.m <= kDirectRows; }
+
+// Few rows still meet panels where outliers have to be patched in.
+bool UsesPanels(const CpuGemm& kernel, const GemmDesc& desc) {
+  return desc.m > kDirectRows || (kernel.patches_outliers && desc.has_outliers);
+}
 
 float RowScale(const Problem& problem, const void* row, float tensor_scale) {
   if (problem.desc.activation_quant == ActivationQuant::kDynamicPerToken) {
@@ -52,23 +102,32 @@ float RowScale(const Problem& problem, const void* row, float tensor_scale) {
   return tensor_scale;
 }
 
-// Converts one row of X, or quantizes it by `scale`, in pieces that stay in the L1 cache.
-void PrepareRow(const Problem& problem, const void* row, float scale, uint8_t* out) {
-  constexpr int64_t kPiece = 1024;
+// Converts row m of X, or quantizes it by `scale`, block by block of K, to where the layouts want
+// it; either output may be null. Rows from M on are zeros.
+void PrepareRow(const Problem& problem, int64_t m, float scale, uint8_t* rows_x, uint8_t* tiles_x) {
   const GemmInner& inner = problem.inner;
-  const bool quantize = problem.desc.activation_quant != ActivationQuant::kNone;
-  alignas(kCacheLine) float piece[kPiece];
-  for (int64_t k = 0; k < problem.desc.k; k += kPiece) {
-    const int64_t size = std::min(kPiece, problem.desc.k - k);
+  const GemmDesc& desc = problem.desc;
+  const InputLayout row_layout = problem.RowLayout();
+  const InputLayout tile_layout = problem.TileLayout();
+  alignas(kCacheLine) float block[kMaxBlockK];
+  for (int64_t k = 0; k < desc.k; k += inner.block_k) {
+    const int64_t size = std::min<int64_t>(inner.block_k, desc.k - k);
     const int64_t padded = RoundUp(size, inner.k_align);
-    const void* source = static_cast<const char*>(row) + k * DTypeSize(problem.desc.x_dtype);
-    if (quantize) {
-      problem.rows.quantize(source, problem.desc.x_dtype, size, scale, piece);
-    } else {
-      problem.rows.to_float(source, problem.desc.x_dtype, size, piece);
+    std::fill_n(block, padded, 0.0f);
+    if (m < desc.m) {
+      const auto* source = problem.args.x.Rows(m, m + 1).as<char>() + k * DTypeSize(desc.x_dtype);
+      if (desc.activation_quant == ActivationQuant::kNone) {
+        problem.rows.to_float(source, desc.x_dtype, size, block);
+      } else {
+        problem.rows.quantize(source, desc.x_dtype, size, scale, block);
+      }
     }
-    std::fill(piece + size, piece + padded, 0.0f);
-    inner.arrange(piece, padded, out + k * inner.x_element_bytes);
+    if (rows_x != nullptr && m < desc.m) {
+      inner.arrange(block, padded, row_layout.vector_stride(), rows_x + row_layout.Offset(m, k));
+    }
+    if (tiles_x != nullptr) {
+      inner.arrange(block, padded, tile_layout.vector_stride(), tiles_x + tile_layout.Offset(m, k));
+    }
   }
 }
 
@@ -91,35 +150,58 @@ float TensorScale(const Context& context, const Problem& problem, float* row_max
   return ActivationScale(*std::max_element(row_maxima, row_maxima + desc.m));
 }
 
+// Whether X can be multiplied where it lies.
+bool IsReady(const Problem& problem) {
+  const GemmDesc& desc = problem.desc;
+  const ConstTensorView& x = problem.args.x;
+  return problem.inner.keeps_order && desc.x_dtype == DType::kF32 &&
+         desc.activation_quant == ActivationQuant::kNone && desc.k % problem.inner.k_align == 0 &&
+         reinterpret_cast<uintptr_t>(x.data) % kCacheLine == 0 &&
+         x.strides[0] * int64_t{sizeof(float)} % kCacheLine == 0;
+}
+
 void PrepareInput(const Context& context, Problem& problem) {
   const GemmDesc& desc = problem.desc;
   const ConstTensorView& x = problem.args.x;
-  const int64_t x_stride = x.strides[0] * DTypeSize(x.dtype);
-  if (problem.inner.keeps_order && desc.x_dtype == DType::kF32 &&
-      desc.activation_quant == ActivationQuant::kNone && desc.k % problem.inner.k_align == 0 &&
-      reinterpret_cast<uintptr_t>(x.data) % kCacheLine == 0 && x_stride % kCacheLine == 0 &&
-      desc.m <= kDirectRows) {
-    problem.x = {x.as<uint8_t>(), x_stride};
+  const bool tiled = UsesPanels(problem.kernel, desc);
+  if (!tiled && IsReady(problem)) {
+    problem.rows_x = x.as<uint8_t>();
+    problem.rows_x_bytes = x.strides[0] * int64_t{sizeof(float)};
     return;
   }
   auto base = reinterpret_cast<uintptr_t>(context.workspace.data);
   base = (base + kCacheLine - 1) / kCacheLine * kCacheLine;
-  auto* rows = reinterpret_cast<uint8_t*>(base);
-  const int64_t stride = InputStride(problem.inner, desc.k);
-  auto* scales = reinterpret_cast<float*>(rows + desc.m * stride);
+  auto* next = reinterpret_cast<uint8_t*>(base);
+  uint8_t* rows_x = nullptr;
+  uint8_t* tiles_x = nullptr;
+  if (UsesDirect(desc)) {
+    rows_x = next;
+    next += problem.RowLayout().bytes();
+  }
+  if (tiled) {
+    tiles_x = next;
+    next += problem.TileLayout().bytes();
+  }
+  auto* scales = reinterpret_cast<float*>(next);
   float tensor_scale = problem.args.weight->input_scale;
   if (desc.activation_quant == ActivationQuant::kDynamicPerTensor) {
     tensor_scale = TensorScale(context, problem, scales);
   }
   const auto body = [&](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; ++m) {
-      const void* row = x.Rows(m, m + 1).data;
-      scales[m] = RowScale(problem, row, tensor_scale);
-      PrepareRow(problem, row, scales[m], rows + m * stride);
+      float scale = 1.0f;
+      if (m < desc.m) {
+        scale = RowScale(problem, x.Rows(m, m + 1).data, tensor_scale);
+        scales[m] = scale;
+      }
+      PrepareRow(problem, m, scale, rows_x, tiles_x);
     }
   };
-  ParallelFor(context, desc.m, std::max<int64_t>(1, kMinParallelElements / desc.k), body);
-  problem.x = {rows, stride};
+  const int64_t rows = tiled ? problem.TileLayout().rows() : desc.m;
+  ParallelFor(context, rows, std::max<int64_t>(1, kMinParallelElements / desc.k), body);
+  problem.rows_x = rows_x;
+  problem.rows_x_bytes = problem.RowLayout().row_bytes();
+  problem.tiles_x = tiles_x;
   problem.x_scales = desc.activation_quant == ActivationQuant::kNone ? nullptr : scales;
 }
 
@@ -129,7 +211,7 @@ void FinishRow(const Problem& problem, int64_t m, int64_t column, int64_t count,
   const GemmArgs& args = problem.args;
   if (!problem.kernel.patches_outliers) {
     problem.outliers.ForEach(column, count, 0, desc.k, [&](int64_t n, int64_t k, float value) {
-      sums[n - column] += value / problem.unit * problem.inner.arranged(problem.XRow(m), k);
+      sums[n - column] += value / problem.unit * problem.InputAt(m, k);
     });
   }
   RowEpilogue epilogue;
@@ -163,45 +245,46 @@ const auto& LoopFor(const Loops& loops, int64_t num_rows) {
   return std::end(loops)[-1];
 }
 
-// Rows [m, m + num_rows), columns [column, column + count) of Y, straight from the weights.
-void RunDirect(const Problem& problem, int64_t m, int64_t num_rows, int64_t column, int64_t count) {
+// All rows, columns [column, column + count) of Y, straight from the weights.
+void RunDirect(const Problem& problem, int64_t column, int64_t count) {
   alignas(kCacheLine) float sums[kDirectRows][kUnitColumns];
-  const auto& loop = LoopFor(problem.inner.direct, num_rows);
-  const InputRows x = {problem.XRow(m), problem.x.stride};
+  const int64_t rows = problem.desc.m;
+  const auto& loop = LoopFor(problem.inner.direct, rows);
+  const InputRows x = {problem.rows_x, problem.rows_x_bytes};
   for (int64_t c = 0; c < count; c += loop.columns) {
     alignas(kCacheLine) float tile[kMaxTile];
-    loop.run(x, num_rows, problem.weights, column + c, tile);
+    loop.run(x, rows, problem.weights, column + c, tile);
     const int64_t columns = std::min<int64_t>(loop.columns, count - c);
-    for (int64_t r = 0; r < num_rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
       std::copy_n(tile + r * loop.columns, columns, sums[r] + c);
     }
   }
-  for (int64_t r = 0; r < num_rows; ++r) {
-    FinishRow(problem, m + r, column, count, sums[r]);
+  for (int64_t r = 0; r < rows; ++r) {
+    FinishRow(problem, r, column, count, sums[r]);
   }
 }
 
-// Decodes `columns` columns of one block of K, outliers included.
-void DecodeBlock(const Problem& problem, int64_t column, int columns, int64_t k, int64_t size,
-                 void* panel) {
-  problem.inner.decode(problem.weights, column, k, size, panel);
-  if (!problem.kernel.patches_outliers) {
-    return;
-  }
-  const int64_t rows = std::min<int64_t>(columns, problem.desc.n - column);
-  problem.outliers.ForEach(column, rows, k, size, [&](int64_t n, int64_t at, float value) {
-    const int64_t position = problem.inner.panel_position(at - k, static_cast<int>(n - column));
-    static_cast<float*>(panel)[position] += value / problem.unit;
-  });
+// Adds the outliers among `columns` columns of one block of K to its decoded panel.
+void PatchOutliers(const Problem& problem, PanelRange range, int columns, int64_t size,
+                   void* panel) {
+  const int64_t rows = std::min<int64_t>(columns, problem.desc.n - range.column);
+  const auto patch = [&](int64_t n, int64_t k, float value) {
+    const auto column = static_cast<int>(n - range.column);
+    static_cast<float*>(panel)[problem.inner.panel_position(k - range.k, column)] +=
+        value / problem.unit;
+  };
+  problem.outliers.ForEach(range.column, rows, range.k, size, patch);
 }
 
-// The same through decoded panels, for up to kBlockRows rows and kStripColumns columns.
+// Rows [m, m + num_rows), up to kBlockRows from a multiple of it, and up to kStripColumns columns,
+// through decoded panels.
 void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t column, int64_t count) {
   const GemmInner& inner = problem.inner;
   const auto& whole = std::end(inner.tile)[-1];
   const int64_t row_tiles = (num_rows + whole.rows - 1) / whole.rows;
   const int64_t column_tiles = (count + whole.columns - 1) / whole.columns;
   const int64_t tile_size = TileSize(whole.rows, whole.columns);
+  const InputLayout layout = problem.TileLayout();
   // Sums keep the tiles' layout until all of K is in.
   alignas(kCacheLine) float tiles[kBlockRows * kStripColumns * kMaxTileOverhead];
   alignas(kCacheLine) uint8_t panel[kMaxPanelBytes];
@@ -209,13 +292,18 @@ void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t colu
   for (int64_t k = 0; k < problem.desc.k; k += inner.block_k) {
     const int64_t size = std::min<int64_t>(inner.block_k, problem.desc.k - k);
     for (int64_t c = 0; c < column_tiles; ++c) {
-      DecodeBlock(problem, column + c * whole.columns, whole.columns, k, size, panel);
+      const PanelRange range = {column + c * whole.columns, k};
+      const PanelRange next = c + 1 < column_tiles ? PanelRange{range.column + whole.columns, k}
+                                                   : PanelRange{column, k + inner.block_k};
+      inner.decode(problem.weights, range, next, size, panel);
+      if (problem.kernel.patches_outliers) {
+        PatchOutliers(problem, range, whole.columns, size, panel);
+      }
       for (int64_t r = 0; r < row_tiles; ++r) {
-        const int64_t rows = std::min<int64_t>(whole.rows, num_rows - r * whole.rows);
-        const InputRows x = {problem.XRow(m + r * whole.rows) + k * inner.x_element_bytes,
-                             problem.x.stride};
-        LoopFor(inner.tile, rows)
-            .run(x, rows, panel, size, tiles + (r * column_tiles + c) * tile_size);
+        const int64_t row = r * whole.rows;
+        const auto& loop = LoopFor(inner.tile, std::min<int64_t>(whole.rows, num_rows - row));
+        loop.run(problem.tiles_x + layout.Offset(m + row, k), panel, size,
+                 tiles + (r * column_tiles + c) * tile_size);
       }
     }
   }
@@ -233,7 +321,7 @@ void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t colu
 
 void Multiply(const Context& context, const Problem& problem) {
   const GemmDesc& desc = problem.desc;
-  if (desc.m <= kDirectRows) {
+  if (UsesDirect(desc)) {
     const auto body = [&](int64_t begin, int64_t end, int) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t column = unit * kUnitColumns;
@@ -241,7 +329,7 @@ void Multiply(const Context& context, const Problem& problem) {
         if (problem.kernel.patches_outliers && problem.outliers.AnyInRows(column, count)) {
           RunPanels(problem, 0, desc.m, column, count);
         } else {
-          RunDirect(problem, 0, desc.m, column, count);
+          RunDirect(problem, column, count);
         }
       }
     };
@@ -266,8 +354,14 @@ void Multiply(const Context& context, const Problem& problem) {
 }  // namespace
 
 int64_t CpuGemmWorkspaceBytes(const CpuGemm& kernel, const GemmDesc& desc) {
-  return desc.m * (InputStride(*kernel.inner, desc.k) + static_cast<int64_t>(sizeof(float))) +
-         kCacheLine;
+  int64_t bytes = kCacheLine + desc.m * static_cast<int64_t>(sizeof(float));
+  if (UsesDirect(desc)) {
+    bytes += InputLayout(*kernel.inner, false, desc.m, desc.k).bytes();
+  }
+  if (UsesPanels(kernel, desc)) {
+    bytes += InputLayout(*kernel.inner, true, desc.m, desc.k).bytes();
+  }
+  return bytes;
 }
 
 void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& desc,

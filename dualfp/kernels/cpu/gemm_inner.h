@@ -30,7 +30,8 @@ struct WeightRows {
   int64_t k = 0;
 };
 
-// Prepared activations: rows of `stride` bytes, aligned to 64, zero up to a multiple of k_align.
+// Prepared activations for direct loops: rows of `stride` bytes, aligned to 64, vector after
+// vector, zero up to a multiple of k_align.
 struct InputRows {
   const uint8_t* data = nullptr;
   int64_t stride = 0;
@@ -39,6 +40,7 @@ struct InputRows {
 // What the driver's buffers are made for; gemm_tile.h checks the loops against it.
 inline constexpr int kMaxTile = 32;  // sums of a loop
 inline constexpr int kMaxPanelBytes = 16384;
+inline constexpr int kMaxBlockK = 1024;
 inline constexpr int kUnitColumns = 24;     // every loop's columns divide this
 inline constexpr int kBlockRows = 128;      // and a whole tile's rows this
 inline constexpr int kMaxTileOverhead = 2;  // TileSize() to sums
@@ -52,10 +54,17 @@ constexpr int TileSize(int rows, int columns) { return (rows * columns + 7) / 8 
 using DirectLoop = void (*)(const InputRows& x, int64_t num_rows, const WeightRows& weights,
                             int64_t column, float* sums);
 
-// Adds the product of one block of K to sums, laid out as above. `panel` as decode left it, `x` at
-// the beginning of the block, `size` elements.
-using TileLoop = void (*)(const InputRows& x, int64_t num_rows, const void* panel, int64_t size,
-                          float* sums);
+// Adds the product of one block of K, `size` elements, to sums, laid out as above. `panel` as
+// decode left it. x: the block's activations, [vector][row of a whole tile][vector_elements]; a
+// tile of fewer rows uses the first.
+using TileLoop = void (*)(const void* x, const void* panel, int64_t size, float* sums);
+
+// Columns [column, column + tile columns) and elements [k, k + size) of a weight; columns beyond N
+// repeat the last.
+struct PanelRange {
+  int64_t column = 0;
+  int64_t k = 0;
+};
 
 template <typename Loop>
 struct SizedLoop {
@@ -65,7 +74,8 @@ struct SizedLoop {
 };
 
 struct GemmInner {
-  int x_element_bytes;  // 4: float; 2: bfloat16, in the order of `position`
+  int x_element_bytes;  // 4: float; 2: bfloat16
+  int vector_elements;  // elements of K in a vector
   int k_align;          // elements
   int block_k;          // elements, a multiple of k_align and of 128
   float value_scale;    // a decoded weight times this is the stored value
@@ -74,16 +84,15 @@ struct GemmInner {
   SizedLoop<DirectLoop> direct[4];
   // Decodes once into the L1 cache, then multiplies many rows; by ascending rows.
   SizedLoop<TileLoop> tile[3];
-  // Weights [column, column + tile columns) x [k_begin, k_begin + size) to `panel`, columns beyond
-  // N repeating the last.
-  void (*decode)(const WeightRows& weights, int64_t column, int64_t k_begin, int64_t size,
+  // `size` elements of K at `range` to `panel`; meanwhile fetches those at `next` into a cache.
+  void (*decode)(const WeightRows& weights, PanelRange range, PanelRange next, int64_t size,
                  void* panel);
   // Where a panel holds element k (from the block's beginning) of a column: an element index.
   int64_t (*panel_position)(int64_t k, int column);
-  // Prepared rows: `size` floats (a multiple of k_align) in their order of K to `x` and, for
-  // corrections, back from element k.
-  void (*arrange)(const float* values, int64_t size, void* x);
-  float (*arranged)(const void* x, int64_t k);
+  // `size` floats of a row (a multiple of k_align) to `x`, whose vectors lie `stride` elements
+  // apart; and, for corrections, element k back.
+  void (*arrange)(const float* values, int64_t size, int64_t stride, void* x);
+  float (*arranged)(const void* x, int64_t k, int64_t stride);
   bool keeps_order;  // arrange() copies: a row of floats can be used where it lies
 };
 

@@ -163,15 +163,18 @@ int64_t PanelPosition(int64_t k, int column) {
 }
 
 template <typename T, int kColumns>
-void DecodePanel(const WeightRows& weights, int64_t column, int64_t k_begin, int64_t size,
+void DecodePanel(const WeightRows& weights, PanelRange range, PanelRange next, int64_t size,
                  void* panel) {
+  const int64_t ahead = (next.column - range.column) * weights.k + next.k - range.k;
   for (int c = 0; c < kColumns; ++c) {
-    const typename T::Row row(weights, column + c < weights.n ? column + c : weights.n - 1);
+    const int64_t column = range.column + c < weights.n ? range.column + c : weights.n - 1;
+    const typename T::Row row(weights, column);
     auto* out = static_cast<typename T::Element*>(panel) + c * T::kVectorElements;
     constexpr int kStep = kColumns * T::kVectorElements;
     int64_t k = 0;
     for (; k + kGroup<T> <= size; k += kGroup<T>) {
-      const auto packed = T::Pack(row, k_begin + k);
+      T::Prefetch(row, range.k + k + ahead);
+      const auto packed = T::Pack(row, range.k + k);
 #pragma GCC unroll 8
       for (int v = 0; v < T::kGroupVectors; ++v) {
         T::Store(out + v * kStep, T::Unpack(packed, v));
@@ -179,7 +182,7 @@ void DecodePanel(const WeightRows& weights, int64_t column, int64_t k_begin, int
       out += T::kGroupVectors * kStep;
     }
     if (k < size) {
-      const auto packed = T::PackTail(row, k_begin + k, size - k);
+      const auto packed = T::PackTail(row, range.k + k, size - k);
 #pragma GCC unroll 8
       for (int v = 0; v < T::kGroupVectors; ++v) {
         if (v < TailVectors<T>(size - k)) {
@@ -190,22 +193,22 @@ void DecodePanel(const WeightRows& weights, int64_t column, int64_t k_begin, int
   }
 }
 
-template <typename T, int kRows, int kColumns>
-void Tile(const InputRows& x, int64_t num_rows, const void* panel, int64_t size, float* sums) {
-  const typename T::Element* rows[kRows];
-  RowPointers<T, kRows>(x, num_rows, rows);
+// kSlots: rows of a whole tile, which x is laid out for.
+template <typename T, int kRows, int kSlots, int kColumns>
+void Tile(const void* x, const void* panel, int64_t size, float* sums) {
+  const auto* row = static_cast<const typename T::Element*>(x);
   const auto* w = static_cast<const typename T::Element*>(panel);
   typename T::Vector acc[kRows * kColumns];
 #pragma GCC unroll 32
   for (auto& a : acc) {
     a = T::Zero();
   }
-  const int64_t end = TailVectors<T>(size) * T::kVectorElements;
-  for (int64_t k = 0; k < end; k += T::kVectorElements) {
+  const int vectors = TailVectors<T>(size);
+  for (int vector = 0; vector < vectors; ++vector) {
     typename T::Operand operands[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      operands[r] = T::Load(rows[r] + k);
+      operands[r] = T::Load(row + r * T::kVectorElements);
     }
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; ++c) {
@@ -215,27 +218,37 @@ void Tile(const InputRows& x, int64_t num_rows, const void* panel, int64_t size,
         acc[r * kColumns + c] = T::MulAdd(acc[r * kColumns + c], operands[r], column);
       }
     }
+    row += kSlots * T::kVectorElements;
     w += kColumns * T::kVectorElements;
   }
   T::template AddReduced<kRows * kColumns>(acc, sums);
 }
 
 template <typename T>
-void ArrangeRow(const float* values, int64_t size, void* x) {
+void ArrangeRow(const float* values, int64_t size, int64_t stride, void* x) {
   auto* out = static_cast<typename T::Element*>(x);
   for (int64_t k = 0; k < size; k += kGroup<T>) {
-    T::Arrange(values + k, out + k);
+    alignas(64) typename T::Element group[kGroup<T>];
+    T::Arrange(values + k, group);
+#pragma GCC unroll 8
+    for (int v = 0; v < T::kGroupVectors; ++v) {
+      T::Store(out, T::Load(group + v * T::kVectorElements));
+      out += stride;
+    }
   }
 }
 
 template <typename T>
-float Arranged(const void* x, int64_t k) {
-  return T::ToFloat(static_cast<const typename T::Element*>(x)[T::Position(k)]);
+float Arranged(const void* x, int64_t k, int64_t stride) {
+  const int64_t position = T::Position(k);
+  return T::ToFloat(static_cast<const typename T::Element*>(
+      x)[position / T::kVectorElements * stride + position % T::kVectorElements]);
 }
 
-// kDirect<R>: columns of the direct loop for R rows.
-template <typename T, int kTileRows, int kTileColumns, int kDirect1, int kDirect2, int kDirect4,
-          int kDirect8>
+// kDirect<R>: columns of the direct loop for R rows. FewRows: Traits for 1 and 2 rows, where
+// decoding is most of the work; it must decode to the same as T.
+template <typename T, typename FewRows, int kTileRows, int kTileColumns, int kDirect1, int kDirect2,
+          int kDirect4, int kDirect8>
 constexpr GemmInner MakeGemmInner() {
   static_assert(kUnitColumns % kDirect1 == 0 && kUnitColumns % kDirect2 == 0 &&
                 kUnitColumns % kDirect4 == 0 && kUnitColumns % kDirect8 == 0);
@@ -244,19 +257,21 @@ constexpr GemmInner MakeGemmInner() {
   // A tile of two rows touches no more than a whole one.
   static_assert((2 * kTileColumns + 15) / 16 * 16 <= TileSize(kTileRows, kTileColumns) &&
                 TileSize(kTileRows, kTileColumns) <= kMaxTileOverhead * kTileRows * kTileColumns);
+  static_assert(T::kBlockK <= kMaxBlockK && T::kBlockK % 128 == 0 && T::kBlockK % kGroup<T> == 0);
   static_assert(kTileColumns * T::kBlockK * sizeof(typename T::Element) <= kMaxPanelBytes);
   return {
       .x_element_bytes = sizeof(typename T::Element),
+      .vector_elements = T::kVectorElements,
       .k_align = kGroup<T>,
       .block_k = T::kBlockK,
       .value_scale = T::kValueScale,
-      .direct = {{1, kDirect1, Direct<T, 1, kDirect1>},
-                 {2, kDirect2, Direct<T, 2, kDirect2>},
+      .direct = {{1, kDirect1, Direct<FewRows, 1, kDirect1>},
+                 {2, kDirect2, Direct<FewRows, 2, kDirect2>},
                  {4, kDirect4, Direct<T, 4, kDirect4>},
                  {8, kDirect8, Direct<T, 8, kDirect8>}},
-      .tile = {{1, kTileColumns, Tile<T, 1, kTileColumns>},
-               {2, kTileColumns, Tile<T, 2, kTileColumns>},
-               {kTileRows, kTileColumns, Tile<T, kTileRows, kTileColumns>}},
+      .tile = {{1, kTileColumns, Tile<T, 1, kTileRows, kTileColumns>},
+               {2, kTileColumns, Tile<T, 2, kTileRows, kTileColumns>},
+               {kTileRows, kTileColumns, Tile<T, kTileRows, kTileRows, kTileColumns>}},
       .decode = DecodePanel<T, kTileColumns>,
       .panel_position = PanelPosition<T, kTileColumns>,
       .arrange = ArrangeRow<T>,

@@ -91,7 +91,7 @@ Value StrftimeNow(Evaluator& evaluator, const Arguments& arguments) {
   localtime_r(&now, &local);
   // A space in front tells an empty result from one that did not fit.
   char buffer[16384];
-  const size_t size = std::strftime(buffer, sizeof(buffer), (" " + format).c_str(), &local);
+  const size_t size = std::strftime(buffer, sizeof(buffer), StrCat(" ", format).c_str(), &local);
   if (size == 0) {
     FailRuntime("strftime_now(): the result is too long");
   }

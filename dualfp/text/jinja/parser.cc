@@ -104,14 +104,13 @@ class Parser final : public ExpressionParser {
       branch.condition = ParseTuple(false);
       branch.body = ParseBody({"elif", "else", "endif"});
       stmt->branches.push_back(std::move(branch));
-      const std::string end = Take().text;
-      if (end == "elif") {
+      if (SkipName("elif")) {
         continue;
       }
-      if (end == "else") {
+      if (SkipName("else")) {
         stmt->else_body = ParseBody({"endif"});
-        Take();
       }
+      Take();  // endif
       return stmt;
     }
   }
@@ -132,10 +131,10 @@ class Parser final : public ExpressionParser {
     ++loops_;
     stmt->body = ParseBody({"else", "endfor"});
     --loops_;
-    if (Take().text == "else") {
+    if (SkipName("else")) {
       stmt->else_body = ParseBody({"endfor"});
-      Take();
     }
+    Take();  // endfor
     return stmt;
   }
 

@@ -5,9 +5,9 @@
 #include <random>
 
 #include "dualfp/base/error.h"
-#include "dualfp/engine/cost_model.h"
-#include "dualfp/engine/precision_controller.h"
-#include "dualfp/engine/precision_plan.h"
+#include "dualfp/engine/precision/cost_model.h"
+#include "dualfp/engine/precision/precision_controller.h"
+#include "dualfp/engine/precision/precision_plan.h"
 #include "dualfp/engine/testing/harness.h"
 
 namespace dualfp {

@@ -11,8 +11,8 @@
 #include <string_view>
 #include <vector>
 
-#include "dualfp/engine/cost_model.h"
-#include "dualfp/engine/precision_plan.h"
+#include "dualfp/engine/precision/cost_model.h"
+#include "dualfp/engine/precision/precision_plan.h"
 #include "dualfp/engine/request.h"
 
 namespace dualfp {

@@ -1,4 +1,4 @@
-#include "dualfp/engine/cost_model.h"
+#include "dualfp/engine/precision/cost_model.h"
 
 #include <algorithm>
 #include <cmath>

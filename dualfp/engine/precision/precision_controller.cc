@@ -1,4 +1,4 @@
-#include "dualfp/engine/precision_controller.h"
+#include "dualfp/engine/precision/precision_controller.h"
 
 #include <algorithm>
 #include <cmath>

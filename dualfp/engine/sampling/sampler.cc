@@ -1,4 +1,4 @@
-#include "dualfp/engine/sampler.h"
+#include "dualfp/engine/sampling/sampler.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "dualfp/base/check.h"
-#include "dualfp/engine/random.h"
+#include "dualfp/engine/sampling/random.h"
 
 namespace dualfp {
 namespace {
@@ -22,11 +22,15 @@ constexpr int64_t kLanes = 16;
 // Tokens whose weights are summed together, for a two-level search.
 constexpr int64_t kSumBlock = 1024;
 
-// e^x for x <= 0, within 2 ulp; 0 below -87. Branch-free, unlike std::exp, so that loops over a
-// vocabulary become vector code. Range reduction and polynomial are Cephes' expf (Moshier).
+// e^x for x <= 0, within 2 ulp; 0 below -87. Clamped by masks, as comparisons of floats (which may
+// trap) and selections keep GCC from making vector code, which std::exp would as well. Range
+// reduction and polynomial are Cephes' expf (Moshier).
 inline float ExpNonPositive(float x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = std::max(x, -87.0f);
+  const auto magnitude = static_cast<int32_t>(std::bit_cast<uint32_t>(x) & 0x7fffffffu);
+  const auto limit = std::bit_cast<int32_t>(87.0f);
+  const int32_t beyond = (limit - magnitude) >> 31;  // all bits where |x| > 87, else none
+  const float clamped = -std::bit_cast<float>((magnitude & ~beyond) | (limit & beyond));
   const float shifted = clamped * 1.44269504088896341f + kMagic;
   const float n = shifted - kMagic;
   float r = clamped - n * 0.693359375f;
@@ -38,9 +42,8 @@ inline float ExpNonPositive(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const auto exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kMagic);
-  const float power = std::bit_cast<float>((exponent + 127) << 23);
-  return x < -87.0f ? 0.0f : p * power;
+  const int32_t exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kMagic);
+  return p * std::bit_cast<float>(((exponent + 127) << 23) & ~beyond);
 }
 
 struct Extremes {
@@ -90,6 +93,50 @@ double Sum(std::span<const float> values) {
 
 int32_t FirstEqual(std::span<const float> values, float wanted) {
   return static_cast<int32_t>(std::find(values.begin(), values.end(), wanted) - values.begin());
+}
+
+void Exponentiate(std::span<const float> logits, float max, float scale, std::span<float> weights) {
+  const auto size = static_cast<int64_t>(logits.size());
+  const float* __restrict in = logits.data();
+  float* __restrict out = weights.data();
+  for (int64_t i = 0; i < size; ++i) {
+    out[i] = ExpNonPositive((in[i] - max) * scale);
+  }
+}
+
+void DropBelow(std::span<const float> logits, float lowest_logit, float lowest_weight,
+               std::span<float> weights) {
+  const auto size = static_cast<int64_t>(logits.size());
+  const float* __restrict in = logits.data();
+  float* __restrict out = weights.data();
+  for (int64_t i = 0; i < size; ++i) {
+    out[i] *= static_cast<float>((out[i] >= lowest_weight) & (in[i] >= lowest_logit));
+  }
+}
+
+// The k-th largest value, 1 <= k <= size.
+float KthLargest(std::span<const float> values, int64_t k, std::vector<float>* scratch) {
+  // The k-th largest of the maxima of short runs is a lower bound, and few values exceed it.
+  constexpr int64_t kRun = 64;
+  const auto size = static_cast<int64_t>(values.size());
+  float bound = -kInfinity;
+  if (k <= size / kRun) {
+    scratch->clear();
+    for (int64_t begin = 0; begin + kRun <= size; begin += kRun) {
+      scratch->push_back(*std::max_element(&values[begin], &values[begin] + kRun));
+    }
+    std::nth_element(scratch->begin(), scratch->begin() + (k - 1), scratch->end(),
+                     std::greater<>());
+    bound = (*scratch)[k - 1];
+  }
+  scratch->clear();
+  for (const float value : values) {
+    if (value >= bound) {
+      scratch->push_back(value);
+    }
+  }
+  std::nth_element(scratch->begin(), scratch->begin() + (k - 1), scratch->end(), std::greater<>());
+  return (*scratch)[k - 1];
 }
 
 bool HasPenalties(const SamplingParams& params) {
@@ -166,7 +213,7 @@ Sampler::Sampler(int64_t vocab_size, ThreadPool* threads)
   for (Scratch& scratch : scratch_) {
     scratch.logits.resize(vocab_size);
     scratch.weights.resize(vocab_size);
-    scratch.order.resize(vocab_size);
+    scratch.order.reserve(vocab_size);
     scratch.candidates.reserve(vocab_size);
   }
 }
@@ -245,25 +292,14 @@ int32_t Sampler::Draw(std::span<const float> logits, float max, const SequenceSa
   const SamplingParams& params = state.params();
   std::span<float> weights(scratch->weights);
   // Dividing by the temperature after the maximum is gone: 0 * huge is 0, never infinity.
-  const float scale = 1.0f / params.temperature;
-  for (int64_t i = 0; i < vocab_size_; ++i) {
-    weights[i] = ExpNonPositive((logits[i] - max) * scale);
-  }
+  Exponentiate(logits, max, 1.0f / params.temperature, weights);
 
   // Dropped tokens get no weight. The most likely token has weight 1, so min_p is a threshold.
-  float lowest = -kInfinity;
-  if (params.top_k > 0 && params.top_k < vocab_size_) {
-    std::span<float> order(scratch->order);
-    std::copy(logits.begin(), logits.end(), order.begin());
-    const auto kth = order.begin() + (params.top_k - 1);
-    std::nth_element(order.begin(), kth, order.end(), std::greater<>());
-    lowest = *kth;
-  }
+  const float lowest = params.top_k > 0 && params.top_k < vocab_size_
+                           ? KthLargest(logits, params.top_k, &scratch->order)
+                           : -kInfinity;
   if (params.min_p > 0.0f || lowest > -kInfinity) {
-    for (int64_t i = 0; i < vocab_size_; ++i) {
-      const bool keep = (weights[i] >= params.min_p) & (logits[i] >= lowest);
-      weights[i] = keep ? weights[i] : 0.0f;
-    }
+    DropBelow(logits, lowest, params.min_p, weights);
   }
 
   const double total = Sum(weights);
@@ -286,22 +322,43 @@ int32_t Sampler::DrawNucleus(std::span<const float> weights, double total, doubl
       candidates->push_back({weights[i], static_cast<int32_t>(i)});
     }
   }
-  std::sort(candidates->begin(), candidates->end(), [](const Candidate& a, const Candidate& b) {
+  // The last token of the nucleus, by repeated halving instead of a sort: the heavier half is
+  // either all inside, or has the end of the nucleus in it.
+  const auto heavier = [](const Candidate& a, const Candidate& b) {
     return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
-  });
-  double nucleus = 0.0;
-  size_t count = 0;
-  while (count < candidates->size() && (count == 0 || nucleus < top_p * total)) {
-    nucleus += (*candidates)[count++].weight;
-  }
-  double running = 0.0;
-  for (size_t i = 0; i < count; ++i) {
-    running += (*candidates)[i].weight;
-    if (running > uniform * nucleus) {
-      return (*candidates)[i].token;
+  };
+  auto begin = candidates->begin();
+  auto end = candidates->end();
+  double nucleus = 0.0;  // weight of the candidates before `begin`
+  while (end - begin > 1) {
+    const auto middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, heavier);
+    double half = 0.0;
+    for (auto candidate = begin; candidate != middle; ++candidate) {
+      half += candidate->weight;
+    }
+    if (nucleus + half >= top_p * total) {
+      end = middle;
+    } else {
+      nucleus += half;
+      begin = middle;
     }
   }
-  return (*candidates)[count - 1].token;
+  const Candidate last = *begin;
+  nucleus += last.weight;
+
+  double running = 0.0;
+  int32_t token = -1;
+  for (int64_t i = 0; i < size; ++i) {
+    if (weights[i] > last.weight || (weights[i] == last.weight && i <= last.token)) {
+      token = static_cast<int32_t>(i);
+      running += weights[i];
+      if (running > uniform * nucleus) {
+        break;
+      }
+    }
+  }
+  return token;
 }
 
 void Sampler::Score(const SampleJob& job, float max) {

@@ -1,4 +1,4 @@
-#include "dualfp/engine/precision_plan.h"
+#include "dualfp/engine/precision/precision_plan.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "dualfp/engine/text_output.h"
+#include "dualfp/engine/sampling/text_output.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,0 +1,26 @@
+// Bar charts as SVG, drawn without a library: text that a browser, a README and a diff can show.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace dualfp {
+
+struct Bar {
+  std::string label;
+  double value = 0;  // not negative
+  double low = 0;    // ends of the confidence interval
+  double high = 0;
+};
+
+struct BarChart {
+  std::string title;
+  std::string axis;                      // what the bars' length means, with its unit
+  std::vector<std::vector<Bar>> groups;  // drawn one below the other with a gap, coloured apart
+};
+
+// Horizontal bars from zero with whiskers, and ticks at round numbers.
+std::string DrawBarChart(const BarChart& chart);
+
+}  // namespace dualfp

@@ -1,0 +1,85 @@
+#include "dualfp/model/calibrate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <vector>
+
+#include "dualfp/base/check.h"
+#include "dualfp/kernels/quantize.h"
+#include "dualfp/model/decoder.h"
+
+namespace dualfp {
+namespace {
+
+float MaxMagnitude(const ConstTensorView& x) {
+  float amax = 0.0f;
+  for (int64_t row = 0; row < x.shape[0]; ++row) {
+    const float* values = x.Rows(row, row + 1).as<float>();
+    for (int64_t i = 0; i < x.shape[1]; ++i) {
+      amax = std::max(amax, std::fabs(values[i]));
+    }
+  }
+  return amax;
+}
+
+}  // namespace
+
+void CalibrateInputScales(const Context& context, Model& model, std::span<const int32_t> tokens,
+                          int64_t context_length) {
+  Check(!tokens.empty(), ErrorCode::kInvalidArgument, "calibration without tokens");
+  std::map<const Linear*, float> largest;
+  // lm_head runs only where it could use a scale.
+  const bool head = model.lm_head.weight.Unsupported(Precision::kFp8).empty();
+  DecoderOptions options;
+  options.limits.max_tokens = std::min<int64_t>(128, context_length);
+  options.limits.max_logit_rows = head ? options.limits.max_tokens : 0;
+  options.limits.max_context = context_length;
+  options.observe_input = [&largest](const Linear& linear, const ConstTensorView& x) {
+    float& amax = largest[&linear];
+    amax = std::max(amax, MaxMagnitude(x));
+  };
+  Decoder decoder(model, options);
+  const PrecisionPlan plan =
+      PrecisionPlan::Uniform(model.config.num_hidden_layers, Precision::kFp16);
+  KvCache cache(model.KvCacheFor(DType::kF32, KvBlocksFor(context_length)));
+  std::vector<int32_t> blocks(KvBlocksFor(context_length));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::vector<int32_t> logit_rows;
+  std::vector<float> logits(options.limits.max_logit_rows * model.config.vocab_size);
+  for (size_t piece = 0; piece < tokens.size(); piece += context_length) {
+    const auto part =
+        tokens.subspan(piece, std::min<size_t>(context_length, tokens.size() - piece));
+    const auto length = static_cast<int64_t>(part.size());
+    for (int64_t begin = 0; begin < length; begin += options.limits.max_tokens) {
+      const int64_t rows = std::min(options.limits.max_tokens, length - begin);
+      const StepSequence sequence{.tokens = part.subspan(begin, rows),
+                                  .position = begin,
+                                  .blocks = blocks,
+                                  .rope_length = length};
+      const PlanRange range{0, rows, &plan};
+      logit_rows.resize(head ? rows : 0);
+      std::iota(logit_rows.begin(), logit_rows.end(), 0);
+      decoder.Forward(context,
+                      {.sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = logit_rows},
+                      cache,
+                      {logits.data(),
+                       DType::kF32,
+                       {static_cast<int64_t>(logit_rows.size()), model.config.vocab_size}});
+    }
+  }
+  const auto set = [&largest](Linear& linear) {
+    linear.weight.input_scale = ActivationScale(largest.at(&linear));
+  };
+  for (LayerWeights& layer : model.layers) {
+    for (Linear* linear : layer.linears()) {
+      set(*linear);
+    }
+  }
+  if (head) {
+    set(model.lm_head);
+  }
+}
+
+}  // namespace dualfp
