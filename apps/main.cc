@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   dualfp::AddEvalCommand(app);
   dualfp::AddInspectCommand(app);
   dualfp::AddBenchCommand(app);
+  dualfp::AddServeCommand(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

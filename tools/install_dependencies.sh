@@ -13,7 +13,8 @@ build_packages=(
   nlohmann-json3-dev libgmock-dev libgtest-dev libbenchmark-dev
 )
 test_packages=(
-  clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev python3 python3-venv
+  chromium clang-14 clang-format-14 clang-tidy-14 fonts-dejavu-core libclang-rt-14-dev
+  python3 python3-venv
 )
 
 with_tests=0

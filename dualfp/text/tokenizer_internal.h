@@ -77,7 +77,7 @@ struct Tokenizer::Impl {
   std::unique_ptr<const BpeModel> model;
   AddedTokens added;
   PostProcessor post_processor;
-  std::unique_ptr<const Decoder> decoder;
+  std::unique_ptr<const TokenDecoder> decoder;
   std::vector<Token> tokens;  // by id
   mutable EncodeScratchPool scratch_pool;
 

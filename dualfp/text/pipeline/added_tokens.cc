@@ -100,7 +100,7 @@ std::optional<int32_t> TokenTrie::LongestPrefix(std::string_view text, size_t* s
   return found;
 }
 
-std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const Vocabulary& model,
+std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const VocabularyTable& model,
                                         const Normalizer* normalizer, RegexScratch* scratch) {
   if (token.content.empty()) {
     return std::nullopt;

@@ -62,7 +62,7 @@ class AddedTokens {
   // A token that the model's vocabulary has keeps that id; any other gets the next free one. One
   // added before gets the new properties. `normalizer` may be null. Returns the id; nothing for an
   // empty token, which is ignored. Call Finish() after the last one.
-  std::optional<int32_t> Add(const AddedToken& token, const Vocabulary& model,
+  std::optional<int32_t> Add(const AddedToken& token, const VocabularyTable& model,
                              const Normalizer* normalizer, RegexScratch* scratch);
   void Finish();
 

@@ -69,7 +69,7 @@ class BpeModel {
   // Appends the tokens of one word.
   void Encode(std::string_view word, BpeScratch* scratch, std::vector<int32_t>* out) const;
 
-  const Vocabulary& vocabulary() const { return vocabulary_; }
+  const VocabularyTable& vocabulary() const { return vocabulary_; }
 
  private:
   void LoadVocabulary(const JsonFields& fields);
@@ -96,9 +96,9 @@ class BpeModel {
   // token spans the cut. Empty: not known to hold.
   std::string word_boundary_;
 
-  Vocabulary vocabulary_;
+  VocabularyTable vocabulary_;
   // With byte_level: the vocabulary by bytes instead of by their characters, for ignore_merges.
-  Vocabulary byte_vocabulary_;
+  VocabularyTable byte_vocabulary_;
   MergeTable merges_;
   std::array<int32_t, 256> byte_ids_;       // byte_level: the token of a single byte, or -1
   std::array<int32_t, 256> fallback_ids_;   // the token <0xNN>, or -1

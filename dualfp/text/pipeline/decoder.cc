@@ -35,7 +35,7 @@ class CollectRun final : public DecoderRun {
 // The decoder of a stage: its configuration, and how to start it. FusedRun is the stage for input
 // in pieces; void where there is none.
 template <typename Run, typename FusedRun = void, bool kFuses = false>
-class StageDecoder final : public Decoder {
+class StageDecoder final : public TokenDecoder {
  public:
   explicit StageDecoder(typename Run::Config config) : config_(std::move(config)) {}
 
@@ -324,7 +324,7 @@ class BpeDecoderRun final : public DecoderRun {
 
 class SequenceRun final : public DecoderRun {
  public:
-  SequenceRun(const std::vector<std::unique_ptr<const Decoder>>& stages, bool fused) {
+  SequenceRun(const std::vector<std::unique_ptr<const TokenDecoder>>& stages, bool fused) {
     for (const auto& stage : stages) {
       runs_.push_back(fused ? stage->StartFused() : stage->Start());
       fused = fused || stage->fuses();
@@ -351,7 +351,7 @@ class SequenceRun final : public DecoderRun {
   std::vector<std::unique_ptr<DecoderRun>> runs_;
 };
 
-class SequenceDecoder final : public Decoder {
+class SequenceDecoder final : public TokenDecoder {
  public:
   explicit SequenceDecoder(const JsonFields& fields) {
     for (const JsonFields& stage : fields.GetObjects("decoders")) {
@@ -370,11 +370,11 @@ class SequenceDecoder final : public Decoder {
   }
 
  private:
-  std::vector<std::unique_ptr<const Decoder>> stages_;
+  std::vector<std::unique_ptr<const TokenDecoder>> stages_;
 };
 
 template <typename Run, typename FusedRun = void, bool kFuses = false>
-std::unique_ptr<const Decoder> MakeStage(const JsonFields& fields) {
+std::unique_ptr<const TokenDecoder> MakeStage(const JsonFields& fields) {
   using Stage = StageDecoder<Run, FusedRun, kFuses>;
   if constexpr (std::is_same_v<typename Run::Config, NoConfig>) {
     return std::make_unique<Stage>(NoConfig{});
@@ -385,7 +385,7 @@ std::unique_ptr<const Decoder> MakeStage(const JsonFields& fields) {
 
 }  // namespace
 
-std::unique_ptr<const Decoder> MakeDecoder(const JsonFields* fields) {
+std::unique_ptr<const TokenDecoder> MakeDecoder(const JsonFields* fields) {
   if (fields == nullptr) {
     return std::make_unique<StageDecoder<JoinRun, void, true>>(NoConfig{});
   }

@@ -39,9 +39,9 @@ class DecoderRun {
   virtual void Finish(const TextSink& sink) = 0;
 };
 
-class Decoder {
+class TokenDecoder {
  public:
-  virtual ~Decoder() = default;
+  virtual ~TokenDecoder() = default;
   // The run must not outlive the decoder.
   virtual std::unique_ptr<DecoderRun> Start() const = 0;
   // For input that is one token handed over in pieces.
@@ -53,6 +53,6 @@ class Decoder {
 // `fields` may be null: tokens are then joined by spaces. Throws kUnsupported for a type it does
 // not know, naming it. Known: ByteLevel, Metaspace, ByteFallback, Fuse, Strip, Replace,
 // BPEDecoder, Sequence.
-std::unique_ptr<const Decoder> MakeDecoder(const JsonFields* fields);
+std::unique_ptr<const TokenDecoder> MakeDecoder(const JsonFields* fields);
 
 }  // namespace dualfp

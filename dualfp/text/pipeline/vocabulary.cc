@@ -5,21 +5,21 @@
 
 namespace dualfp {
 
-void Vocabulary::Reserve(size_t tokens) {
+void VocabularyTable::Reserve(size_t tokens) {
   entries_.reserve(tokens);
   by_id_.reserve(tokens);
   arena_.reserve(tokens * 8);
   Rehash(std::bit_ceil(tokens * 2 + 16));
 }
 
-void Vocabulary::Rehash(size_t slots) {
+void VocabularyTable::Rehash(size_t slots) {
   slots_.assign(slots, -1);
   for (size_t i = 0; i < entries_.size(); ++i) {
     slots_[FindSlot(Text(entries_[i]))] = static_cast<int32_t>(i);
   }
 }
 
-size_t Vocabulary::FindSlot(std::string_view token) const {
+size_t VocabularyTable::FindSlot(std::string_view token) const {
   const size_t mask = slots_.size() - 1;
   size_t slot = std::hash<std::string_view>()(token) & mask;
   while (slots_[slot] >= 0 && Text(entries_[static_cast<size_t>(slots_[slot])]) != token) {
@@ -28,7 +28,7 @@ size_t Vocabulary::FindSlot(std::string_view token) const {
   return slot;
 }
 
-void Vocabulary::Add(std::string_view token, int32_t id) {
+void VocabularyTable::Add(std::string_view token, int32_t id) {
   if (entries_.size() * 2 + 2 > slots_.size()) {
     Rehash(std::bit_ceil(entries_.size() * 4 + 16));
   }
@@ -56,7 +56,7 @@ void Vocabulary::Add(std::string_view token, int32_t id) {
   }
 }
 
-std::optional<int32_t> Vocabulary::Find(std::string_view token) const {
+std::optional<int32_t> VocabularyTable::Find(std::string_view token) const {
   if (slots_.empty()) {
     return std::nullopt;
   }
@@ -67,11 +67,11 @@ std::optional<int32_t> Vocabulary::Find(std::string_view token) const {
   return entries_[static_cast<size_t>(index)].id;
 }
 
-bool Vocabulary::HasId(int32_t id) const {
+bool VocabularyTable::HasId(int32_t id) const {
   return id >= 0 && id < id_limit() && by_id_[static_cast<size_t>(id)] >= 0;
 }
 
-std::string_view Vocabulary::Token(int32_t id) const {
+std::string_view VocabularyTable::Token(int32_t id) const {
   return HasId(id) ? Text(entries_[static_cast<size_t>(by_id_[static_cast<size_t>(id)])])
                    : std::string_view();
 }

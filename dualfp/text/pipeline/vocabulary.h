@@ -11,7 +11,7 @@
 
 namespace dualfp {
 
-class Vocabulary {
+class VocabularyTable {
  public:
   void Reserve(size_t tokens);
 

@@ -1,0 +1,187 @@
+// dualfp serve: an OpenAI-compatible server over one model.
+//
+// The port is taken before the model is loaded, so that a second server on it fails at once, and
+// /health answers meanwhile. Logs go to stderr, asynchronously: a terminal that is not read must
+// not stop the server.
+
+#include <fmt/core.h>
+#include <spdlog/async.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <memory>
+#include <thread>
+
+#include "apps/commands.h"
+#include "apps/engine_arguments.h"
+#include "dualfp/base/log.h"
+#include "dualfp/server/access_log.h"
+#include "dualfp/server/http/http_server.h"
+
+namespace dualfp {
+namespace {
+
+struct ServeArguments {
+  EngineArguments engine;
+  ServerConfig server;
+  std::vector<std::string> names;
+  double shutdown_seconds = 30;
+  double max_body_megabytes = 16;
+  bool access_log = true;
+  std::string log_level = "info";
+};
+
+constexpr size_t kLogQueue = 8192;
+
+void StartLogging(const std::string& level) {
+  spdlog::init_thread_pool(kLogQueue, 1);
+  auto logger = std::make_shared<spdlog::async_logger>(
+      "dualfp", std::make_shared<spdlog::sinks::stderr_color_sink_mt>(), spdlog::thread_pool(),
+      spdlog::async_overflow_policy::overrun_oldest);
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
+  logger->set_level(spdlog::level::from_str(level));
+  spdlog::set_default_logger(std::move(logger));
+  SetLogSink([](LogLevel log_level, std::string_view line) {
+    spdlog::log(log_level == LogLevel::kWarning ? spdlog::level::warn
+                : log_level == LogLevel::kInfo  ? spdlog::level::info
+                                                : spdlog::level::debug,
+                "{}", line);
+  });
+}
+
+// Until the end of the scope logs are ours; then what is queued is written.
+struct LoggingScope {
+  explicit LoggingScope(const std::string& level) { StartLogging(level); }
+  ~LoggingScope() {
+    SetLogSink(nullptr);
+    spdlog::shutdown();
+  }
+};
+
+ServedModel Serve(LoadedEngine& loaded, const ServeArguments& arguments) {
+  ServedModel served;
+  served.names = arguments.names;
+  if (served.names.empty()) {
+    served.names = {arguments.engine.model.model};
+  }
+  served.root = arguments.engine.model.model;
+  served.created = std::chrono::duration_cast<std::chrono::seconds>(
+                       std::chrono::system_clock::now().time_since_epoch())
+                       .count();
+  served.engine = MakeEngineClient(loaded.engine.get());
+  served.text = loaded.text;
+  const auto as_float = [](const std::optional<double>& value) {
+    return value ? std::optional(static_cast<float>(*value)) : std::nullopt;
+  };
+  const GenerationConfig& generation = loaded.generation;
+  if (generation.do_sample != false) {
+    served.defaults.temperature = as_float(generation.temperature);
+  } else {
+    served.defaults.temperature = 0.0f;
+  }
+  served.defaults.top_p = as_float(generation.top_p);
+  served.defaults.top_k = generation.top_k;
+  served.defaults.min_p = as_float(generation.min_p);
+  served.defaults.repetition_penalty = as_float(generation.repetition_penalty);
+  return served;
+}
+
+void RunServe(ServeArguments& arguments) {
+  const LoggingScope logging(arguments.log_level);
+  arguments.engine.CheckSupported();
+  ServerConfig& config = arguments.server;
+  config.shutdown_grace =
+      std::chrono::milliseconds(static_cast<int64_t>(arguments.shutdown_seconds * 1e3));
+  config.max_body_bytes = static_cast<size_t>(arguments.max_body_megabytes * 1e6);
+  if (arguments.access_log) {
+    config.access_log = [](const AccessRecord& record) {
+      spdlog::info("request {}", FormatAccessRecord(record));
+    };
+  }
+  HttpServer server(config);
+
+  std::unique_ptr<LoadedEngine> loaded;
+  std::exception_ptr failure;
+  std::atomic<bool> done{false};
+  std::thread loader([&] {
+    try {
+      loaded = LoadEngine(arguments.engine);
+      server.Attach(Serve(*loaded, arguments));
+      LogInfo(loaded->Describe(arguments.engine));
+      LogInfo(fmt::format("Serving on http://{}:{}", config.host, server.port()));
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    done = true;
+    if (failure) {
+      server.Stop();
+    }
+  });
+  server.Run();
+  if (!done) {
+    // Stopped while loading, which nothing can interrupt and nobody needs any more.
+    LogInfo("stopped before the model was loaded");
+    spdlog::shutdown();
+    std::_Exit(0);
+  }
+  loader.join();
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+  loaded->engine->Shutdown(Clock::now());
+  LogInfo("stopped");
+}
+
+}  // namespace
+
+void AddServeCommand(CLI::App& app) {
+  auto arguments = std::make_shared<ServeArguments>();
+  ServeArguments& a = *arguments;
+  CLI::App* command = app.add_subcommand("serve", "Serve a model over OpenAI's HTTP API");
+  command->footer("Example: dualfp serve models/reference --port 8000 --precision auto");
+  a.engine.AddTo(*command);
+
+  constexpr const char* kServer = "Server";
+  command->add_option("--host", a.server.host, "Address to listen on (default 127.0.0.1)")
+      ->option_text("ADDRESS")
+      ->group(kServer);
+  command->add_option("--port", a.server.port, "Port (default 8000; 0: any)")
+      ->option_text("N")
+      ->group(kServer);
+  // One value an option: what follows could be MODEL.
+  command->add_option("--served-model-name", a.names, "What requests call the model; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("NAME")
+      ->group(kServer);
+  command->add_option("--api-key", a.server.api_keys, "Asked of requests; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("KEY")
+      ->envname("DUALFP_API_KEY")
+      ->group(kServer);
+  command->add_option("--max-connections", a.server.max_connections, "At a time (default 4096)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->option_text("N")
+      ->group(kServer);
+  command->add_option("--max-body-size", a.max_body_megabytes, "Of a request, in MB (default 16)")
+      ->check(CLI::Range(0.001, 4096.0))
+      ->option_text("MB")
+      ->group(kServer);
+  command->add_option("--shutdown-timeout", a.shutdown_seconds, "For running requests (default 30)")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->option_text("S")
+      ->group(kServer);
+  command->add_flag("--access-log,!--no-access-log", a.access_log, "A line a request (on)")
+      ->group(kServer);
+  command->add_option("--log-level", a.log_level, "Of what to log (default info)")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->option_text("LEVEL")
+      ->group(kServer);
+  command->callback([arguments] { RunServe(*arguments); });
+}
+
+}  // namespace dualfp

@@ -1,0 +1,58 @@
+#include "dualfp/server/access_log.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <string_view>
+
+#include "dualfp/server/openai/json_writer.h"
+
+namespace dualfp {
+namespace {
+
+constexpr size_t kMaxValueBytes = 200;
+
+void AppendText(std::string_view key, std::string_view value, std::string* out) {
+  const bool plain = !value.empty() && value.size() <= kMaxValueBytes &&
+                     std::all_of(value.begin(), value.end(), [](char c) {
+                       return c > 0x20 && c < 0x7f && c != '"' && c != '=' && c != '\\';
+                     });
+  *out += out->empty() ? "" : " ";
+  *out += key;
+  *out += '=';
+  if (plain) {
+    *out += value;
+  } else {
+    AppendJsonString(value.substr(0, kMaxValueBytes), out);
+  }
+}
+
+}  // namespace
+
+std::string FormatAccessRecord(const AccessRecord& record) {
+  std::string line;
+  AppendText("client", record.client, &line);
+  AppendText("method", record.method, &line);
+  AppendText("path", record.path, &line);
+  fmt::format_to(std::back_inserter(line), " status={} bytes={} ms={:.1f}", record.status,
+                 record.response_bytes, record.seconds * 1e3);
+  if (record.client_left) {
+    line += " client_left=true";
+  }
+  if (record.generation) {
+    const GenerationSummary& generation = *record.generation;
+    AppendText("id", generation.id, &line);
+    fmt::format_to(std::back_inserter(line), " prompt_tokens={} completion_tokens={}",
+                   generation.prompt_tokens, generation.completion_tokens);
+    if (generation.ttft_seconds >= 0) {
+      fmt::format_to(std::back_inserter(line), " ttft_ms={:.1f}", generation.ttft_seconds * 1e3);
+    }
+    if (!generation.finish_reason.empty()) {
+      AppendText("finish_reason", generation.finish_reason, &line);
+    }
+  }
+  return line;
+}
+
+}  // namespace dualfp

@@ -1,0 +1,66 @@
+// Everything about the server that can be set, with the limits that keep one client from harming
+// the others.
+
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dualfp/server/engine_client.h"
+#include "dualfp/server/openai/openai_request.h"
+#include "dualfp/server/text_codec.h"
+
+namespace dualfp {
+
+struct AccessRecord;
+
+struct ServerConfig {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;  // 0: any free one
+
+  // Where not empty, all but /, /health, /version and /metrics ask for one of these as
+  // "Authorization: Bearer KEY".
+  std::vector<std::string> api_keys;
+
+  // Beyond max_connections the connection that has waited longest for a request is closed; where
+  // all are being answered, the new one gets 503. Lowered to what the descriptor limit allows.
+  int max_connections = 4096;
+  size_t max_header_bytes = 16 << 10;
+  size_t max_body_bytes = 16 << 20;
+  size_t max_total_body_bytes = 256 << 20;  // of all requests being read; beyond: 503
+
+  // Events that a streaming client has not taken yet. Beyond, its request is cancelled and its
+  // connection closed: an event stream with a hole would be worse than none.
+  size_t max_stream_backlog_bytes = 4 << 20;
+
+  std::chrono::milliseconds idle_timeout{75'000};    // between requests
+  std::chrono::milliseconds header_timeout{30'000};  // for a whole head
+  std::chrono::milliseconds body_timeout{120'000};   // for a whole body
+  std::chrono::milliseconds write_timeout{60'000};   // without a byte taken
+
+  // From SIGTERM or SIGINT until what still runs is ended with an error.
+  std::chrono::milliseconds shutdown_grace{30'000};
+  bool handle_signals = true;
+
+  int worker_threads = 1;              // parse and tokenize large bodies
+  size_t inline_body_bytes = 8 << 10;  // smaller ones are not worth the way to a worker
+
+  // Called on the server's thread after each answer; must not block. Optional.
+  std::function<void(const AccessRecord&)> access_log;
+};
+
+struct ServedModel {
+  std::vector<std::string> names;  // what requests may call it; the first is what answers say
+  std::string root;                // the path it was loaded from
+  int64_t created = 0;             // seconds since 1970
+  std::shared_ptr<EngineClient> engine;
+  std::shared_ptr<const TextCodec> text;  // null: prompts and answers are token ids only
+  SamplingDefaults defaults;
+};
+
+}  // namespace dualfp
