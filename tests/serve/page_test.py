@@ -53,9 +53,10 @@ def page(browser, server):
 
 
 def test_shows_load_and_asks_nobody_else(page, server, tmp_path):
+    # Long enough answers to be under way when the page asks for the load.
     def ask(i):
         return server.request("POST", "/v1/completions",
-                              {"prompt": f"{i}", "max_tokens": 100, "ignore_eos": True})[0]
+                              {"prompt": f"{i}", "max_tokens": 900, "ignore_eos": True})[0]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(ask, i) for i in range(4)]
         wait_until(
