@@ -15,7 +15,8 @@ using dualfp::fuzz::Require;
 
 namespace {
 
-constexpr std::string_view kDefaultText = "Hello  w\xc3\xb6rld 123\n\n\t\xf0\x9f\x98\x80 <s>\xff</s>'s";
+constexpr std::string_view kDefaultText =
+    "Hello  w\xc3\xb6rld 123\n\n\t\xf0\x9f\x98\x80 <s>\xff</s>'s";
 
 void CheckStreaming(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, bool skip) {
   const std::string whole = tokenizer.Decode(ids, skip);

@@ -38,8 +38,7 @@ struct ChatTemplate::Impl {
 ChatTemplate::ChatTemplate(std::string_view source, std::string_view origin) {
   Check(IsValidUtf8(source), ErrorCode::kInvalidFile, origin, ": expected UTF-8");
   try {
-    impl_ = std::make_unique<const Impl>(
-        Impl{std::string(origin), jinja::Parse(source, origin)});
+    impl_ = std::make_unique<const Impl>(Impl{std::string(origin), jinja::Parse(source, origin)});
   } catch (const Error& error) {
     Rethrow(error);
   }

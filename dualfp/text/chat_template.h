@@ -50,11 +50,11 @@ class ChatTemplate {
 
 // A conversation, as transformers' apply_chat_template takes it.
 struct ChatRequest {
-  Json messages = Json::array();     // [{"role": ..., "content": ...}, ...]
-  Json tools;                        // an array, or null for none
-  Json documents;                    // an array, or null for none
+  Json messages = Json::array();  // [{"role": ..., "content": ...}, ...]
+  Json tools;                     // an array, or null for none
+  Json documents;                 // an array, or null for none
   bool add_generation_prompt = true;
-  Json extra = Json::object();       // further variables, e.g. {"enable_thinking": false}
+  Json extra = Json::object();  // further variables, e.g. {"enable_thinking": false}
 };
 
 // The variables for Render(): the request, and the special tokens (bos_token, eos_token, ...) of

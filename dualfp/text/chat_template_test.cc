@@ -53,8 +53,8 @@ TEST(ChatTemplateTest, ErrorsNameFileAndLine) {
 }
 
 TEST(ChatTemplateTest, EndlessWorkIsStopped) {
-  const std::string nested_loops = Repeat("{% for i in range(99999) %}", 8) + "x" +
-                                   Repeat("{% endfor %}", 8);
+  const std::string nested_loops =
+      Repeat("{% for i in range(99999) %}", 8) + "x" + Repeat("{% endfor %}", 8);
   for (const std::string& source : {
            nested_loops,
            std::string("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}"),
@@ -106,8 +106,7 @@ TEST(ChatTemplateTest, DeepNestingIsStopped) {
 }
 
 TEST(ChatTemplateTest, DeepRecursionIsStopped) {
-  ErrorOf("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
-          ErrorCode::kResourceExhausted);
+  ErrorOf("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", ErrorCode::kResourceExhausted);
   // A long chain inside arguments inside a long chain.
   std::string source = "1";
   for (int i = 0; i < 20; ++i) {
@@ -115,12 +114,14 @@ TEST(ChatTemplateTest, DeepRecursionIsStopped) {
   }
   EXPECT_THROW(Render("{{ " + source + " }}"), Error);
   // Values nested deeper than any walk over them goes.
-  const std::string nest = "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}"
-                           "{% set ns.l = [ns.l] %}{% endfor %}";
+  const std::string nest =
+      "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}"
+      "{% set ns.l = [ns.l] %}{% endfor %}";
   ErrorOf(nest + "{{ ns.l }}", ErrorCode::kInvalidArgument);
   ErrorOf(nest + "{{ ns.l | tojson }}", ErrorCode::kInvalidArgument);
-  ErrorOf(nest + "{% set a = ns.l %}{% set ns.l = [] %}{% for i in range(5000) %}"
-                 "{% set ns.l = [ns.l] %}{% endfor %}{{ a == ns.l }}",
+  ErrorOf(nest +
+              "{% set a = ns.l %}{% set ns.l = [] %}{% for i in range(5000) %}"
+              "{% set ns.l = [ns.l] %}{% endfor %}{{ a == ns.l }}",
           ErrorCode::kInvalidArgument);
   // A namespace that contains itself.
   ErrorOf("{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns }}", ErrorCode::kInvalidArgument);

@@ -21,8 +21,8 @@ Tokenizer ByteFallbackTokenizer() {
   vocab["\xe2\x96\x81"] = 256;
   vocab["a"] = 257;
   const Json document = {
-      {"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab},
-                 {"merges", Json::array()}}},
+      {"model",
+       {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", Json::array()}}},
       {"decoder",
        {{"type", "Sequence"},
         {"decoders",
@@ -49,7 +49,10 @@ using Strings = std::vector<std::string>;
 TEST(DetokenizerTest, HoldsCharactersOfSeveralTokens) {
   const Tokenizer tokenizer = ByteFallbackTokenizer();
   EXPECT_EQ(Stream(tokenizer, {256, 257, 256, 0xe2, 0x82, 0xac, 257}),
-            (Strings{"", "a", " ", "", "", "", "\xe2\x82\xac" "a", ""}));
+            (Strings{"", "a", " ", "", "", "",
+                     "\xe2\x82\xac"
+                     "a",
+                     ""}));
 }
 
 TEST(DetokenizerTest, UnfinishedCharactersComeAtTheEnd) {
@@ -67,7 +70,9 @@ TEST(DetokenizerTest, ABrokenRunIsOneReplacementAByte) {
     joined += part;
   }
   EXPECT_EQ(joined, tokenizer.Decode(ids));
-  EXPECT_EQ(joined, "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" "a");
+  EXPECT_EQ(joined,
+            "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+            "a");
 }
 
 TEST(DetokenizerTest, OnlyTheFirstSpaceIsStripped) {
@@ -76,17 +81,15 @@ TEST(DetokenizerTest, OnlyTheFirstSpaceIsStripped) {
 }
 
 TEST(DetokenizerTest, StripAtTheEndWaits) {
-  Json document = {{"model", {{"type", "BPE"}, {"vocab", {{"x", 0}, {"a", 1}}},
-                              {"merges", Json::array()}}},
-                   {"decoder",
-                    {{"type", "Sequence"},
-                     {"decoders",
-                      {{{"type", "Fuse"}},
-                       {{"type", "Strip"}, {"content", "x"}, {"start", 0}, {"stop", 2}}}}}}};
+  Json document = {
+      {"model", {{"type", "BPE"}, {"vocab", {{"x", 0}, {"a", 1}}}, {"merges", Json::array()}}},
+      {"decoder",
+       {{"type", "Sequence"},
+        {"decoders",
+         {{{"type", "Fuse"}}, {{"type", "Strip"}, {"content", "x"}, {"start", 0}, {"stop", 2}}}}}}};
   const Tokenizer tokenizer = Tokenizer::FromJson(document.dump(), "t");
   const std::vector<int32_t> ids = {0, 1, 0, 0, 0, 1, 0, 0, 0};
-  EXPECT_EQ(Stream(tokenizer, ids),
-            (Strings{"", "xa", "", "", "x", "xxa", "", "", "x", ""}));
+  EXPECT_EQ(Stream(tokenizer, ids), (Strings{"", "xa", "", "", "x", "xxa", "", "", "x", ""}));
   EXPECT_EQ(tokenizer.Decode(ids), "xaxxxax");
 }
 

@@ -81,20 +81,18 @@ Regex& Regex::operator=(Regex&&) noexcept = default;
 bool Regex::Find(std::string_view text, size_t start, RegexScratch* scratch, Match* match) const {
   RegexScratch::State& state = *scratch->state_;
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data() != nullptr ? text.data() : "");
-  const int result =
-      code_->jit ? pcre2_jit_match(code_->code, subject, text.size(), start, 0, state.match_data,
-                                   state.context)
-                 : pcre2_match(code_->code, subject, text.size(), start, PCRE2_NO_UTF_CHECK,
-                               state.match_data, state.context);
+  const int result = code_->jit ? pcre2_jit_match(code_->code, subject, text.size(), start, 0,
+                                                  state.match_data, state.context)
+                                : pcre2_match(code_->code, subject, text.size(), start,
+                                              PCRE2_NO_UTF_CHECK, state.match_data, state.context);
   if (result == PCRE2_ERROR_NOMATCH) {
     return false;
   }
   if (result < 0) {
     PCRE2_UCHAR message[256] = {};
     pcre2_get_error_message(result, message, sizeof(message));
-    Fail(ErrorCode::kResourceExhausted, "the regular expression ",
-         QuoteForMessage(code_->pattern), " failed on a text of ", text.size(),
-         " bytes: ", reinterpret_cast<const char*>(message));
+    Fail(ErrorCode::kResourceExhausted, "the regular expression ", QuoteForMessage(code_->pattern),
+         " failed on a text of ", text.size(), " bytes: ", reinterpret_cast<const char*>(message));
   }
   const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(state.match_data);
   // \K in a lookahead can put the start after the end.

@@ -59,7 +59,8 @@ TEST(RegexTest, RefusesWhatItCannotTranslate) {
 }
 
 TEST(RegexTest, BrokenPatternsAreErrors) {
-  for (const char* pattern : {"(", "[a", "a{2", R"(\p{Nope})", R"(\p)", "*", R"(\)", "(?<n", "[:x"}) {
+  for (const char* pattern :
+       {"(", "[a", "a{2", R"(\p{Nope})", R"(\p)", "*", R"(\)", "(?<n", "[:x"}) {
     try {
       const Regex regex(pattern, "file.json");
     } catch (const Error& error) {

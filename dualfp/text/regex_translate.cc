@@ -12,25 +12,28 @@
 namespace dualfp {
 namespace {
 
-
 struct NamedSet {
   std::string_view name;
   std::string_view content;  // of a character class
 };
 
 constexpr NamedSet kPosixSets[] = {
-    {"alpha", R"(\p{Alphabetic})"}, {"digit", R"(\p{Nd})"},
-    {"alnum", R"(\p{Alphabetic}\p{Nd})"}, {"space", R"(\p{White_Space})"},
-    {"upper", R"(\p{Uppercase})"}, {"lower", R"(\p{Lowercase})"},
-    {"xdigit", "0-9A-Fa-f"}, {"word", ""},
+    {"alpha", R"(\p{Alphabetic})"},
+    {"digit", R"(\p{Nd})"},
+    {"alnum", R"(\p{Alphabetic}\p{Nd})"},
+    {"space", R"(\p{White_Space})"},
+    {"upper", R"(\p{Uppercase})"},
+    {"lower", R"(\p{Lowercase})"},
+    {"xdigit", "0-9A-Fa-f"},
+    {"word", ""},
 };
 
 // General categories by the long names that PCRE2 does not know.
 constexpr NamedSet kCategories[] = {
-    {"Letter", "L"}, {"Mark", "M"}, {"Number", "N"}, {"Punctuation", "P"},
-    {"Symbol", "S"}, {"Separator", "Z"}, {"Other", "C"}, {"Punct", "P"},
-    {"Alpha", "Alphabetic"}, {"Digit", "Nd"}, {"Space", "White_Space"},
-    {"Upper", "Uppercase"}, {"Lower", "Lowercase"},
+    {"Letter", "L"},         {"Mark", "M"},      {"Number", "N"},          {"Punctuation", "P"},
+    {"Symbol", "S"},         {"Separator", "Z"}, {"Other", "C"},           {"Punct", "P"},
+    {"Alpha", "Alphabetic"}, {"Digit", "Nd"},    {"Space", "White_Space"}, {"Upper", "Uppercase"},
+    {"Lower", "Lowercase"},
 };
 
 class Translator {
@@ -266,9 +269,9 @@ class Translator {
   // The content of a character class equal to Oniguruma's \w, which up to U+00FF follows Latin-1's
   // idea of a word character.
   static std::string Word() {
-    return StrCat(R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe)",
-                  NewerCodePoints("L"), NewerCodePoints("M"), NewerCodePoints("Nd"),
-                  NewerCodePoints("Nl"), NewerCodePoints("Pc"));
+    return StrCat(R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe)", NewerCodePoints("L"),
+                  NewerCodePoints("M"), NewerCodePoints("Nd"), NewerCodePoints("Nl"),
+                  NewerCodePoints("Pc"));
   }
 
   // The code points of a category that PCRE2 may not know, as the content of a character class.

@@ -142,8 +142,8 @@ std::optional<int32_t> Tokenizer::Impl::IdOf(const std::optional<std::string>& t
   return id ? id : model->vocabulary().Find(*token);
 }
 
-void Tokenizer::Impl::EncodeText(std::string_view text, bool parse_special,
-                                 EncodeScratch* scratch, std::vector<int32_t>* ids) const {
+void Tokenizer::Impl::EncodeText(std::string_view text, bool parse_special, EncodeScratch* scratch,
+                                 std::vector<int32_t>* ids) const {
   if (!added.HasTokens(/*normalized=*/false)) {
     EncodeSection(text, true, parse_special, scratch, ids);
     return;
@@ -207,8 +207,7 @@ Tokenizer Tokenizer::FromDirectory(const std::filesystem::path& directory) {
 Tokenizer Tokenizer::FromJson(std::string_view json, std::string_view origin,
                               TokenizerConfig config) {
   const Json document = ParseJson(json, origin);
-  return Tokenizer(
-      std::make_unique<const Impl>(JsonFields(document, origin), std::move(config)));
+  return Tokenizer(std::make_unique<const Impl>(JsonFields(document, origin), std::move(config)));
 }
 
 std::vector<int32_t> Tokenizer::Encode(std::string_view text, const EncodeOptions& options) const {
@@ -225,8 +224,10 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, const EncodeOption
 
   if (options.max_length) {
     const auto special = static_cast<int64_t>(around.prefix.size() + around.suffix.size());
-    Check(*options.max_length >= special, ErrorCode::kInvalidArgument, "max_length: expected at "
-          "least ", special, " (the special tokens around a text), got ", *options.max_length);
+    Check(*options.max_length >= special, ErrorCode::kInvalidArgument,
+          "max_length: expected at "
+          "least ",
+          special, " (the special tokens around a text), got ", *options.max_length);
     const auto room = static_cast<size_t>(*options.max_length - special);
     const size_t count = ids.size() - around.prefix.size();
     if (count > room) {
@@ -293,8 +294,8 @@ struct Detokenizer::State {
 };
 
 Detokenizer::Detokenizer(const Tokenizer& tokenizer, bool skip_special_tokens)
-    : state_(std::make_unique<State>(State{tokenizer.impl_.get(), skip_special_tokens,
-                                           tokenizer.impl_->decoder->Start()})) {}
+    : state_(std::make_unique<State>(
+          State{tokenizer.impl_.get(), skip_special_tokens, tokenizer.impl_->decoder->Start()})) {}
 Detokenizer::~Detokenizer() = default;
 Detokenizer::Detokenizer(Detokenizer&&) noexcept = default;
 Detokenizer& Detokenizer::operator=(Detokenizer&&) noexcept = default;

@@ -83,8 +83,8 @@ void ReadChatTemplates(const JsonFields& fields, TokenizerConfig* config) {
       SetChatTemplate(config, {entry.GetString("name"), entry.GetString("template"), origin});
     }
   } else {
-    SetChatTemplate(config, {std::string(kDefaultTemplate), fields.GetString("chat_template"),
-                             origin});
+    SetChatTemplate(config,
+                    {std::string(kDefaultTemplate), fields.GetString("chat_template"), origin});
   }
 }
 

@@ -64,14 +64,15 @@ struct Tokenizer::Impl {
   void EncodeSection(std::string_view text, bool from_origin, bool parse_special,
                      EncodeScratch* scratch, std::vector<int32_t>* ids) const;
   const Token* Find(int32_t id) const {
-    return id >= 0 && static_cast<size_t>(id) < tokens.size() && tokens[static_cast<size_t>(id)].known
+    return id >= 0 && static_cast<size_t>(id) < tokens.size() &&
+                   tokens[static_cast<size_t>(id)].known
                ? &tokens[static_cast<size_t>(id)]
                : nullptr;
   }
   std::optional<int32_t> IdOf(const std::optional<std::string>& token) const;
 
   TokenizerConfig config;
-  std::unique_ptr<const Normalizer> normalizer;       // null: none
+  std::unique_ptr<const Normalizer> normalizer;  // null: none
   bool byte_level = false;
   std::unique_ptr<const PreTokenizer> pre_tokenizer;  // null: none
   std::unique_ptr<const BpeModel> model;

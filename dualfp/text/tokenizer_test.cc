@@ -67,15 +67,16 @@ TEST(TokenizerTest, UnknownComponentsAreNamed) {
     return LoadError({{part, value}}, ErrorCode::kUnsupported);
   };
   EXPECT_THAT(named("normalizer", {{"type", "Precompiled"}}), HasSubstr("\"Precompiled\""));
-  EXPECT_THAT(named("pre_tokenizer", {{"type", "UnicodeScripts"}}), HasSubstr("\"UnicodeScripts\""));
+  EXPECT_THAT(named("pre_tokenizer", {{"type", "UnicodeScripts"}}),
+              HasSubstr("\"UnicodeScripts\""));
   EXPECT_THAT(named("post_processor", {{"type", "Odd"}}), HasSubstr("\"Odd\""));
   EXPECT_THAT(named("decoder", {{"type", "WordPiece"}}), HasSubstr("\"WordPiece\""));
   EXPECT_THAT(named("model", {{"type", "Unigram"}}), HasSubstr("\"Unigram\""));
   EXPECT_THAT(named("model", {{"dropout", 0.1}}), HasSubstr("dropout"));
   EXPECT_THAT(named("version", "2.0"), HasSubstr("2.0"));
-  EXPECT_THAT(named("pre_tokenizer", {{"type", "Sequence"},
-                                      {"pretokenizers", {{{"type", "Nested"}}}}}),
-              HasSubstr("pre_tokenizer.pretokenizers[0].type"));
+  EXPECT_THAT(
+      named("pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {{{"type", "Nested"}}}}}),
+      HasSubstr("pre_tokenizer.pretokenizers[0].type"));
 }
 
 TEST(TokenizerTest, BrokenFilesAreNamed) {
@@ -94,15 +95,18 @@ TEST(TokenizerTest, BrokenFilesAreNamed) {
   EXPECT_THAT(broken({{"model", {{"unk_token", "<unk>"}}}}), HasSubstr("unk_token"));
   EXPECT_THAT(broken({{"model", {{"continuing_subword_prefix", "##"}}}}), HasSubstr("merges[0]"));
   EXPECT_THAT(broken({{"added_tokens", {{{"id", 5}}}}}), HasSubstr("added_tokens[0]"));
-  EXPECT_THAT(broken({{"pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "("}}},
-                                         {"behavior", "Isolated"}, {"invert", false}}}}),
+  EXPECT_THAT(broken({{"pre_tokenizer",
+                       {{"type", "Split"},
+                        {"pattern", {{"Regex", "("}}},
+                        {"behavior", "Isolated"},
+                        {"invert", false}}}}),
               HasSubstr("regular expression"));
-  EXPECT_THAT(broken({{"post_processor", {{"type", "BertProcessing"}, {"cls", {"c", 5}},
-                                          {"sep", {"b", 1}}}}}),
+  EXPECT_THAT(broken({{"post_processor",
+                       {{"type", "BertProcessing"}, {"cls", {"c", 5}}, {"sep", {"b", 1}}}}}),
               HasSubstr("post_processor: id 5"));
-  EXPECT_THAT(broken({{"decoder", {{"type", "Strip"}, {"content", "ab"}, {"start", 1},
-                                   {"stop", 0}}}}),
-              HasSubstr("decoder.content"));
+  EXPECT_THAT(
+      broken({{"decoder", {{"type", "Strip"}, {"content", "ab"}, {"start", 1}, {"stop", 0}}}}),
+      HasSubstr("decoder.content"));
 }
 
 TEST(TokenizerTest, HostileJsonIsAnError) {

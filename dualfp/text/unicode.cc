@@ -74,10 +74,10 @@ GeneralCategory Category(char32_t code_point) { return GeneralCategories()[code_
 // Code points that NFC leaves alone whatever surrounds them, as long as their neighbours are of
 // this kind too: the everyday scripts, so that most text needs no normalization at all.
 bool IsStableInNfc(char32_t c) {
-  return c < 0x300 || (c >= 0x400 && c <= 0x482) ||            // Latin, Cyrillic
-         (c >= 0x2010 && c <= 0x2027) ||                       // general punctuation
+  return c < 0x300 || (c >= 0x400 && c <= 0x482) ||  // Latin, Cyrillic
+         (c >= 0x2010 && c <= 0x2027) ||             // general punctuation
          (c >= 0x3001 && c <= 0x3029) || (c >= 0x3041 && c <= 0x3096) ||
-         (c >= 0x30a1 && c <= 0x30fe) ||                       // kana and their punctuation
+         (c >= 0x30a1 && c <= 0x30fe) ||  // kana and their punctuation
          (c >= 0x4e00 && c <= 0x9fff) || (c >= 0xac00 && c <= 0xd7a3) ||  // Han, Hangul
          (c >= 0xff01 && c <= 0xff5e) || (c >= 0x1f300 && c <= 0x1faff);  // full width, emoji
 }
@@ -171,8 +171,8 @@ void AppendUtf8(char32_t c, std::string* out) {
 }
 
 size_t CountCodePoints(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(),
-                                           [](char c) { return !IsUtf8Continuation(c); }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return !IsUtf8Continuation(c); }));
 }
 
 size_t CodePointOffset(std::string_view text, size_t index) {
@@ -185,8 +185,8 @@ size_t CodePointOffset(std::string_view text, size_t index) {
 
 bool IsWhitespace(char32_t c) {
   return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
-         c == 0x205f || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
+         c == 0x3000;
 }
 
 bool IsNumeric(char32_t c) {

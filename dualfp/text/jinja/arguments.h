@@ -74,12 +74,10 @@ class ArgumentReader {
   }
 
   void Finish() const {
-    if (position_ < arguments_.positional.size() ||
-        keywords_taken_ < arguments_.keywords.size()) {
-      FailRuntime(StrCat(function_, "() got an unexpected argument",
-                         arguments_.keywords.empty()
-                             ? ""
-                             : StrCat(": ", arguments_.keywords.back().first)));
+    if (position_ < arguments_.positional.size() || keywords_taken_ < arguments_.keywords.size()) {
+      FailRuntime(StrCat(
+          function_, "() got an unexpected argument",
+          arguments_.keywords.empty() ? "" : StrCat(": ", arguments_.keywords.back().first)));
     }
   }
 

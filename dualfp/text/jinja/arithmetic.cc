@@ -78,7 +78,8 @@ Value FloatArithmetic(std::string_view op, double a, double b) {
 
 Value Repeat(Heap& heap, const Value& value, int64_t count) {
   count = std::max<int64_t>(count, 0);
-  const size_t size = value.is_string() ? value.text().size() : value.items().size() * sizeof(Value);
+  const size_t size =
+      value.is_string() ? value.text().size() : value.items().size() * sizeof(Value);
   // Checked before the memory is taken.
   if (size > 0 && count > static_cast<int64_t>((size_t{1} << 40) / size)) {
     heap.ChargeBytes(size_t{1} << 40);
@@ -213,8 +214,8 @@ Value Slice(Heap& heap, const Value& object, const Value& start, const Value& st
     const size_t first = CodePointOffset(text, static_cast<size_t>(begin));
     const size_t count = static_cast<size_t>(std::max<int64_t>(end - begin, 0));
     heap.ChargeText(text.size());
-    return Value::String(
-        text.substr(first, CodePointOffset(text.substr(first), count)), object.is_markup());
+    return Value::String(text.substr(first, CodePointOffset(text.substr(first), count)),
+                         object.is_markup());
   }
   const std::vector<Value> items = Iterate(heap, object);
   std::vector<Value> taken;
@@ -274,8 +275,8 @@ std::string FormatPercent(Heap& heap, std::string_view format, const Value& valu
       out += precision < 0 ? text
                            : text.substr(0, CodePointOffset(text, static_cast<size_t>(precision)));
     } else if (!value.is_number()) {
-      FailRuntime(StrCat("%", conversion, " format: a real number is required, not ",
-                         TypeName(value)));
+      FailRuntime(
+          StrCat("%", conversion, " format: a real number is required, not ", TypeName(value)));
     } else if (conversion == 'f') {
       char buffer[700];
       const int size = std::snprintf(buffer, sizeof(buffer), "%.*f", precision < 0 ? 6 : precision,

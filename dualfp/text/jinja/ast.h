@@ -19,9 +19,9 @@ using Block = std::vector<std::unique_ptr<Stmt>>;
 enum class ExprKind : uint8_t {
   kConstant,
   kName,
-  kList,      // operands: the items
-  kTuple,     // operands: the items
-  kDict,      // operands: key, value, key, value, ...
+  kList,   // operands: the items
+  kTuple,  // operands: the items
+  kDict,   // operands: key, value, key, value, ...
   kNot,
   kNegate,
   kPlus,

@@ -133,8 +133,7 @@ Value Evaluator::EvaluateBinary(const Expr& expr, Scope* scope) {
   const Value left = Evaluate(*expr.operands[0], scope);
   const Value right = Evaluate(*expr.operands[1], scope);
   line_ = expr.line;
-  return expr.name == "+" ? Add(heap_, left, right)
-                          : Arithmetic(heap_, expr.name, left, right);
+  return expr.name == "+" ? Add(heap_, left, right) : Arithmetic(heap_, expr.name, left, right);
 }
 
 Value Evaluator::EvaluateCompare(const Expr& expr, Scope* scope) {

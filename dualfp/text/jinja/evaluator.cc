@@ -46,11 +46,11 @@ class Loop {
     const auto count = static_cast<int64_t>(items_.size());
     const auto i = static_cast<int64_t>(index);
     const std::array<Value, kNames.size()> values = {
-        Value::Int(i + 1),         Value::Int(i),
-        Value::Int(count - i),     Value::Int(count - i - 1),
-        Value::Bool(i == 0),       Value::Bool(i + 1 == count),
-        Value::Int(count),         Item(index - 1),
-        Item(index + 1),           Value::Int(1),
+        Value::Int(i + 1),     Value::Int(i),
+        Value::Int(count - i), Value::Int(count - i - 1),
+        Value::Bool(i == 0),   Value::Bool(i + 1 == count),
+        Value::Int(count),     Item(index - 1),
+        Item(index + 1),       Value::Int(1),
         Value::Int(0),
     };
     for (size_t field = 0; field < values.size(); ++field) {
@@ -61,8 +61,8 @@ class Loop {
 
  private:
   static constexpr std::array<std::string_view, 11> kNames = {
-      "index", "index0", "revindex", "revindex0", "first", "last",
-      "length", "previtem", "nextitem", "depth", "depth0"};
+      "index",  "index0",   "revindex", "revindex0", "first", "last",
+      "length", "previtem", "nextitem", "depth",     "depth0"};
 
   Value Item(size_t at) const {
     return at < items_.size() ? items_[at] : Value::Undefined("there is no such item", "");
@@ -92,8 +92,7 @@ Evaluator::Depth::Depth(Evaluator* evaluator) : evaluator_(evaluator) {
   }
 }
 
-std::string Evaluator::Render(const Block& block, const Json& variables,
-                              std::string_view origin) {
+std::string Evaluator::Render(const Block& block, const Json& variables, std::string_view origin) {
   try {
     Scope* globals = NewScope(nullptr);
     for (const auto& [name, value] : variables.get_ref<const Json::object_t&>()) {
@@ -289,8 +288,7 @@ Value Evaluator::CallMacro(const Stmt& stmt, Scope* definition, const Arguments&
       if (!stmt.uses_kwargs) {
         FailRuntime(StrCat(name, " takes no keyword argument '", arguments.keywords[i].first, "'"));
       }
-      extra.emplace_back(Value::String(arguments.keywords[i].first),
-                         arguments.keywords[i].second);
+      extra.emplace_back(Value::String(arguments.keywords[i].first), arguments.keywords[i].second);
     }
   }
   if (stmt.uses_kwargs) {
@@ -317,8 +315,8 @@ void Evaluator::Assign(const Expr& target, const Value& value, Scope* scope) {
     case ExprKind::kTuple: {
       const std::vector<Value> items = Iterate(heap_, value);
       if (items.size() != target.operands.size()) {
-        FailRuntime(StrCat("cannot unpack ", items.size(), " values into ",
-                           target.operands.size()));
+        FailRuntime(
+            StrCat("cannot unpack ", items.size(), " values into ", target.operands.size()));
       }
       for (size_t i = 0; i < items.size(); ++i) {
         Assign(*target.operands[i], items[i], scope);

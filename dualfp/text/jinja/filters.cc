@@ -1,297 +1,19 @@
 // The filters of the template language, as in jinja2/filters.py; tojson as transformers has it.
+// Those on sequences are in sequence_filters.cc.
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 
 #include "dualfp/base/check.h"
-#include "dualfp/text/jinja/arguments.h"
-#include "dualfp/text/jinja/evaluator.h"
+#include "dualfp/text/jinja/filters_internal.h"
 #include "dualfp/text/jinja/strings.h"
 #include "dualfp/text/unicode.h"
 
 namespace dualfp::jinja {
 namespace {
-
-struct FilterCall {
-  Evaluator& evaluator;
-  Heap& heap;
-  const Value& operand;
-  const Arguments& arguments;
-  ArgumentReader reader;
-
-  // The operand as text; its markup flag goes on to the result where Python's does.
-  std::string_view Text() const {
-    return operand.is_string() ? operand.text() : heap.NewString(ToString(heap, operand)).text();
-  }
-  Value Result(std::string text) const {
-    heap.ChargeText(Text().size());
-    return heap.NewString(std::move(text), operand.is_string() && operand.is_markup());
-  }
-};
-
-// Follows "a.b.0": names and indices.
-Value FollowPath(Evaluator& evaluator, Value value, const Value& path, const Value* otherwise) {
-  if (path.is_none()) {
-    return value;
-  }
-  if (!path.is_string()) {
-    value = evaluator.GetItem(value, path);
-    return value.is_undefined() && otherwise != nullptr ? *otherwise : value;
-  }
-  for (const std::string_view part : Split(path.text(), ".", -1, false)) {
-    const bool is_index =
-        !part.empty() && part.size() < 10 &&
-        std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; });
-    value = evaluator.GetItem(value, is_index ? Value::Int(std::stoll(std::string(part)))
-                                              : Value::String(part));
-    if (value.is_undefined() && otherwise != nullptr) {
-      value = *otherwise;
-    }
-  }
-  return value;
-}
-
-Value IgnoreCase(Heap& heap, const Value& value) {
-  return value.is_string() ? heap.NewString(ToLower(value.text())) : value;
-}
-
-// --- choosing and ordering ---
-
-// Calls visit(item, chosen) for select, reject, selectattr and rejectattr.
-Value SelectItems(FilterCall& call, bool by_attribute, bool keep) {
-  const std::vector<Value>& given = call.arguments.positional;
-  size_t next = 0;
-  Value path = Value::None();
-  if (by_attribute) {
-    if (given.empty()) {
-      FailRuntime("Missing parameter for attribute name");
-    }
-    path = given[next++];
-  }
-  const Value* test = next < given.size() ? &given[next++] : nullptr;
-  if (test != nullptr && !test->is_string()) {
-    FailRuntime("expected the name of a test");
-  }
-  Arguments rest;
-  rest.positional.assign(given.begin() + static_cast<std::ptrdiff_t>(next), given.end());
-  rest.keywords = call.arguments.keywords;
-  std::vector<Value> kept;
-  for (const Value& item : Iterate(call.heap, call.operand)) {
-    const Value value = FollowPath(call.evaluator, item, path, nullptr);
-    const bool holds = test != nullptr ? call.evaluator.ApplyTest(test->text(), value, rest)
-                                       : IsTrue(value);
-    if (holds == keep) {
-      kept.push_back(item);
-    }
-  }
-  return call.heap.NewSequence(Kind::kGenerator, std::move(kept));
-}
-
-Value Map(FilterCall& call) {
-  std::vector<Value> results;
-  const Arguments& arguments = call.arguments;
-  if (arguments.positional.empty()) {
-    const Value path = call.reader.Get("attribute");
-    const Value* otherwise = call.reader.Find("default");
-    call.reader.Finish();
-    for (const Value& item : Iterate(call.heap, call.operand)) {
-      results.push_back(FollowPath(call.evaluator, item, path, otherwise));
-    }
-  } else {
-    const Value& name = arguments.positional[0];
-    if (!name.is_string()) {
-      FailRuntime("map() expects the name of a filter");
-    }
-    Arguments rest;
-    rest.positional.assign(arguments.positional.begin() + 1, arguments.positional.end());
-    rest.keywords = arguments.keywords;
-    for (const Value& item : Iterate(call.heap, call.operand)) {
-      results.push_back(call.evaluator.ApplyFilter(name.text(), item, rest));
-    }
-  }
-  return call.heap.NewSequence(Kind::kGenerator, std::move(results));
-}
-
-// Sorts `items` by the keys, stably; reversed order keeps equal items in place, like Python.
-std::vector<Value> SortBy(Heap& heap, const std::vector<Value>& items,
-                          const std::vector<Value>& keys, bool reverse) {
-  std::vector<size_t> order(items.size());
-  for (size_t i = 0; i < order.size(); ++i) {
-    order[i] = i;
-  }
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return reverse ? Less(heap, keys[b], keys[a]) : Less(heap, keys[a], keys[b]);
-  });
-  std::vector<Value> sorted;
-  for (const size_t i : order) {
-    sorted.push_back(items[i]);
-  }
-  return sorted;
-}
-
-Value Sort(FilterCall& call) {
-  const bool reverse = call.reader.GetBool("reverse", false);
-  const bool case_sensitive = call.reader.GetBool("case_sensitive", false);
-  const Value attribute = call.reader.GetOr("attribute", Value::None());
-  call.reader.Finish();
-  const std::vector<Value> items = Iterate(call.heap, call.operand);
-  std::vector<Value> paths = {attribute};
-  if (attribute.is_string()) {
-    paths.clear();
-    for (const std::string_view part : Split(attribute.text(), ",", -1, false)) {
-      paths.push_back(Value::String(part));
-    }
-  }
-  std::vector<Value> keys;
-  for (const Value& item : items) {
-    std::vector<Value> key;
-    for (const Value& path : paths) {
-      const Value value = FollowPath(call.evaluator, item, path, nullptr);
-      key.push_back(case_sensitive ? value : IgnoreCase(call.heap, value));
-    }
-    keys.push_back(call.heap.NewSequence(Kind::kList, std::move(key)));
-  }
-  return call.heap.NewList(SortBy(call.heap, items, keys, reverse));
-}
-
-Value DictSort(FilterCall& call) {
-  const bool case_sensitive = call.reader.GetBool("case_sensitive", false);
-  const std::string_view by = call.reader.GetString("by", "key");
-  const bool reverse = call.reader.GetBool("reverse", false);
-  call.reader.Finish();
-  if (!call.operand.is_dict() || (by != "key" && by != "value")) {
-    FailRuntime("dictsort() expects a dict, and 'key' or 'value' to sort by");
-  }
-  std::vector<Value> items;
-  std::vector<Value> keys;
-  for (const auto& [key, value] : call.operand.dict().items) {
-    items.push_back(call.heap.NewSequence(Kind::kTuple, {key, value}));
-    const Value& sort_key = by == "key" ? key : value;
-    keys.push_back(case_sensitive ? sort_key : IgnoreCase(call.heap, sort_key));
-  }
-  return call.heap.NewList(SortBy(call.heap, items, keys, reverse));
-}
-
-Value Extreme(FilterCall& call, bool largest) {
-  const bool case_sensitive = call.reader.GetBool("case_sensitive", false);
-  const Value attribute = call.reader.GetOr("attribute", Value::None());
-  call.reader.Finish();
-  Value best = Value::Undefined("No aggregated item, sequence was empty.", "");
-  Value best_key;
-  bool first = true;
-  for (const Value& item : Iterate(call.heap, call.operand)) {
-    Value key = FollowPath(call.evaluator, item, attribute, nullptr);
-    key = case_sensitive ? key : IgnoreCase(call.heap, key);
-    if (first || (largest ? Less(call.heap, best_key, key) : Less(call.heap, key, best_key))) {
-      best = item;
-      best_key = key;
-    }
-    first = false;
-  }
-  return best;
-}
-
-Value Unique(FilterCall& call) {
-  const bool case_sensitive = call.reader.GetBool("case_sensitive", false);
-  const Value attribute = call.reader.GetOr("attribute", Value::None());
-  call.reader.Finish();
-  std::vector<Value> unique;
-  std::vector<Value> keys;
-  for (const Value& item : Iterate(call.heap, call.operand)) {
-    Value key = FollowPath(call.evaluator, item, attribute, nullptr);
-    key = case_sensitive ? key : IgnoreCase(call.heap, key);
-    if (std::none_of(keys.begin(), keys.end(),
-                     [&](const Value& known) { return Equal(call.heap, known, key); })) {
-      keys.push_back(key);
-      unique.push_back(item);
-    }
-  }
-  return call.heap.NewSequence(Kind::kGenerator, std::move(unique));
-}
-
-Value Reverse(FilterCall& call) {
-  std::vector<Value> items = Iterate(call.heap, call.operand);
-  std::reverse(items.begin(), items.end());
-  if (!call.operand.is_string()) {
-    return call.heap.NewSequence(Kind::kGenerator, std::move(items));
-  }
-  std::string text;
-  for (const Value& character : items) {
-    text += character.text();
-  }
-  return call.Result(std::move(text));
-}
-
-Value Batch(FilterCall& call) {
-  const int64_t count = call.reader.GetInt("linecount");
-  const Value fill = call.reader.GetOr("fill_with", Value::None());
-  call.reader.Finish();
-  if (count < 1) {
-    FailRuntime("batch() expects a positive count");
-  }
-  std::vector<Value> batches;
-  std::vector<Value> batch;
-  for (const Value& item : Iterate(call.heap, call.operand)) {
-    if (static_cast<int64_t>(batch.size()) == count) {
-      batches.push_back(call.heap.NewList(std::move(batch)));
-      batch.clear();
-    }
-    batch.push_back(item);
-  }
-  if (!batch.empty()) {
-    while (!fill.is_none() && static_cast<int64_t>(batch.size()) < count) {
-      call.heap.ChargeBytes(sizeof(Value));
-      batch.push_back(fill);
-    }
-    batches.push_back(call.heap.NewList(std::move(batch)));
-  }
-  return call.heap.NewSequence(Kind::kGenerator, std::move(batches));
-}
-
-Value First(FilterCall& call) {
-  if (call.operand.kind() == Kind::kGenerator && !call.operand.items().empty()) {
-    const Value first = call.operand.items().front();
-    call.operand.items().erase(call.operand.items().begin());
-    return first;
-  }
-  const std::vector<Value> items = Iterate(call.heap, call.operand);
-  return items.empty() ? Value::Undefined("No first item, sequence was empty.", "")
-                       : items.front();
-}
-
-Value Last(FilterCall& call) {
-  if (call.operand.kind() == Kind::kGenerator) {
-    FailRuntime("'generator' object is not reversible");
-  }
-  const std::vector<Value> items = Iterate(call.heap, call.operand);
-  return items.empty() ? Value::Undefined("No last item, sequence was empty.", "") : items.back();
-}
-
-Value Items(FilterCall& call) {
-  std::vector<Value> items;
-  if (!call.operand.is_undefined()) {
-    if (!call.operand.is_dict()) {
-      FailRuntime("Can only get item pairs from a mapping.");
-    }
-    for (const auto& [key, value] : call.operand.dict().items) {
-      items.push_back(call.heap.NewSequence(Kind::kTuple, {key, value}));
-    }
-  }
-  return call.heap.NewSequence(Kind::kGenerator, std::move(items));
-}
-
-Value Sum(FilterCall& call) {
-  const Value attribute = call.reader.GetOr("attribute", Value::None());
-  Value sum = call.reader.GetOr("start", Value::Int(0));
-  call.reader.Finish();
-  for (const Value& item : Iterate(call.heap, call.operand)) {
-    sum = Add(call.heap, sum, FollowPath(call.evaluator, item, attribute, nullptr));
-  }
-  return sum;
-}
-
-// --- text ---
 
 Value Join(FilterCall& call) {
   const Value separator = call.reader.GetOr("d", Value::String(""));
@@ -387,6 +109,7 @@ Value ToJsonText(FilterCall& call) {
   call.reader.Finish();
   if (indent.is_int()) {
     style.indent = std::max<int64_t>(indent.as_int(), 0);
+    call.heap.ChargeBytes(static_cast<size_t>(style.indent));  // bounds it
     style.item_separator = ",";
   } else if (!indent.is_none()) {
     FailRuntime("tojson() expects a number as 'indent'");
@@ -450,9 +173,8 @@ Value ToFloat(FilterCall& call) {
     return Value::Float(call.operand.as_double());
   }
   double number = 0;
-  return call.operand.is_string() && ParseFloat(call.operand.text(), &number)
-             ? Value::Float(number)
-             : otherwise;
+  return call.operand.is_string() && ParseFloat(call.operand.text(), &number) ? Value::Float(number)
+                                                                              : otherwise;
 }
 
 Value Round(FilterCall& call) {
@@ -487,11 +209,9 @@ Value Absolute(FilterCall& call) {
   if (!call.operand.is_number()) {
     FailRuntime(StrCat("bad operand type for abs(): '", TypeName(call.operand), "'"));
   }
-  return call.operand.is_int() && call.operand.as_int() >= 0
-             ? Value::Int(call.operand.as_int())
-         : call.operand.is_int()
-             ? Arithmetic(call.heap, "-", Value::Int(0), call.operand)
-             : Value::Float(std::abs(call.operand.as_double()));
+  return call.operand.is_int() && call.operand.as_int() >= 0 ? Value::Int(call.operand.as_int())
+         : call.operand.is_int() ? Arithmetic(call.heap, "-", Value::Int(0), call.operand)
+                                 : Value::Float(std::abs(call.operand.as_double()));
 }
 
 Value Default(FilterCall& call) {
@@ -509,9 +229,8 @@ struct NamedFilter {
 
 constexpr NamedFilter kFilters[] = {
     {"abs", Absolute},
-    {"attr", [](FilterCall& c) {
-       return c.evaluator.GetAttribute(c.operand, c.reader.GetString("name"));
-     }},
+    {"attr",
+     [](FilterCall& c) { return c.evaluator.GetAttribute(c.operand, c.reader.GetString("name")); }},
     {"batch", Batch},
     {"capitalize", [](FilterCall& c) { return c.Result(Capitalize(c.Text())); }},
     {"center", Center},
@@ -519,20 +238,21 @@ constexpr NamedFilter kFilters[] = {
     {"d", Default},
     {"default", Default},
     {"dictsort", DictSort},
-    {"e", [](FilterCall& c) {
+    {"e",
+     [](FilterCall& c) {
        return c.operand.is_string() && c.operand.is_markup()
                   ? c.operand
                   : c.heap.NewString(EscapeHtml(c.Text()), true);
      }},
-    {"escape", [](FilterCall& c) {
+    {"escape",
+     [](FilterCall& c) {
        return c.operand.is_string() && c.operand.is_markup()
                   ? c.operand
                   : c.heap.NewString(EscapeHtml(c.Text()), true);
      }},
     {"first", First},
     {"float", ToFloat},
-    {"forceescape",
-     [](FilterCall& c) { return c.heap.NewString(EscapeHtml(c.Text()), true); }},
+    {"forceescape", [](FilterCall& c) { return c.heap.NewString(EscapeHtml(c.Text()), true); }},
     {"format", Format},
     {"indent", Indent},
     {"int", ToInt},
@@ -554,9 +274,8 @@ constexpr NamedFilter kFilters[] = {
     {"select", [](FilterCall& c) { return SelectItems(c, false, true); }},
     {"selectattr", [](FilterCall& c) { return SelectItems(c, true, true); }},
     {"sort", Sort},
-    {"string", [](FilterCall& c) {
-       return c.operand.is_string() ? c.operand : Value::String(c.Text());
-     }},
+    {"string",
+     [](FilterCall& c) { return c.operand.is_string() ? c.operand : Value::String(c.Text()); }},
     {"sum", Sum},
     {"title", [](FilterCall& c) { return c.Result(TitleWords(c.Text())); }},
     {"tojson", ToJsonText},

@@ -57,9 +57,7 @@ class Lexer {
     Fail(ErrorCode::kInvalidFile, origin_, ": line ", line_, ": ", message);
   }
 
-  bool At(std::string_view expected) const {
-    return text_.substr(position_).starts_with(expected);
-  }
+  bool At(std::string_view expected) const { return text_.substr(position_).starts_with(expected); }
 
   void Advance(size_t count) {
     const std::string_view passed = text_.substr(position_, count);
@@ -128,8 +126,8 @@ class Lexer {
       return data;
     }
     const size_t newline = data.rfind('\n');
-    const bool at_line_start = newline != std::string_view::npos || position_ == 0 ||
-                               text_[position_ - 1] == '\n';
+    const bool at_line_start =
+        newline != std::string_view::npos || position_ == 0 || text_[position_ - 1] == '\n';
     const size_t line_begin = newline == std::string_view::npos ? 0 : newline + 1;
     for (size_t i = line_begin; i < data.size();) {
       if (!IsPythonWhitespace(DecodeUtf8(data, &i))) {
@@ -386,7 +384,7 @@ class Lexer {
     char32_t value = 0;
     for (int d = 0; d < digits; ++d) {
       const char c = ++*i < body.size() ? body[*i] : '\0';
-      const int digit = IsDigit(c)               ? c - '0'
+      const int digit = IsDigit(c)             ? c - '0'
                         : c >= 'a' && c <= 'f' ? c - 'a' + 10
                         : c >= 'A' && c <= 'F' ? c - 'A' + 10
                                                : -1;

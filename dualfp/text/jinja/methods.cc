@@ -176,8 +176,8 @@ Value FormatBraces(MethodCall& call) {
     const std::string_view field =
         end == std::string_view::npos ? "?" : format.substr(i + 1, end - i - 1);
     const Value* value = nullptr;
-    const bool is_index = std::all_of(field.begin(), field.end(),
-                                      [](char d) { return d >= '0' && d <= '9'; });
+    const bool is_index =
+        std::all_of(field.begin(), field.end(), [](char d) { return d >= '0' && d <= '9'; });
     if (is_index && field.size() < 6) {
       const size_t index = field.empty() ? automatic++ : std::stoul(std::string(field));
       if (index < call.arguments.positional.size()) {
@@ -229,8 +229,7 @@ Value ZeroFill(MethodCall& call) {
   call.heap.ChargeBytes(static_cast<size_t>(room));
   const size_t sign = text.starts_with('-') || text.starts_with('+') ? 1 : 0;
   return call.Result(std::string(text.substr(0, sign)) +
-                     std::string(static_cast<size_t>(room), '0') +
-                     std::string(text.substr(sign)));
+                     std::string(static_cast<size_t>(room), '0') + std::string(text.substr(sign)));
 }
 
 Value RemoveAffix(MethodCall& call, bool at_start) {
@@ -257,18 +256,21 @@ constexpr NamedMethod kStringMethods[] = {
     {"find", [](MethodCall& c) { return Value::Int(FindIn(c, false)); }},
     {"format", FormatBraces},
     {"index", [](MethodCall& c) { return Index(c, false); }},
-    {"isalnum", [](MethodCall& c) {
+    {"isalnum",
+     [](MethodCall& c) {
        return Whether(c, [](char32_t x) { return IsLetter(x) || IsNumeric(x); });
      }},
     {"isalpha", [](MethodCall& c) { return Whether(c, IsLetter); }},
     {"isdecimal", [](MethodCall& c) { return Whether(c, IsDecimalDigit); }},
     {"isdigit", [](MethodCall& c) { return Whether(c, IsDecimalDigit); }},
-    {"islower", [](MethodCall& c) {
+    {"islower",
+     [](MethodCall& c) {
        return Value::Bool(AnyOf(c.Text(), IsLower) && !AnyOf(c.Text(), IsUpper));
      }},
     {"isnumeric", [](MethodCall& c) { return Whether(c, IsNumeric); }},
     {"isspace", [](MethodCall& c) { return Whether(c, IsPythonWhitespace); }},
-    {"isupper", [](MethodCall& c) {
+    {"isupper",
+     [](MethodCall& c) {
        return Value::Bool(AnyOf(c.Text(), IsUpper) && !AnyOf(c.Text(), IsLower));
      }},
     {"join", JoinItems},
@@ -286,7 +288,8 @@ constexpr NamedMethod kStringMethods[] = {
     {"rsplit", [](MethodCall& c) { return SplitText(c, true); }},
     {"rstrip", [](MethodCall& c) { return Strip(c, Side::kRight); }},
     {"split", [](MethodCall& c) { return SplitText(c, false); }},
-    {"splitlines", [](MethodCall& c) {
+    {"splitlines",
+     [](MethodCall& c) {
        return c.ListOf(SplitLines(c.Text(), c.reader.GetBool("keepends", false)));
      }},
     {"startswith", [](MethodCall& c) { return HasAffix(c, true); }},
@@ -299,7 +302,8 @@ constexpr NamedMethod kStringMethods[] = {
 
 constexpr NamedMethod kSequenceMethods[] = {
     {"copy", [](MethodCall& c) { return c.heap.NewSequence(c.self.kind(), c.self.items()); }},
-    {"count", [](MethodCall& c) {
+    {"count",
+     [](MethodCall& c) {
        const Value wanted = c.reader.Get("value");
        int64_t count = 0;
        for (const Value& item : c.self.items()) {
@@ -307,7 +311,8 @@ constexpr NamedMethod kSequenceMethods[] = {
        }
        return Value::Int(count);
      }},
-    {"index", [](MethodCall& c) {
+    {"index",
+     [](MethodCall& c) {
        const Value wanted = c.reader.Get("value");
        for (size_t i = 0; i < c.self.items().size(); ++i) {
          if (Equal(c.heap, c.self.items()[i], wanted)) {
@@ -320,11 +325,13 @@ constexpr NamedMethod kSequenceMethods[] = {
 
 constexpr NamedMethod kDictMethods[] = {
     {"copy", [](MethodCall& c) { return c.heap.NewDict(c.self.dict().items); }},
-    {"get", [](MethodCall& c) {
+    {"get",
+     [](MethodCall& c) {
        const Value* value = FindKey(c.heap, c.self.dict(), c.reader.Get("key"));
        return value != nullptr ? *value : c.reader.GetOr("default", Value::None());
      }},
-    {"items", [](MethodCall& c) {
+    {"items",
+     [](MethodCall& c) {
        std::vector<Value> items;
        for (const auto& [key, value] : c.self.dict().items) {
          items.push_back(c.heap.NewSequence(Kind::kTuple, {key, value}));
@@ -332,7 +339,8 @@ constexpr NamedMethod kDictMethods[] = {
        return c.heap.NewList(std::move(items));
      }},
     {"keys", [](MethodCall& c) { return c.heap.NewList(Iterate(c.heap, c.self)); }},
-    {"values", [](MethodCall& c) {
+    {"values",
+     [](MethodCall& c) {
        std::vector<Value> values;
        for (const auto& item : c.self.dict().items) {
          values.push_back(item.second);
@@ -342,7 +350,7 @@ constexpr NamedMethod kDictMethods[] = {
 };
 
 // Methods that a sandboxed template may not call.
-constexpr std::string_view kMutators[] = {"append", "clear",  "extend",     "insert", "pop",
+constexpr std::string_view kMutators[] = {"append",  "clear",  "extend",     "insert", "pop",
                                           "popitem", "remove", "setdefault", "sort",   "update"};
 
 struct BoundMethod final : Function {
@@ -391,7 +399,8 @@ Value FindMethod(Heap& heap, const Value& object, std::string_view name) {
   }
   if (object.kind() == Kind::kList || object.is_dict()) {
     for (const std::string_view mutator : kMutators) {
-      const bool is_of_list = mutator != "popitem" && mutator != "setdefault" && mutator != "update";
+      const bool is_of_list =
+          mutator != "popitem" && mutator != "setdefault" && mutator != "update";
       const bool is_of_dict = mutator == "clear" || mutator == "pop" || !is_of_list;
       if (mutator == name && (object.is_dict() ? is_of_dict : is_of_list)) {
         return heap.NewFunction(std::make_unique<RefusedMethod>(mutator));

@@ -5,12 +5,25 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "dualfp/text/jinja/ast.h"
 #include "dualfp/text/jinja/lexer.h"
 
 namespace dualfp::jinja {
+
+inline int DepthOf(const ExprPtr& expr) { return expr != nullptr ? expr->depth : 0; }
+
+// One operand, or two.
+inline std::vector<ExprPtr> List(ExprPtr a, ExprPtr b = nullptr) {
+  std::vector<ExprPtr> list;
+  list.push_back(std::move(a));
+  if (b != nullptr) {
+    list.push_back(std::move(b));
+  }
+  return list;
+}
 
 class ExpressionParser {
  public:

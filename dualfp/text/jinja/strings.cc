@@ -152,8 +152,8 @@ std::vector<std::string_view> SplitLines(std::string_view text, bool keep_ends) 
   return lines;
 }
 
-std::string ReplaceAll(std::string_view text, std::string_view old_text,
-                       std::string_view new_text, int64_t count) {
+std::string ReplaceAll(std::string_view text, std::string_view old_text, std::string_view new_text,
+                       int64_t count) {
   std::string out;
   if (old_text.empty()) {
     // Python puts the new text before every character and at the end.

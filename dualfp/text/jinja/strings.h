@@ -27,8 +27,8 @@ std::vector<std::string_view> SplitWhitespace(std::string_view text, int64_t lim
 std::vector<std::string_view> SplitLines(std::string_view text, bool keep_ends);
 
 // The first `count` occurrences; all when it is negative.
-std::string ReplaceAll(std::string_view text, std::string_view old_text,
-                       std::string_view new_text, int64_t count);
+std::string ReplaceAll(std::string_view text, std::string_view old_text, std::string_view new_text,
+                       int64_t count);
 
 std::string Capitalize(std::string_view text);
 std::string TitleCase(std::string_view text);   // str.title()

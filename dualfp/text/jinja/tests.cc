@@ -71,16 +71,16 @@ constexpr NamedTest kTests[] = {
     {">", IsGreater},
     {">=", IsGreaterOrEqual},
     {"boolean", [](TestCall& c) { return c.operand.kind() == Kind::kBool; }},
-    {"callable", [](TestCall& c) { return c.operand.kind() == Kind::kFunction || c.operand.is_undefined(); }},
+    {"callable",
+     [](TestCall& c) { return c.operand.kind() == Kind::kFunction || c.operand.is_undefined(); }},
     {"defined", [](TestCall& c) { return !c.operand.is_undefined(); }},
     {"divisibleby", [](TestCall& c) { return c.Modulo(c.reader.GetInt("num")) == 0; }},
     {"eq", IsEqual},
     {"equalto", IsEqual},
     {"escaped", [](TestCall& c) { return c.operand.is_string() && c.operand.is_markup(); }},
     {"even", [](TestCall& c) { return c.Modulo(2) == 0; }},
-    {"false", [](TestCall& c) {
-       return c.operand.kind() == Kind::kBool && c.operand.as_int() == 0;
-     }},
+    {"false",
+     [](TestCall& c) { return c.operand.kind() == Kind::kBool && c.operand.as_int() == 0; }},
     {"float", [](TestCall& c) { return c.operand.kind() == Kind::kFloat; }},
     {"ge", IsGreaterOrEqual},
     {"greaterthan", IsGreater},
@@ -98,22 +98,21 @@ constexpr NamedTest kTests[] = {
     {"number", [](TestCall& c) { return c.operand.is_number(); }},
     {"odd", [](TestCall& c) { return c.Modulo(2) == 1; }},
     {"sameas", IsSame},
-    {"sequence", [](TestCall& c) {
+    {"sequence",
+     [](TestCall& c) {
        return c.operand.is_sequence() || c.operand.is_string() || c.operand.is_dict() ||
               c.operand.is_undefined();
      }},
     {"string", [](TestCall& c) { return c.operand.is_string(); }},
-    {"true", [](TestCall& c) {
-       return c.operand.kind() == Kind::kBool && c.operand.as_int() == 1;
-     }},
+    {"true",
+     [](TestCall& c) { return c.operand.kind() == Kind::kBool && c.operand.as_int() == 1; }},
     {"undefined", [](TestCall& c) { return c.operand.is_undefined(); }},
     {"upper", [](TestCall& c) { return HasCase(c.operand, IsUpper, IsLower); }},
 };
 
 }  // namespace
 
-bool Evaluator::ApplyTest(std::string_view name, const Value& operand,
-                          const Arguments& arguments) {
+bool Evaluator::ApplyTest(std::string_view name, const Value& operand, const Arguments& arguments) {
   heap_.ChargeSteps(1);
   for (const NamedTest& test : kTests) {
     if (test.name == name) {

@@ -83,24 +83,25 @@ bool LessAt(Heap& heap, const Value& a, const Value& b, int depth) {
     }
     return a.items().size() < b.items().size();
   }
-  FailRuntime(StrCat("'<' not supported between instances of '", TypeName(a), "' and '",
-                     TypeName(b), "'"));
+  FailRuntime(
+      StrCat("'<' not supported between instances of '", TypeName(a), "' and '", TypeName(b), "'"));
 }
 
 }  // namespace
 
 void FailRuntime(const std::string& message) { Fail(ErrorCode::kInvalidArgument, message); }
 
+// Both compare with what is left, because what is asked for may be anything.
 void Heap::ChargeSteps(int64_t steps) {
-  steps_ += steps;
-  Check(steps_ <= limits_.max_steps, ErrorCode::kResourceExhausted,
+  Check(steps <= limits_.max_steps - steps_, ErrorCode::kResourceExhausted,
         "the template takes more than the allowed ", limits_.max_steps, " steps");
+  steps_ += steps;
 }
 
 void Heap::ChargeBytes(size_t bytes) {
-  bytes_ += static_cast<int64_t>(bytes);
-  Check(bytes_ <= limits_.max_bytes, ErrorCode::kResourceExhausted,
+  Check(bytes <= static_cast<size_t>(limits_.max_bytes - bytes_), ErrorCode::kResourceExhausted,
         "the template needs more than the allowed ", limits_.max_bytes, " bytes");
+  bytes_ += static_cast<int64_t>(bytes);
   ChargeText(bytes);
 }
 
@@ -233,8 +234,7 @@ bool Contains(Heap& heap, const Value& container, const Value& item) {
   switch (container.kind()) {
     case Kind::kString:
       if (!item.is_string()) {
-        FailRuntime(StrCat("'in <string>' requires string as left operand, not ",
-                           TypeName(item)));
+        FailRuntime(StrCat("'in <string>' requires string as left operand, not ", TypeName(item)));
       }
       heap.ChargeText(container.text().size());
       return container.text().find(item.text()) != std::string_view::npos;

@@ -75,8 +75,8 @@ void TokenTrie::Add(std::string_view token, int32_t value) {
     int32_t child = FindChild(node, byte);
     if (child < 0) {
       child = static_cast<int32_t>(nodes_.size());
-      nodes_.push_back({static_cast<uint8_t>(byte), -1, -1,
-                        nodes_[static_cast<size_t>(node)].first_child});
+      nodes_.push_back(
+          {static_cast<uint8_t>(byte), -1, -1, nodes_[static_cast<size_t>(node)].first_child});
       nodes_[static_cast<size_t>(node)].first_child = child;
     }
     node = child;

@@ -78,7 +78,9 @@ class AddedTokens {
   // What decoding starts from: the form the token has in normalized text.
   std::string_view DecodedText(int32_t id) const;
   // By content, as decoding asks: a token of the model with a special token's text is special.
-  bool IsSpecial(std::string_view content) const { return special_.count(std::string(content)) > 0; }
+  bool IsSpecial(std::string_view content) const {
+    return special_.count(std::string(content)) > 0;
+  }
 
   size_t size() const { return ids_.size(); }
   int32_t id_limit() const { return id_limit_; }

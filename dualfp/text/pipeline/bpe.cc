@@ -19,8 +19,7 @@ constexpr size_t kMaxShortWord = 64;
 
 BpeScratch::BpeScratch() : cache_(kCacheEntries) {}
 
-void BpeModel::Encode(std::string_view word, BpeScratch* scratch,
-                      std::vector<int32_t>* out) const {
+void BpeModel::Encode(std::string_view word, BpeScratch* scratch, std::vector<int32_t>* out) const {
   if (!word_boundary_.empty()) {
     // Cut where the boundary string starts, unless it continues a run of itself.
     for (size_t at = word.find(word_boundary_, 1); at != std::string_view::npos;) {
@@ -53,10 +52,9 @@ void BpeModel::EncodeUncached(std::string_view word, BpeScratch* scratch,
   }
 
   const size_t first = out->size();
-  const std::optional<int32_t> whole =
-      !ignore_merges_ ? std::nullopt
-      : byte_level_   ? byte_vocabulary_.Find(word)
-                      : vocabulary_.Find(word);
+  const std::optional<int32_t> whole = !ignore_merges_ ? std::nullopt
+                                       : byte_level_   ? byte_vocabulary_.Find(word)
+                                                       : vocabulary_.Find(word);
   if (whole) {
     out->push_back(*whole);
   } else {
@@ -195,8 +193,8 @@ void BpeModel::MergeLong(BpeScratch* scratch, std::vector<int32_t>* out) const {
   heap.clear();
   const auto size = static_cast<int32_t>(scratch->ids_.size());
   for (int32_t i = 0; i < size; ++i) {
-    symbols.push_back({scratch->ids_[static_cast<size_t>(i)], i - 1, i + 1 < size ? i + 1 : -1,
-                       true});
+    symbols.push_back(
+        {scratch->ids_[static_cast<size_t>(i)], i - 1, i + 1 < size ? i + 1 : -1, true});
   }
   const auto symbol = [&](int32_t index) -> BpeScratch::Symbol& {
     return symbols[static_cast<size_t>(index)];

@@ -100,8 +100,8 @@ class BpeModel {
   // With byte_level: the vocabulary by bytes instead of by their characters, for ignore_merges.
   VocabularyTable byte_vocabulary_;
   MergeTable merges_;
-  std::array<int32_t, 256> byte_ids_;       // byte_level: the token of a single byte, or -1
-  std::array<int32_t, 256> fallback_ids_;   // the token <0xNN>, or -1
+  std::array<int32_t, 256> byte_ids_;      // byte_level: the token of a single byte, or -1
+  std::array<int32_t, 256> fallback_ids_;  // the token <0xNN>, or -1
 };
 
 }  // namespace dualfp

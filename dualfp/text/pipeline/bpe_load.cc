@@ -67,9 +67,9 @@ void BpeModel::LoadVocabulary(const JsonFields& fields) {
   vocabulary_.Reserve(vocab.size());
   for (const auto& [token, id] : vocab.get_ref<const Json::object_t&>()) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > max_id) {
-      fields.FailField(StrCat("vocab[", QuoteForMessage(token), "]"),
-                       StrCat("expected an id in [0, ", max_id, "], got ",
-                              QuoteForMessage(id.dump())));
+      fields.FailField(
+          StrCat("vocab[", QuoteForMessage(token), "]"),
+          StrCat("expected an id in [0, ", max_id, "], got ", QuoteForMessage(id.dump())));
     }
     vocabulary_.Add(token, id.get<int32_t>());
   }

@@ -243,8 +243,7 @@ class StripRun final : public DecoderRun {
 
 class FusedStripRun final : public DecoderRun {
  public:
-  explicit FusedStripRun(const StripConfig& config)
-      : config_(config), start_left_(config.start) {}
+  explicit FusedStripRun(const StripConfig& config) : config_(config), start_left_(config.start) {}
 
   void Push(std::string_view piece, const TextSink& sink) override {
     while (start_left_ > 0 && !piece.empty()) {

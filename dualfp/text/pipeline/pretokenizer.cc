@@ -93,8 +93,7 @@ class PieceCutter {
     if (extend) {
       out_->back().end = piece_.begin + end;
     } else {
-      out_->push_back(
-          {piece_.begin + begin, piece_.begin + end, piece_.from_origin && begin == 0});
+      out_->push_back({piece_.begin + begin, piece_.begin + end, piece_.from_origin && begin == 0});
     }
   }
 
@@ -253,8 +252,7 @@ class MetaspacePreTokenizer final : public PreTokenizer {
 
   void Apply(PieceList* list, RegexScratch*) const override {
     RewritePieces(list, [&](std::string_view text, bool from_origin, std::string* out) {
-      const bool prepend =
-          scheme_ == Scheme::kAlways || (scheme_ == Scheme::kFirst && from_origin);
+      const bool prepend = scheme_ == Scheme::kAlways || (scheme_ == Scheme::kFirst && from_origin);
       if (prepend && !text.starts_with(' ') && !text.starts_with(replacement_)) {
         *out += replacement_;
       }
@@ -301,8 +299,7 @@ class DelimiterPreTokenizer final : public PreTokenizer {
   explicit DelimiterPreTokenizer(const JsonFields& fields)
       : delimiter_(ParseCharacter(fields, "delimiter")) {}
   void Apply(PieceList* list, RegexScratch*) const override {
-    SplitAtCharacters(list, SplitBehavior::kRemoved,
-                      [&](char32_t c) { return c == delimiter_; });
+    SplitAtCharacters(list, SplitBehavior::kRemoved, [&](char32_t c) { return c == delimiter_; });
   }
 
  private:
@@ -368,14 +365,15 @@ std::unique_ptr<const PreTokenizer> MakePreTokenizer(const JsonFields& fields, b
   }
   if (type == "Punctuation") {
     return std::make_unique<CharacterPreTokenizer>(
-        IsPunctuation, fields.Has("behavior") ? ParseBehavior(fields, "behavior")
-                                              : SplitBehavior::kIsolated);
+        IsPunctuation,
+        fields.Has("behavior") ? ParseBehavior(fields, "behavior") : SplitBehavior::kIsolated);
   }
   if (type == "WhitespaceSplit") {
     return std::make_unique<CharacterPreTokenizer>(IsWhitespace, SplitBehavior::kRemoved);
   }
   if (type == "Whitespace") {
-    return std::make_unique<RegexPreTokenizer>(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|)"
+    return std::make_unique<RegexPreTokenizer>(
+        R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|)"
         R"([^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\s]+)",
         SplitBehavior::kRemoved, true);
   }
