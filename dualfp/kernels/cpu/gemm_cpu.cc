@@ -1,6 +1,7 @@
 #include "dualfp/kernels/cpu/gemm_cpu.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <functional>
 
@@ -16,8 +17,6 @@ constexpr int kDirectRows = 8;
 constexpr int kStripColumns = 2 * kUnitColumns;
 // Smaller preparations are not worth waking a thread for.
 constexpr int64_t kMinParallelElements = 1 << 15;
-// Pieces of work for each thread: enough to even out threads that are held up.
-constexpr int64_t kPiecesPerThread = 16;
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -134,6 +133,36 @@ void PrepareRow(const Problem& problem, int64_t m, float scale, uint8_t* rows_x,
 template <typename Body>
 void ParallelFor(const Context& context, int64_t count, int64_t grain, const Body& body) {
   context.threads->ParallelFor(count, grain, std::cref(body));
+}
+
+// Calls body(i) for i in [0, count). Every thread goes through a contiguous part of its own, which
+// is how weights stream best, and then helps with the parts of threads that were held up.
+template <typename Body>
+void StreamFor(const Context& context, int64_t count, const Body& body) {
+  constexpr int kMaxParts = 64;
+  struct alignas(kCacheLine) Part {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  Part parts[kMaxParts];
+  const int num_parts = std::min(context.threads->num_threads(), kMaxParts);
+  for (int part = 0; part < num_parts; ++part) {
+    parts[part].next.store(count * part / num_parts, std::memory_order_relaxed);
+    parts[part].end = count * (part + 1) / num_parts;
+  }
+  const auto run = [&](int thread) {
+    for (int i = 0; i < num_parts; ++i) {
+      Part& part = parts[(thread + i) % num_parts];
+      for (;;) {
+        const int64_t item = part.next.fetch_add(1, std::memory_order_relaxed);
+        if (item >= part.end) {
+          break;
+        }
+        body(item);
+      }
+    }
+  };
+  context.threads->RunOnAll(std::cref(run));
 }
 
 // The largest dynamic scale of all rows; `row_maxima` is scratch for M floats.
@@ -322,33 +351,26 @@ void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t colu
 void Multiply(const Context& context, const Problem& problem) {
   const GemmDesc& desc = problem.desc;
   if (UsesDirect(desc)) {
-    const auto body = [&](int64_t begin, int64_t end, int) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t column = unit * kUnitColumns;
-        const int64_t count = std::min<int64_t>(kUnitColumns, desc.n - column);
-        if (problem.kernel.patches_outliers && problem.outliers.AnyInRows(column, count)) {
-          RunPanels(problem, 0, desc.m, column, count);
-        } else {
-          RunDirect(problem, column, count);
-        }
+    StreamFor(context, (desc.n + kUnitColumns - 1) / kUnitColumns, [&](int64_t unit) {
+      const int64_t column = unit * kUnitColumns;
+      const int64_t count = std::min<int64_t>(kUnitColumns, desc.n - column);
+      if (problem.kernel.patches_outliers && problem.outliers.AnyInRows(column, count)) {
+        RunPanels(problem, 0, desc.m, column, count);
+      } else {
+        RunDirect(problem, column, count);
       }
-    };
-    const int64_t units = (desc.n + kUnitColumns - 1) / kUnitColumns;
-    ParallelFor(context, units, units / (context.threads->num_threads() * kPiecesPerThread), body);
+    });
     return;
   }
   // Row blocks of one strip follow each other, while its weights are in a cache.
   const int64_t strips = (desc.n + kStripColumns - 1) / kStripColumns;
   const int64_t blocks = (desc.m + kBlockRows - 1) / kBlockRows;
-  const auto body = [&](int64_t begin, int64_t end, int) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t column = task / blocks * kStripColumns;
-      const int64_t m = task % blocks * kBlockRows;
-      RunPanels(problem, m, std::min<int64_t>(kBlockRows, desc.m - m), column,
-                std::min<int64_t>(kStripColumns, desc.n - column));
-    }
-  };
-  ParallelFor(context, strips * blocks, 1, body);
+  StreamFor(context, strips * blocks, [&](int64_t task) {
+    const int64_t column = task / blocks * kStripColumns;
+    const int64_t m = task % blocks * kBlockRows;
+    RunPanels(problem, m, std::min<int64_t>(kBlockRows, desc.m - m), column,
+              std::min<int64_t>(kStripColumns, desc.n - column));
+  });
 }
 
 }  // namespace
