@@ -38,13 +38,11 @@ DType KvDType(const std::string& name) {
 int64_t ChooseBlocks(const EngineArguments& arguments, const Model& model, int64_t context) {
   const DType dtype = KvDType(arguments.kv_cache_dtype);
   if (arguments.kv_cache_gigabytes > 0) {
-    return KvBlocksInBytes(model, dtype,
-                           static_cast<int64_t>(arguments.kv_cache_gigabytes * 1e9));
+    return KvBlocksInBytes(model, dtype, static_cast<int64_t>(arguments.kv_cache_gigabytes * 1e9));
   }
   const int64_t wanted = arguments.max_num_seqs * KvBlocksFor(context);
   const int64_t available = AvailableMemory();
-  return available == 0 ? wanted
-                        : std::min(wanted, KvBlocksInBytes(model, dtype, available / 2));
+  return available == 0 ? wanted : std::min(wanted, KvBlocksInBytes(model, dtype, available / 2));
 }
 
 PrecisionSetting InitialPrecision(const EngineArguments& arguments, int64_t num_layers) {

@@ -1,8 +1,7 @@
-#include "bench/cuda/device_tools.h"
-
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
+#include "bench/cuda/device_tools.h"
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 

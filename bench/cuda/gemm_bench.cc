@@ -330,8 +330,9 @@ void Speed(const Options& options, cudaStream_t stream, FILE* out) {
         const int found = baseline->Prepare(p, 8);
         for (int a = 0; a < found; ++a) {
           Replay replay(stream, launches, [&](int i, cudaStream_t s) {
-            baseline->Run(a, static_cast<const uint8_t*>(p.w) +
-                                 int64_t{i % copies} * n * k * (fp8 ? 1 : 2), s);
+            baseline->Run(
+                a, static_cast<const uint8_t*>(p.w) + int64_t{i % copies} * n * k * (fp8 ? 1 : 2),
+                s);
           });
           const double us = Screen(replay, 3);
           if (us < best_baseline) {
@@ -447,17 +448,18 @@ void Speed(const Options& options, cudaStream_t stream, FILE* out) {
       }
     }
   }
-  std::printf("speed / cuBLASLt: geomean %.3f worst %.3f; M <= 64 geomean %.3f worst %.3f; "
-              "without overlap geomean %.3f worst %.3f (%d points)\n",
-              all.Mean(), all.worst, small.Mean(), small.worst, without_overlap.Mean(),
-              without_overlap.worst, all.count);
+  std::printf(
+      "speed / cuBLASLt: geomean %.3f worst %.3f; M <= 64 geomean %.3f worst %.3f; "
+      "without overlap geomean %.3f worst %.3f (%d points)\n",
+      all.Mean(), all.worst, small.Mean(), small.worst, without_overlap.Mean(),
+      without_overlap.worst, all.count);
 }
 
 void CheckAll(const Options& options, cudaStream_t stream) {
   struct Shape {
     int m, n, k;
   };
-  const Shape shapes[] = {{1, 272, 144},   {3, 400, 1040},  {17, 1040, 2064}, {63, 528, 4112},
+  const Shape shapes[] = {{1, 272, 144},   {3, 400, 1040},   {17, 1040, 2064}, {63, 528, 4112},
                           {65, 4096, 512}, {257, 1040, 336}, {1000, 784, 1616}};
   int runs = 0;
   int failures = 0;
@@ -566,8 +568,8 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
       for (const int m : {1, 16, 256, 1024, 2048, 4096}) {
         const bool pair = source == 2 || source == 3;
         const int64_t in_elements = int64_t{m} * k * (pair ? 2 : 1);
-        const int copies = static_cast<int>(std::clamp<int64_t>(
-            180'000'000 / (in_elements * 2) + 1, 2, 64));
+        const int copies =
+            static_cast<int>(std::clamp<int64_t>(180'000'000 / (in_elements * 2) + 1, 2, 64));
         DeviceMemory x(in_elements * 2 * copies);
         DeviceMemory q(int64_t{m} * k * copies);
         DeviceMemory residual(int64_t{m} * k * 2 * copies);

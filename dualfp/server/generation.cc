@@ -10,8 +10,7 @@ Generation::Generation(std::unique_ptr<PreparedGeneration> prepared, ResponseSin
       sink_(sink),
       choices_per_prompt_(prepared_->requests.front().sampling.n),
       arrival_(prepared_->requests.front().arrival) {
-  const size_t num_choices =
-      prepared_->requests.size() * static_cast<size_t>(choices_per_prompt_);
+  const size_t num_choices = prepared_->requests.size() * static_cast<size_t>(choices_per_prompt_);
   prompts_.resize(prepared_->requests.size());
   choices_.resize(num_choices);
   started_.resize(num_choices);
@@ -181,8 +180,7 @@ void Generation::Summarize() {
   summary.prompt_tokens = usage.prompt_tokens;
   summary.completion_tokens = usage.completion_tokens;
   if (first_token_ != TimePoint{}) {
-    summary.ttft_seconds =
-        std::chrono::duration<double>(first_token_ - arrival_).count();
+    summary.ttft_seconds = std::chrono::duration<double>(first_token_ - arrival_).count();
   }
   summary.finish_reason = finish_reason_;
   sink_->Summarize(summary);
@@ -207,8 +205,8 @@ void Generation::Finish() {
     prompt_logprobs.push_back(std::move(prompt.logprobs));
   }
   HttpResponse response;
-  response.body = WriteResponse(prepared_->head, prepared_->options, choices_, TotalUsage(),
-                                prompt_logprobs);
+  response.body =
+      WriteResponse(prepared_->head, prepared_->options, choices_, TotalUsage(), prompt_logprobs);
   sink->Send(std::move(response));
 }
 

@@ -90,8 +90,7 @@ class TextRenderer : public MetricVisitor {
 
   void Sample(std::string_view name, std::string_view suffix, std::string_view labels,
               std::string_view value) {
-    fmt::format_to(std::back_inserter(out_), "dualfp:{}{}{{{}}} {}\n", name, suffix, labels,
-                   value);
+    fmt::format_to(std::back_inserter(out_), "dualfp:{}{}{{{}}} {}\n", name, suffix, labels, value);
   }
 
   std::string model_label_;

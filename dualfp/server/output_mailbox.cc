@@ -30,8 +30,7 @@ void OutputMailbox::Close() {
   wake_ = nullptr;
 }
 
-bool OutputMailbox::Drain(size_t max_outputs,
-                          const std::function<void(EngineOutput&)>& consume) {
+bool OutputMailbox::Drain(size_t max_outputs, const std::function<void(EngineOutput&)>& consume) {
   if (draining_.taken == draining_.used) {
     draining_.taken = draining_.used = 0;
     if (draining_.outputs.size() > kMaxKept) {

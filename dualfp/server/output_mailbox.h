@@ -37,7 +37,7 @@ class OutputMailbox {
 
   std::mutex mutex_;
   std::function<void()> wake_;  // guarded by mutex_; null once closed
-  Buffer incoming_;  // guarded by mutex_
+  Buffer incoming_;             // guarded by mutex_
   Buffer draining_;
 };
 

@@ -81,10 +81,9 @@ Request MakeRequest(const ServedModel& model, Prompt prompt, const GenerationOpt
   auto& max_tokens = request.sampling.max_tokens;
   if (max_tokens && *max_tokens > max_model_len - prompt_tokens) {
     if (!options.max_tokens_is_default) {
-      throw TooLong("max_tokens",
-                    StrCat("this model's maximum context length is ", max_model_len,
-                           " tokens; the prompt has ", prompt_tokens, " and max_tokens asks for ",
-                           *max_tokens));
+      throw TooLong("max_tokens", StrCat("this model's maximum context length is ", max_model_len,
+                                         " tokens; the prompt has ", prompt_tokens,
+                                         " and max_tokens asks for ", *max_tokens));
     }
     max_tokens = max_model_len - prompt_tokens;
   }
@@ -149,8 +148,7 @@ std::string RenderChat(const ServedModel& model, const ChatPrompt& prompt) {
     return CodecOf(model, "messages").RenderChat(prompt);
   } catch (const Error& error) {
     throw ApiError(400, error.what(), "messages",
-                   error.code() == ErrorCode::kUnsupported ? "unsupported_value"
-                                                           : "invalid_value");
+                   error.code() == ErrorCode::kUnsupported ? "unsupported_value" : "invalid_value");
   }
 }
 
@@ -174,8 +172,9 @@ std::unique_ptr<PreparedGeneration> PrepareCompletion(std::shared_ptr<const Serv
     if (request.echo) {
       // A text that was not cut is repeated as it came.
       if (!is_text || request.options.truncate_prompt_tokens) {
-        text = CodecOf(served, "echo").Decode(prepared->requests.back().prompt,
-                                              request.options.sampling.skip_special_tokens);
+        text = CodecOf(served, "echo")
+                   .Decode(prepared->requests.back().prompt,
+                           request.options.sampling.skip_special_tokens);
       }
       prepared->prompt_texts.push_back(std::move(text));
     }

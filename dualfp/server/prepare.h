@@ -13,8 +13,7 @@ RequestRules RulesOf(const ServedModel& model);
 
 // Throw ApiError 400, with code context_length_exceeded where the prompt is too long.
 std::unique_ptr<PreparedGeneration> PrepareCompletion(std::shared_ptr<const ServedModel> model,
-                                                      CompletionRequest request,
-                                                      TimePoint arrival);
+                                                      CompletionRequest request, TimePoint arrival);
 std::unique_ptr<PreparedGeneration> PrepareChat(std::shared_ptr<const ServedModel> model,
                                                 ChatCompletionRequest request, TimePoint arrival);
 

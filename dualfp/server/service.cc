@@ -63,7 +63,8 @@ bool Allows(std::string_view methods, std::string_view method) {
 bool SameKey(std::string_view given, std::string_view key) {
   unsigned char difference = given.size() == key.size() ? 0 : 1;
   for (size_t i = 0; i < key.size(); ++i) {
-    difference |= static_cast<unsigned char>(key[i] ^ (given.empty() ? 0 : given[i % given.size()]));
+    difference |=
+        static_cast<unsigned char>(key[i] ^ (given.empty() ? 0 : given[i % given.size()]));
   }
   return difference == 0;
 }
@@ -182,18 +183,18 @@ std::optional<HttpResponse> Service::RefuseByHead(const HttpRequest& head) const
   const Route* route = FindRoute(head.path);
   // An unknown path is told from a known one only to those who have the key.
   if ((route == nullptr || route->needs_key) && !Authorized(head)) {
-    return ErrorResponse({401, "send the API key as Authorization: Bearer KEY", "",
-                          "invalid_api_key"});
+    return ErrorResponse(
+        {401, "send the API key as Authorization: Bearer KEY", "", "invalid_api_key"});
   }
   if (route == nullptr) {
-    return ErrorResponse({404, StrCat("there is no ", QuoteForMessage(head.path)), "",
-                          "unknown_path"});
+    return ErrorResponse(
+        {404, StrCat("there is no ", QuoteForMessage(head.path)), "", "unknown_path"});
   }
   if (!Allows(route->methods, head.method)) {
     HttpResponse response = ErrorResponse(
-        {405, StrCat(route->path, " takes ", route->methods, ", not ",
-                     QuoteForMessage(head.method)),
-         "", "method_not_allowed"});
+        {405,
+         StrCat(route->path, " takes ", route->methods, ", not ", QuoteForMessage(head.method)), "",
+         "method_not_allowed"});
     response.headers.emplace_back("Allow", route->methods);
     return response;
   }

@@ -343,15 +343,14 @@ TEST_F(ServiceTest, Models) {
 }
 
 TEST_F(ServiceTest, Tokenize) {
-  const Json json =
-      ParseJson(Ask("POST", "/tokenize", R"({"prompt": "a日", "return_token_strs": true})").body,
-                "");
+  const Json json = ParseJson(
+      Ask("POST", "/tokenize", R"({"prompt": "a日", "return_token_strs": true})").body, "");
   EXPECT_EQ(json["tokens"], Json::array({65, 97, 98, 99}));
   EXPECT_EQ(json["count"], 4);
   EXPECT_EQ(json["token_strs"][1], "bytes:\\xe6");
-  EXPECT_EQ(ParseJson(Ask("POST", "/detokenize", R"({"tokens": [65, 97, 98, 99]})").body,
-                      "")["prompt"],
-            "a日");
+  EXPECT_EQ(
+      ParseJson(Ask("POST", "/detokenize", R"({"tokens": [65, 97, 98, 99]})").body, "")["prompt"],
+      "a日");
   EXPECT_EQ(ErrorOf(Ask("POST", "/tokenize",
                         R"({"messages": [{"role": "clown", "content": "a"}]})"))["param"],
             "messages");

@@ -120,8 +120,7 @@ void Tokenizer::Impl::ApplyBosEos() {
 
 void Tokenizer::Impl::BuildTokenTable() {
   const VocabularyTable& vocabulary = model->vocabulary();
-  tokens.resize(
-      static_cast<size_t>(std::max(vocabulary.id_limit(), added.id_limit())));
+  tokens.resize(static_cast<size_t>(std::max(vocabulary.id_limit(), added.id_limit())));
   for (int32_t id = 0; id < vocabulary.id_limit(); ++id) {
     if (vocabulary.HasId(id)) {
       const std::string_view text = vocabulary.Token(id);

@@ -35,7 +35,8 @@ TEST(ChooseTest, TunedRowsAreTheChoice) {
   ASSERT_FALSE(TunedRows().empty());
   for (const TunedRow& row : TunedRows()) {
     const GemmProblem p = MakeProblem(row.format, row.m, row.n, row.k);
-    EXPECT_EQ(Name(ChoosePlan(p, DeviceModel())), row.plan) << row.n << " " << row.k << " " << row.m;
+    EXPECT_EQ(Name(ChoosePlan(p, DeviceModel())), row.plan)
+        << row.n << " " << row.k << " " << row.m;
   }
 }
 
@@ -61,7 +62,8 @@ TEST(ChooseTest, EpiloguesAndTypesNarrowTheChoice) {
 }
 
 TEST(ChooseTest, RefusesWhatNoKernelRuns) {
-  EXPECT_THROW(ChoosePlan(MakeProblem(WeightFormat::kNested, 16, 4096, 4100), DeviceModel()), Error);
+  EXPECT_THROW(ChoosePlan(MakeProblem(WeightFormat::kNested, 16, 4096, 4100), DeviceModel()),
+               Error);
   EXPECT_THROW(ChoosePlan(MakeProblem(WeightFormat::kE4m3, 16, 4104, 4096), DeviceModel()), Error);
 }
 

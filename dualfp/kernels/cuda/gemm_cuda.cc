@@ -111,8 +111,8 @@ GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
 Plan CachedPlan(const GemmProblem& p) {
   static std::mutex mutex;
   static std::map<std::tuple<int, int, int, int, int, bool>, Plan> plans;
-  const bool aligned = p.epilogue.y_stride % 8 == 0 &&
-                       reinterpret_cast<uintptr_t>(p.epilogue.y) % 16 == 0;
+  const bool aligned =
+      p.epilogue.y_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.epilogue.y) % 16 == 0;
   const std::lock_guard lock(mutex);
   Plan& plan = plans[{static_cast<int>(p.format), p.m, p.n, p.k,
                       static_cast<int>(p.epilogue.y_type), aligned}];

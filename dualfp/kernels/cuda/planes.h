@@ -10,7 +10,7 @@ namespace dualfp::cuda {
 
 // What SplitPlanes saw; on the device, zeroed by the caller.
 struct SplitCounts {
-  unsigned long long outliers;    // finite and |w| > 1.75: stored clamped, listed while room is left
+  unsigned long long outliers;  // finite and |w| > 1.75: stored clamped, listed while room is left
   unsigned long long non_finite;  // an error for the caller to report
 };
 

@@ -248,8 +248,8 @@ asio::awaitable<Connection::ReadResult> Connection::ReadBody(Parser& parser) {
     co_return too_large();
   }
   parser.body_limit(server_->config.max_body_bytes);
-  if (!parser.is_done() && beast::iequals(Field(parser.get(), http::field::expect),
-                                          "100-continue")) {
+  if (!parser.is_done() &&
+      beast::iequals(Field(parser.get(), http::field::expect), "100-continue")) {
     static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
     stream_.expires_after(server_->config.write_timeout);
     const auto [error, count] =
@@ -275,8 +275,8 @@ asio::awaitable<Connection::ReadResult> Connection::ReadBody(Parser& parser) {
     server_->body_bytes += size - body_bytes_;
     body_bytes_ = size;
     if (server_->body_bytes > server_->config.max_total_body_bytes) {
-      co_return Refuse(ErrorResponse(
-          {503, "too many large requests at a time", "", "out_of_memory"}));
+      co_return Refuse(
+          ErrorResponse({503, "too many large requests at a time", "", "out_of_memory"}));
     }
   }
   co_return ReadResult::kRequest;
@@ -323,14 +323,12 @@ asio::awaitable<void> Connection::Answer() {
 // A client that goes away while it has nothing to read is noticed only by looking.
 asio::awaitable<void> Connection::WatchForDisconnect(uint64_t exchange) {
   while (exchange == exchange_ && !complete_) {
-    const auto [error] =
-        co_await stream_.socket().async_wait(asio::socket_base::wait_read, kAwait);
+    const auto [error] = co_await stream_.socket().async_wait(asio::socket_base::wait_read, kAwait);
     if (error || exchange != exchange_ || !stream_.socket().is_open()) {
       co_return;
     }
     char byte = 0;
-    const ssize_t count =
-        recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    const ssize_t count = recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (count > 0) {
       // The next request, sent before the answer to this one: watching it would spin.
       co_return;
@@ -359,8 +357,8 @@ asio::awaitable<void> Connection::Flush() {
     for (size_t begin = 0; begin < writing_.size() && !broken_; begin += kWritePiece) {
       const size_t size = std::min(kWritePiece, writing_.size() - begin);
       stream_.expires_after(server_->config.write_timeout);
-      const auto [error, count] = co_await asio::async_write(
-          stream_, asio::buffer(writing_.data() + begin, size), kAwait);
+      const auto [error, count] =
+          co_await asio::async_write(stream_, asio::buffer(writing_.data() + begin, size), kAwait);
       bytes_written_ += count;
       broken_ |= static_cast<bool>(error);
     }
@@ -376,8 +374,7 @@ asio::awaitable<void> Connection::CloseGently() {
   buffer_.consume(buffer_.size());
   stream_.expires_after(server_->draining ? kDiscardTimeWhileDraining : kDiscardTime);
   for (size_t discarded = 0; discarded < kMaxDiscarded;) {
-    const auto [error, count] =
-        co_await stream_.async_read_some(buffer_.prepare(64 << 10), kAwait);
+    const auto [error, count] = co_await stream_.async_read_some(buffer_.prepare(64 << 10), kAwait);
     if (error) {
       break;
     }

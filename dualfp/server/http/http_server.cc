@@ -64,8 +64,7 @@ int RaiseDescriptorLimit() {
 
 struct HttpServer::Impl {
   explicit Impl(ServerConfig server_config)
-      : service(server_config,
-                [this] { asio::post(context, [this] { Deliver(); }); }),
+      : service(server_config, [this] { asio::post(context, [this] { Deliver(); }); }),
         workers(static_cast<size_t>(std::max(1, server_config.worker_threads))),
         acceptor(context),
         signals(context),

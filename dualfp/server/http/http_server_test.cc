@@ -21,8 +21,8 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-using ::testing::HasSubstr;
 using testing::Fetch;
+using ::testing::HasSubstr;
 using testing::HttpProbe;
 using testing::ProbeResponse;
 using testing::ToyOptions;
@@ -162,8 +162,9 @@ TEST(HttpServer, Http10AndHead) {
 TEST(HttpServer, ContinuesWhenAsked) {
   RunningServer server;
   HttpProbe probe(server.port());
-  ASSERT_TRUE(probe.Send("POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n"
-                         "Content-Length: 15\r\nExpect: 100-continue\r\n\r\n"));
+  ASSERT_TRUE(
+      probe.Send("POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n"
+                 "Content-Length: 15\r\nExpect: 100-continue\r\n\r\n"));
   ASSERT_TRUE(probe.WaitFor("HTTP/1.1 100 Continue\r\n\r\n"));
   ASSERT_TRUE(probe.Send(R"({"prompt": "a"})"));
   ASSERT_TRUE(probe.WaitFor("text_completion"));

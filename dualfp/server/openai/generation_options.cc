@@ -101,8 +101,7 @@ void ReadSampling(RequestFields& fields, const RequestRules& rules, SamplingPara
   if (auto tokens = fields.TokenIds("stop_token_ids", 1024, rules.vocab_size)) {
     sampling->stop_token_ids = *std::move(tokens);
   }
-  sampling->include_stop_str_in_output =
-      fields.Bool("include_stop_str_in_output").value_or(false);
+  sampling->include_stop_str_in_output = fields.Bool("include_stop_str_in_output").value_or(false);
   sampling->ignore_eos = fields.Bool("ignore_eos").value_or(false);
   sampling->skip_special_tokens = fields.Bool("skip_special_tokens").value_or(true);
   sampling->min_tokens = fields.Int("min_tokens", 0, rules.max_model_len).value_or(0);
@@ -120,8 +119,8 @@ void RefuseUnsupported(RequestFields& fields) {
       inner.Fail("type", "only \"text\" is supported");
     }
   }
-  for (const std::string_view key : {"guided_json", "guided_regex", "guided_choice",
-                                     "guided_grammar", "structured_outputs"}) {
+  for (const std::string_view key :
+       {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"}) {
     fields.Refuse(key, "structured outputs are not supported");
   }
   for (const std::string_view key : {"use_beam_search", "prompt_embeds", "logits_processors",
@@ -176,10 +175,9 @@ GenerationOptions ReadGenerationOptions(RequestFields& fields, const RequestRule
   }
   fields.String("user", std::numeric_limits<size_t>::max());
   RefuseUnsupported(fields);
-  for (const std::string_view key :
-       {"metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-        "reasoning_effort", "verbosity", "request_id", "detokenize",
-        "spaces_between_special_tokens"}) {
+  for (const std::string_view key : {"metadata", "store", "service_tier", "safety_identifier",
+                                     "prompt_cache_key", "reasoning_effort", "verbosity",
+                                     "request_id", "detokenize", "spaces_between_special_tokens"}) {
     fields.Ignore(key);
   }
   return options;

@@ -230,8 +230,7 @@ std::string WriteResponse(const ResponseHead& head, const ResponseOptions& optio
   return json.Take();
 }
 
-ChunkWriter::ChunkWriter(const ResponseHead& head, const ResponseOptions& options,
-                         bool usage_field)
+ChunkWriter::ChunkWriter(const ResponseHead& head, const ResponseOptions& options, bool usage_field)
     : kind_(head.kind), options_(options), usage_field_(usage_field) {
   JsonWriter json;
   json.BeginObject();

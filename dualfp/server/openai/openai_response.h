@@ -15,7 +15,7 @@ enum class ResponseKind : uint8_t { kCompletion, kChat };
 
 struct ResponseHead {
   ResponseKind kind = ResponseKind::kCompletion;
-  std::string id;  // "cmpl-..." or "chatcmpl-..."
+  std::string id;       // "cmpl-..." or "chatcmpl-..."
   int64_t created = 0;  // seconds since 1970
   std::string model;
 };

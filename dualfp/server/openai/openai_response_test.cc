@@ -93,8 +93,8 @@ TEST(Response, Completion) {
   choice.finish_reason = FinishReason::kStop;
   choice.stop_reason = std::string("END");
   const ResponseHead head{ResponseKind::kCompletion, "cmpl-1", 17, "m"};
-  const Json json = Parse(WriteResponse(head, {.logprobs = true, .top_logprobs = 1}, {choice},
-                                        SomeUsage(), {{}}));
+  const Json json = Parse(
+      WriteResponse(head, {.logprobs = true, .top_logprobs = 1}, {choice}, SomeUsage(), {{}}));
   EXPECT_EQ(json["id"], "cmpl-1");
   EXPECT_EQ(json["object"], "text_completion");
   EXPECT_EQ(json["created"], 17);

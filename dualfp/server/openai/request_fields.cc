@@ -119,8 +119,7 @@ std::optional<std::string> RequestFields::String(std::string_view key, size_t ma
 }
 
 std::optional<std::vector<std::string>> RequestFields::Strings(std::string_view key,
-                                                               size_t max_count,
-                                                               size_t max_bytes) {
+                                                               size_t max_count, size_t max_bytes) {
   const Json* value = Find(key);
   if (value == nullptr) {
     return std::nullopt;

@@ -18,10 +18,10 @@ __device__ __forceinline__ void LoadMatrix4(uint32_t (&r)[4], uint32_t row_addre
 // Stores the transposes of two matrices: lanes 8i..8i+7 give the addresses of matrix i's columns.
 __device__ __forceinline__ void StoreMatrix2Transposed(uint32_t column_address, uint32_t r0,
                                                        uint32_t r1) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(
-                   column_address),
-               "r"(r0), "r"(r1)
-               : "memory");
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(column_address),
+      "r"(r0), "r"(r1)
+      : "memory");
 }
 
 // The same of four matrices.

@@ -63,8 +63,8 @@ __device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {
   }
 }
 
-// True in one lane of a converged warp (PTX ISA 9.7.13.14, elect.sync). Guarding TMA with it, rather
-// than with a lane number, lets ptxas keep operands in uniform registers.
+// True in one lane of a converged warp (PTX ISA 9.7.13.14, elect.sync). Guarding TMA with it,
+// rather than with a lane number, lets ptxas keep operands in uniform registers.
 __device__ __forceinline__ bool ElectOne() {
   uint32_t elected;
   asm volatile(

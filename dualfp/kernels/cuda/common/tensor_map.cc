@@ -33,14 +33,14 @@ CUtensorMap EncodeTensorMap(const MatrixMap& map) {
                              static_cast<cuuint32_t>(map.box_rows)};
   const cuuint32_t element_strides[2] = {1, 1};
   CUtensorMap encoded;
-  const CUresult status = encode(
-      &encoded,
-      map.element == MapElement::kU8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8
-                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      2, const_cast<void*>(map.data), sizes, strides, box, element_strides,
-      CU_TENSOR_MAP_INTERLEAVE_NONE,
-      box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status =
+      encode(&encoded,
+             map.element == MapElement::kU8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                            : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+             2, const_cast<void*>(map.data), sizes, strides, box, element_strides,
+             CU_TENSOR_MAP_INTERLEAVE_NONE,
+             box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   Check(status == CUDA_SUCCESS, ErrorCode::kInvalidArgument, "cuTensorMapEncodeTiled refused [",
         map.rows, ", ", map.columns, "] with row stride ", map.row_stride * element_bytes,
         " bytes at ", map.data, " (error ", static_cast<int>(status),

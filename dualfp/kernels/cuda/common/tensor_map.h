@@ -23,7 +23,8 @@ struct MatrixMap {
   int box_columns = 0;
 };
 
-// Throws kInvalidArgument when the driver refuses (alignment, strides) and kUnsupported without one.
+// Throws kInvalidArgument when the driver refuses (alignment, strides) and kUnsupported without
+// one.
 CUtensorMap EncodeTensorMap(const MatrixMap& map);
 
 }  // namespace dualfp::cuda

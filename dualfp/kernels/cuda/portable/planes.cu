@@ -1,9 +1,8 @@
-#include "dualfp/kernels/cuda/planes.h"
-
 #include <cuda_fp16.h>
 
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/common/nested_decode.cuh"
+#include "dualfp/kernels/cuda/planes.h"
 #include "dualfp/numeric/nested.h"
 
 namespace dualfp::cuda {
@@ -13,9 +12,7 @@ constexpr int kThreads = 256;
 
 // Position of logical k (of 16) inside its permuted group: byte 4t + j holds
 // k = {2t, 2t + 1, 2t + 8, 2t + 9}[j].
-__device__ constexpr int PermutedPosition(int k) {
-  return (k % 8 / 2) * 4 + k / 8 * 2 + k % 2;
-}
+__device__ constexpr int PermutedPosition(int k) { return (k % 8 / 2) * 4 + k / 8 * 2 + k % 2; }
 
 // A thread takes one group: 32 bytes in, 16 and 16 out.
 __global__ void __launch_bounds__(kThreads)
@@ -38,8 +35,8 @@ __global__ void __launch_bounds__(kThreads)
           const auto slot = static_cast<int64_t>(atomicAdd(&sink.counts->outliers, 1));
           if (slot < sink.capacity) {
             sink.index[slot] = group * 16 + k;
-            sink.value[slot] = __half2float(__ushort_as_half(bits)) -
-                               __half2float(__ushort_as_half(clamped));
+            sink.value[slot] =
+                __half2float(__ushort_as_half(bits)) - __half2float(__ushort_as_half(clamped));
           }
         }
         bits = clamped;
@@ -105,9 +102,9 @@ void SplitPlanes(const void* w, int64_t n, int64_t k, void* upper, void* lower,
   if (groups == 0) {
     return;
   }
-  SplitKernel<<<Grid(groups), kThreads, 0, stream>>>(
-      static_cast<const uint4*>(w), groups, static_cast<uint4*>(upper), static_cast<uint4*>(lower),
-      sink);
+  SplitKernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<const uint4*>(w), groups,
+                                                     static_cast<uint4*>(upper),
+                                                     static_cast<uint4*>(lower), sink);
   CheckCuda(cudaGetLastError(), "SplitPlanes");
 }
 

@@ -1,9 +1,8 @@
-#include "dualfp/kernels/cuda/quantize.h"
-
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
 #include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/quantize.h"
 
 namespace dualfp::cuda {
 namespace {
@@ -66,8 +65,7 @@ struct Divisor {
   float scale;
   float reciprocal;
 
-  __device__ explicit Divisor(float scale_in)
-      : scale(scale_in), reciprocal(1.0f / scale_in) {}
+  __device__ explicit Divisor(float scale_in) : scale(scale_in), reciprocal(1.0f / scale_in) {}
   __device__ __forceinline__ float operator()(float v) const {
     const float q = v * reciprocal;
     return fmaf(fmaf(-q, scale, v), reciprocal, q);

@@ -15,7 +15,7 @@ namespace dualfp::sm90 {
 // What the model knows of a device.
 struct DeviceModel {
   int sms = 132;
-  double clock_ghz = 1.75;        // under load
+  double clock_ghz = 1.75;  // under load
   double dram_bytes_per_us = 4.2e6;
   double l2_bytes_per_us = 8.0e6;
   // CTAs at one time, one to an SM, in clusters of 1..8 (index 0 unused).

@@ -117,7 +117,8 @@ __device__ __forceinline__ float2 Unpack(uint32_t bits, OutputType type) {
 
 // kCount (2, 4 or 8) consecutive values of Y or the residual; 16-bit accesses are vectors.
 template <int kCount>
-__device__ __forceinline__ void StoreRow(const Epilogue& e, int64_t index, const float (&v)[kCount]) {
+__device__ __forceinline__ void StoreRow(const Epilogue& e, int64_t index,
+                                         const float (&v)[kCount]) {
   if (e.y_type == OutputType::kF32) {
     float* y = static_cast<float*>(e.y) + index;
 #pragma unroll

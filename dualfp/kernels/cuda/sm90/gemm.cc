@@ -36,13 +36,11 @@ GemmParams MakeParams(const KernelConfig& config, const GemmProblem& problem, co
   p.w_lower = p.w;
   if (nested) {
     p.w_lower = cuda::EncodeTensorMap({problem.w_lower, cuda::MapElement::kU8, problem.n, problem.k,
-                                       problem.k, config.rows() / plan.cluster.share_w,
-                                       config.k});
+                                       problem.k, config.rows() / plan.cluster.share_w, config.k});
   }
-  p.x = cuda::EncodeTensorMap({problem.x,
-                               nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.m,
-                               problem.k, problem.x_stride, config.tokens / plan.cluster.share_x,
-                               nested ? 64 : 128});
+  p.x = cuda::EncodeTensorMap({problem.x, nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8,
+                               problem.m, problem.k, problem.x_stride,
+                               config.tokens / plan.cluster.share_x, nested ? 64 : 128});
   p.epilogue = problem.epilogue;
   p.m = problem.m;
   p.n = problem.n;
@@ -196,12 +194,11 @@ void Launch(const Plan& plan, const GemmProblem& problem, cudaStream_t stream, b
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
-  launch.gridDim =
-      config.family == Family::kSplit
-          ? dim3(params.row_clusters * c.size(), params.token_clusters)
-          : dim3(std::min(params.row_clusters * params.token_clusters,
-                          MaxActiveClusters(config, c.size())) *
-                 c.size());
+  launch.gridDim = config.family == Family::kSplit
+                       ? dim3(params.row_clusters * c.size(), params.token_clusters)
+                       : dim3(std::min(params.row_clusters * params.token_clusters,
+                                       MaxActiveClusters(config, c.size())) *
+                              c.size());
   launch.blockDim = dim3(config.threads);
   launch.dynamicSmemBytes = config.shared_bytes;
   launch.stream = stream;

@@ -34,11 +34,11 @@ enum class Family { kSplit, kPersistent };
 struct KernelConfig {
   Family family;
   WeightFormat format;
-  int warpgroups;    // consumers
-  int blocks;        // of 64 weight rows, a warpgroup
-  int tokens;        // of the tile
-  int k;             // elements of K in a stage
-  int ctas;          // to an SM
+  int warpgroups;  // consumers
+  int blocks;      // of 64 weight rows, a warpgroup
+  int tokens;      // of the tile
+  int k;           // elements of K in a stage
+  int ctas;        // to an SM
   int stages;
   int threads;
   int shared_bytes;

@@ -1,6 +1,6 @@
 // What the Hopper GEMM kernels take: one struct by value, read through constant memory.
-// Y[M,N] = X[M,K] · W[N,K]ᵀ computed as Yᵀ = W · Xᵀ: the weights' rows are the 64-row side of wgmma,
-// the tokens its column side, so that a few tokens cost a few columns.
+// Y[M,N] = X[M,K] · W[N,K]ᵀ computed as Yᵀ = W · Xᵀ: the weights' rows are the 64-row side of
+// wgmma, the tokens its column side, so that a few tokens cost a few columns.
 
 #pragma once
 
@@ -54,12 +54,12 @@ struct GemmParams {
   ClusterShape cluster;
   // Quotients of the problem's sizes: divisions cost about a hundred cycles each where every CTA
   // waits for them.
-  int row_clusters = 0;              // cluster tiles along N
-  int token_clusters = 0;            // and along M
-  int stages = 0;                    // of all K
-  uint32_t split_reciprocal = 0;     // 2^32 / split, rounded up (split > 1)
-  int raster_group = 1;     // persistent: weight tiles that are walked together
-  uint64_t w_policy = 0;    // L2 eviction priority of the weights
+  int row_clusters = 0;           // cluster tiles along N
+  int token_clusters = 0;         // and along M
+  int stages = 0;                 // of all K
+  uint32_t split_reciprocal = 0;  // 2^32 / split, rounded up (split > 1)
+  int raster_group = 1;           // persistent: weight tiles that are walked together
+  uint64_t w_policy = 0;          // L2 eviction priority of the weights
   uint64_t x_policy = 0;
 };
 

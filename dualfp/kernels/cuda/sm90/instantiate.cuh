@@ -12,8 +12,8 @@ namespace dualfp::sm90 {
 
 template <class T>
 KernelConfig Describe(Family family, const void* function) {
-  return {family,   T::kFormat,  T::kWarpgroups,   T::kBlocks,      T::kTokens, T::kK,
-          T::kCtas, T::kStages,  T::kThreads,      T::kSharedBytes, T::kRegionBytes, function};
+  return {family,   T::kFormat, T::kWarpgroups, T::kBlocks,      T::kTokens,      T::kK,
+          T::kCtas, T::kStages, T::kThreads,    T::kSharedBytes, T::kRegionBytes, function};
 }
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
@@ -26,17 +26,15 @@ void AddSplit(std::vector<KernelConfig>& table) {
 }
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens, int kK, int kCtas>
-using PersistentTile = Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas,
-                            StagingBytes(kWarpgroups, kTokens)>;
+using PersistentTile =
+    Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas, StagingBytes(kWarpgroups, kTokens)>;
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
 void AddPersistent(std::vector<KernelConfig>& table) {
-  (table.push_back(
-       Describe<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>(
-           Family::kPersistent,
-           reinterpret_cast<const void*>(
-               &PersistentGemm<
-                   PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>))),
+  (table.push_back(Describe<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>(
+       Family::kPersistent,
+       reinterpret_cast<const void*>(
+           &PersistentGemm<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>))),
    ...);
 }
 

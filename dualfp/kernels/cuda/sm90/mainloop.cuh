@@ -17,9 +17,9 @@ namespace dualfp::sm90 {
 
 // value / split, for value < 2^29.
 __device__ __forceinline__ int DivideBySplit(const GemmParams& p, int value) {
-  return p.cluster.split == 1 ? value
-                              : static_cast<int>(__umulhi(static_cast<uint32_t>(value),
-                                                          p.split_reciprocal));
+  return p.cluster.split == 1
+             ? value
+             : static_cast<int>(__umulhi(static_cast<uint32_t>(value), p.split_reciprocal));
 }
 
 // This CTA's place in its cluster.
@@ -282,8 +282,7 @@ class Consumer {
     for (int j = 0; j < kSteps; ++j) {
       constexpr int kBase = kPart * kSteps;
       const int step = kBase + j;
-      const uint64_t b_descriptor =
-          x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2;
+      const uint64_t b_descriptor = x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2;
 #pragma unroll
       for (int b = 0; b < T::kBlocks; ++b) {
         cuda::Mma<T::kTokens>::RegistersF16(acc[b], fragments_[kFragment][b][j], b_descriptor,

@@ -93,8 +93,7 @@ __device__ __forceinline__ void StoreTile(const GemmParams& p, const Consumer<T>
         for (int j = 0; j < kPairs; ++j) {
           const int column = chunk * kChunk / 8 + i + j;
           const float* d = &consumer.acc[block][column * 4];
-          const float2 scale =
-              LoadShared2(constants.token_scale + 4 * (column * 8 + lane % 4 * 2));
+          const float2 scale = LoadShared2(constants.token_scale + 4 * (column * 8 + lane % 4 * 2));
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             if constexpr (kPlain) {
@@ -169,8 +168,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
       RingIndex index;
       for (int tile = cluster; tile < raster.count(); tile += clusters) {
         const TilePosition position = raster.At(tile);
-        const int first =
-            kOperand == Loader<T>::Operand::kX ? position.token : position.row;
+        const int first = kOperand == Loader<T>::Operand::kX ? position.token : position.row;
         Loader<T>::template Run<kOperand>(p, shared, place, index, first, 0, stages);
       }
     });

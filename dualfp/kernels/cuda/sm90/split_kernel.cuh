@@ -30,8 +30,8 @@ __device__ __forceinline__ void StorePartials(const Consumer<T>& consumer, uint3
   }
 }
 
-// How the CTAs that share a tile share its reduction: each finishes a range of tokens, for which the
-// others copy their partial sums into slots behind its own.
+// How the CTAs that share a tile share its reduction: each finishes a range of tokens, for which
+// the others copy their partial sums into slots behind its own.
 template <class T>
 struct Reduction {
   int split;
@@ -131,8 +131,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   const ClusterPlace place(p, cuda::ClusterRank());
   const int split = p.cluster.split;
   const int row0 = (cuda::ClusterIndex() * p.cluster.share_x + place.x_rank) * T::kRows;
-  const int token0 =
-      (static_cast<int>(blockIdx.y) * p.cluster.share_w + place.w_rank) * T::kTokens;
+  const int token0 = (static_cast<int>(blockIdx.y) * p.cluster.share_w + place.w_rank) * T::kTokens;
   const int begin = DivideBySplit(p, place.split_rank * p.stages);
   const int stages = DivideBySplit(p, (place.split_rank + 1) * p.stages) - begin;
   const int last_k = place.split_rank == split - 1 ? p.k - (p.stages - 1) * T::kK : T::kK;
@@ -163,9 +162,12 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     cuda::NamedBarrierSync(1, T::kConsumers);  // everyone has finished with the ring
     constants.Publish();
     StorePartials(consumer, shared.ring);
-    const Reduction<T> reduction{split, place.split_rank, max(0, min(T::kTokens, p.m - token0)),
+    const Reduction<T> reduction{split,
+                                 place.split_rank,
+                                 max(0, min(T::kTokens, p.m - token0)),
                                  shared.ring,
-                                 place.Rank(place.x_rank, place.w_rank) - place.split_rank, p};
+                                 place.Rank(place.x_rank, place.w_rank) - place.split_rank,
+                                 p};
     if (p.cluster.size() > 1) {
       cuda::FenceAsyncShared();
       // All CTAs have emptied their rings, and this CTA's partial sums are complete.

@@ -9,8 +9,8 @@
 
 namespace dualfp::sm90 {
 
-constexpr int kSharedBytesPerSm = 233472;       // 228 KiB, of which each CTA costs 1 KiB more
-constexpr int kSharedBytesPerCta = 232448;      // 227 KiB
+constexpr int kSharedBytesPerSm = 233472;   // 228 KiB, of which each CTA costs 1 KiB more
+constexpr int kSharedBytesPerCta = 232448;  // 227 KiB
 constexpr int kMostStages = 24;
 constexpr int kBarrierBytes = 16 * kMostStages + 16;
 
