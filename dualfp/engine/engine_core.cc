@@ -257,9 +257,10 @@ bool EngineCore::Step() {
       Fail(sequence->request, failure);
     }
   }
+  // Before anyone is told: whoever has a request's last output finds its tokens counted.
+  RecordStep(report);
   PublishTouched();
   UpdateGauges();
-  RecordStep(report);
   return true;
 }
 
