@@ -11,6 +11,9 @@ title "GEMM 4096 x 4096 and 14336 x 4096: against streaming-read bandwidth and F
 "$build/dualfp" bench gemm --n 4096 --k 4096 --m 1,8,64,512
 "$build/dualfp" bench gemm --n 14336 --k 4096 --m 1,512
 
+title "Loading and nesting from the page cache: speed and peak memory"
+"$build/bench/bench_load"
+
 title "Decoding a 1B-parameter model with random weights at both precisions"
 "$build/bench/bench_decode"
 

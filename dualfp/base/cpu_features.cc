@@ -66,6 +66,15 @@ CpuIsa DetectCpuIsa() {
        ": expected scalar, avx2, avx512 or avx512bf16");
 }
 
+bool HasFastBf16Dot() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return DetectCpuIsa() >= CpuIsa::kAvx512Bf16 && !__builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
 std::string CpuDescription() {
   std::string name = "unknown CPU";
   std::ifstream info("/proc/cpuinfo");

@@ -14,7 +14,7 @@ constexpr int64_t kCacheLine = 64;
 // Few enough rows for one direct loop; from here on, decoding into a panel pays.
 constexpr int kDirectRows = 8;
 // Columns of W whose sums over all of K are kept for a block of rows, while panels pass.
-constexpr int kStripColumns = 2 * kUnitColumns;
+constexpr int kStripColumns = 4 * kUnitColumns;
 // Smaller preparations are not worth waking a thread for.
 constexpr int64_t kMinParallelElements = 1 << 15;
 

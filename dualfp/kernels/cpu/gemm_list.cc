@@ -1,10 +1,12 @@
 // The CPU's GEMM kernels, in order of preference: the widest vectors first.
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/cpu_features.h"
 #include "dualfp/kernels/cpu/gemm_cpu.h"
 #include "dualfp/kernels/gemm_kernels.h"
 #include "dualfp/numeric/nested.h"
@@ -172,6 +174,17 @@ constexpr std::array<GemmKernel, 0> kKernels;
 }  // namespace
 }  // namespace cpu
 
-std::span<const GemmKernel> CpuGemmKernels() { return cpu::kKernels; }
+std::span<const GemmKernel> CpuGemmKernels() {
+  static const auto kernels = [] {
+    auto list = cpu::kKernels;
+    if (!HasFastBf16Dot()) {
+      std::stable_partition(list.begin(), list.end(), [](const GemmKernel& kernel) {
+        return kernel.name.find("avx512bf16") == std::string_view::npos;
+      });
+    }
+    return list;
+  }();
+  return kernels;
+}
 
 }  // namespace dualfp
