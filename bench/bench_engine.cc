@@ -192,6 +192,7 @@ void Switch(const std::string& directory, ThreadPool* threads) {
     for (int side = 0; side < 60; ++side) {
       load.SetPrecision(side % 2 == 0 ? Precision::kFp8 : Precision::kFp16);
       std::vector<double> seconds;
+      seconds.reserve(kStepsPerSide);
       for (int step = 0; step < kStepsPerSide; ++step) {
         seconds.push_back(load.Step().seconds);
       }
@@ -222,8 +223,10 @@ void Throughput(const std::string& directory, ThreadPool* threads) {
         Load load(&runner, threads);
         load.SetPrecision(precision);
         load.Add(sequences[side], 16, 40, 0.0f);
+        const int steps = side == 0 ? 12 : 5;
         std::vector<double> seconds;
-        for (int step = 0; step < (side == 0 ? 12 : 5); ++step) {
+        seconds.reserve(steps);
+        for (int step = 0; step < steps; ++step) {
           seconds.push_back(load.Step().seconds);
         }
         per_second[side].push_back(sequences[side] / Median(seconds));

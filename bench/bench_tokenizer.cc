@@ -42,6 +42,7 @@ int main(int argc, char** argv) {
     }
     for (std::string line; std::getline(std::cin, line);) {
       std::vector<std::vector<int32_t>> ids;
+      ids.reserve(documents.size());
       const auto encode_start = std::chrono::steady_clock::now();
       for (const std::string& document : documents) {
         ids.push_back(tokenizer.Encode(document));

@@ -301,7 +301,7 @@ void Engine::Impl::Loop() {
 
 Engine::Engine(EngineConfig config, std::unique_ptr<ModelRunner> runner,
                std::shared_ptr<const Vocabulary> vocabulary,
-               std::unique_ptr<PrecisionController> automatic, PrecisionSetting initial)
+               std::unique_ptr<PrecisionController> automatic, const PrecisionSetting& initial)
     : impl_(std::make_unique<Impl>(std::move(config), std::move(runner), std::move(vocabulary),
                                    std::move(automatic), initial)) {}
 

@@ -99,7 +99,7 @@ class Engine {
   // `automatic` may be null: kAuto is then FP16 where the model has it, else FP8.
   Engine(EngineConfig config, std::unique_ptr<ModelRunner> runner,
          std::shared_ptr<const Vocabulary> vocabulary,
-         std::unique_ptr<PrecisionController> automatic, PrecisionSetting initial = {});
+         std::unique_ptr<PrecisionController> automatic, const PrecisionSetting& initial = {});
 
   // Shutdown(Clock::now()).
   ~Engine();

@@ -155,7 +155,7 @@ FinishReason EngineCore::EndOf(Sequence* sequence, int32_t token) {
     const int stop = sequence->text->Append(token, length > sampling.min_tokens);
     if (stop >= 0) {
       reason = FinishReason::kStop;
-      sequence->stop_reason = std::string_view(sampling.stop[stop]);
+      sequence->stop_reason.emplace<std::string_view>(sampling.stop[stop]);
     }
   }
   return reason;

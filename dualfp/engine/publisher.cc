@@ -36,8 +36,7 @@ void Publisher::AddPosition(std::span<const ScoredToken> scores) {
 
 void Publisher::Resolve() {
   for (size_t i = 0; i < tokens_.size(); ++i) {
-    tokens_[i].bytes =
-        std::string_view(bytes_).substr(token_bytes_[i].begin, token_bytes_[i].count);
+    tokens_[i].bytes = {bytes_.data() + token_bytes_[i].begin, token_bytes_[i].count};
   }
   for (size_t i = 0; i < positions_.size(); ++i) {
     const Range& range = position_tokens_[i];

@@ -10,7 +10,7 @@
 #include "dualfp/numeric/fp8.h"
 
 namespace dualfp::cpu {
-namespace {
+namespace {  // NOLINT(google-build-namespaces): see the comment on linkage
 
 // The sums over lanes of up to 16 vectors, transposing as it adds: lane j to j + 8, to j + 4, to
 // j + 2, to j + 1. out[i] belongs to a[i].

@@ -198,9 +198,9 @@ void PrepareInput(const Context& context, Problem& problem) {
     problem.rows_x_bytes = x.strides[0] * int64_t{sizeof(float)};
     return;
   }
-  auto base = reinterpret_cast<uintptr_t>(context.workspace.data);
-  base = (base + kCacheLine - 1) / kCacheLine * kCacheLine;
-  auto* next = reinterpret_cast<uint8_t*>(base);
+  const auto past_line = reinterpret_cast<uintptr_t>(context.workspace.data) % kCacheLine;
+  auto* next =
+      static_cast<uint8_t*>(context.workspace.data) + (past_line == 0 ? 0 : kCacheLine - past_line);
   uint8_t* rows_x = nullptr;
   uint8_t* tiles_x = nullptr;
   if (UsesDirect(desc)) {

@@ -30,7 +30,7 @@
 #include "dualfp/kernels/cpu/gemm_inner.h"
 
 namespace dualfp::cpu {
-namespace {
+namespace {  // NOLINT(google-build-namespaces): see the comment on linkage
 
 #define DUALFP_GEMM_INLINE [[gnu::always_inline]] static inline
 

@@ -19,7 +19,7 @@
 #include "dualfp/kernels/cpu/simd.h"
 
 namespace dualfp::cpu {
-namespace {
+namespace {  // NOLINT(google-build-namespaces): see the comment on linkage
 
 template <typename S>
 struct F32Row {

@@ -44,7 +44,7 @@ class VocabularyTable {
   };
 
   std::string_view Text(const Entry& entry) const {
-    return std::string_view(arena_).substr(entry.begin, entry.size);
+    return {arena_.data() + entry.begin, entry.size};
   }
   size_t FindSlot(std::string_view token) const;
   void Rehash(size_t slots);
