@@ -149,6 +149,24 @@ TEST_P(GemmKernelTest, NonFiniteActivationsStayInTheirRow) {
   }
 }
 
+// A workspace for the largest batch serves every smaller one.
+TEST_P(GemmKernelTest, WorkspaceGrowsWithRows) {
+  if (kernel().workspace_bytes == nullptr) {
+    return;
+  }
+  const TestWeight weight(format(), 19, 64, 3);
+  GemmDesc desc = TestProblem(format(), weight, 1, DType::kF16, DType::kF16, {}, 4).desc;
+  for (const bool outliers : {false, true}) {
+    desc.has_outliers = outliers;
+    int64_t largest = 0;
+    for (desc.m = 1; desc.m <= 300; ++desc.m) {
+      const int64_t bytes = kernel().workspace_bytes(desc);
+      EXPECT_GE(bytes, largest) << desc.m << " rows";
+      largest = bytes;
+    }
+  }
+}
+
 TEST_P(GemmKernelTest, ZeroRowsGiveTheBias) {
   const TestWeight weight(format(), 19, 64, 3);
   TestProblem problem(format(), weight, 3, DType::kF32, DType::kF32, {Activation::kNone, true}, 4);

@@ -373,9 +373,7 @@ void Multiply(const Context& context, const Problem& problem) {
   });
 }
 
-}  // namespace
-
-int64_t CpuGemmWorkspaceBytes(const CpuGemm& kernel, const GemmDesc& desc) {
+int64_t PreparedBytes(const CpuGemm& kernel, const GemmDesc& desc) {
   int64_t bytes = kCacheLine + desc.m * static_cast<int64_t>(sizeof(float));
   if (UsesDirect(desc)) {
     bytes += InputLayout(*kernel.inner, false, desc.m, desc.k).bytes();
@@ -384,6 +382,19 @@ int64_t CpuGemmWorkspaceBytes(const CpuGemm& kernel, const GemmDesc& desc) {
     bytes += InputLayout(*kernel.inner, true, desc.m, desc.k).bytes();
   }
   return bytes;
+}
+
+}  // namespace
+
+int64_t CpuGemmWorkspaceBytes(const CpuGemm& kernel, const GemmDesc& desc) {
+  // Few rows with outliers to patch take both layouts, more than a few more rows would; but a
+  // workspace for M rows serves fewer as well.
+  if (desc.m > kDirectRows) {
+    GemmDesc few = desc;
+    few.m = kDirectRows;
+    return std::max(PreparedBytes(kernel, desc), PreparedBytes(kernel, few));
+  }
+  return PreparedBytes(kernel, desc);
 }
 
 void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& desc,
