@@ -1,6 +1,7 @@
 // The dualfp command: parses the subcommand and turns every dualfp::Error into one line on stderr.
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -8,6 +9,27 @@
 
 #include "apps/commands.h"
 #include "apps/help_formatter.h"
+
+namespace {
+
+// CLI11 would only say that a subcommand is required.
+void CheckCommands(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* level = &app;
+  for (int i = 1; i < argc && argv[i][0] != '-'; ++i) {
+    const auto commands = level->get_subcommands([](const CLI::App*) { return true; });
+    if (commands.empty()) {
+      return;
+    }
+    const auto named = [&](const CLI::App* command) { return command->get_name() == argv[i]; };
+    const auto found = std::find_if(commands.begin(), commands.end(), named);
+    if (found == commands.end()) {
+      throw CLI::ParseError(level->get_name() + " has no command \"" + argv[i] + "\"", 2);
+    }
+    level = *found;
+  }
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   // A write beyond the file size limit is then an error that names the file, not a dead process.
@@ -22,6 +44,7 @@ int main(int argc, char** argv) {
   dualfp::AddBenchCommand(app);
   dualfp::AddServeCommand(app);
   try {
+    CheckCommands(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
