@@ -438,6 +438,8 @@ def test_nothing_is_written_on_failure(copy, tmp_path):
     ["generate", "model", "--prompt", "x", "--unknown"],
     ["generate", "model", "--prompt-token-ids", "1", "--chat"],
     ["inspect"],
+    ["frobnicate"],
+    ["bench", "frobnicate"],
 ])
 def test_usage_errors(arguments):
     done = dualfp(*arguments)
