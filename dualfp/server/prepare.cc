@@ -183,7 +183,8 @@ std::unique_ptr<PreparedGeneration> PrepareCompletion(std::shared_ptr<const Serv
 }
 
 std::unique_ptr<PreparedGeneration> PrepareChat(std::shared_ptr<const ServedModel> model,
-                                                ChatCompletionRequest request, TimePoint arrival) {
+                                                const ChatCompletionRequest& request,
+                                                TimePoint arrival) {
   const ServedModel& served = *model;
   auto prepared = MakePrepared(std::move(model), request.options, ResponseKind::kChat);
   prepared->options.prompt_logprobs = request.options.sampling.prompt_logprobs.has_value();

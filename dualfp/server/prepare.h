@@ -15,7 +15,8 @@ RequestRules RulesOf(const ServedModel& model);
 std::unique_ptr<PreparedGeneration> PrepareCompletion(std::shared_ptr<const ServedModel> model,
                                                       CompletionRequest request, TimePoint arrival);
 std::unique_ptr<PreparedGeneration> PrepareChat(std::shared_ptr<const ServedModel> model,
-                                                ChatCompletionRequest request, TimePoint arrival);
+                                                const ChatCompletionRequest& request,
+                                                TimePoint arrival);
 
 // The model's codec; ApiError 400 where it was loaded without a tokenizer.
 const TextCodec& CodecOf(const ServedModel& model, std::string_view param);
