@@ -127,11 +127,11 @@ class Drawing {
       }
       Add("<text x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"end\">{}</text>\n", x, y_ + 18,
           EscapeMarkup(layer->name));
-      x -= 6.2 * static_cast<double>(layer->name.size()) + 15;
+      x -= 5.9 * static_cast<double>(layer->name.size()) + 14;
       Add("<rect x=\"{:.0f}\" y=\"{:.0f}\" width=\"10\" height=\"{}\" rx=\"1.5\" "
           "fill=\"var(--{})\"/>\n",
           x, y_ + (Stroked(layer->kind) ? 12.5 : 9), Stroked(layer->kind) ? 3 : 10, layer->colour);
-      x -= 14;
+      x -= 16;
     }
   }
 

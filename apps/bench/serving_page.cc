@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <iterator>
+#include <numeric>
 
 #include "apps/bench/serving_report.h"
 #include "apps/bench/timeline.h"
@@ -26,15 +28,16 @@ p { margin: 2px 0; color: var(--muted); overflow-wrap: anywhere; }
 .tile span { color: var(--muted); font-size: 12.5px; }
 .failed b { color: var(--bad); }
 .three { display: grid; gap: 18px; grid-template-columns: repeat(auto-fit, minmax(270px, 1fr)); }
-.two { display: grid; gap: 14px; grid-template-columns: 3fr 2fr; align-items: start; }
-@media (max-width: 800px) { .two { grid-template-columns: minmax(0, 1fr); } }
 svg.chart { width: 100%; height: auto; display: block; overflow: visible; }
 table { border-collapse: collapse; width: 100%; }
 td, th { padding: 5px 0 5px 12px; text-align: right; border-top: 1px solid var(--line);
   overflow-wrap: anywhere; }
 th { color: var(--muted); font-weight: 500; font-size: 12.5px; border: 0; }
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
-.settings td:first-child { color: var(--muted); white-space: nowrap; }
+dl { display: grid; gap: 8px 28px; margin: 0;
+  grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); }
+dt { color: var(--muted); font-size: 12.5px; }
+dd { margin: 0; overflow-wrap: anywhere; }
 @media print { .card { break-inside: avoid; } }
 )";
 
@@ -72,14 +75,16 @@ void Tiles(const ServingReport& report, std::string* html) {
     Tile(html, Milliseconds(m.tpot.median), "ms",
          fmt::format("TPOT, median; p99 {} ms", Milliseconds(m.tpot.p99)));
   }
-  const auto fp8 = m.tokens_by_precision[static_cast<size_t>(PrecisionClass::kFp8)];
-  int64_t all = 0;
-  for (const int64_t tokens : m.tokens_by_precision) {
-    all += tokens;
-  }
-  if (all > 0) {
-    Tile(html, fmt::format("{:.0f}", 100.0 * static_cast<double>(fp8) / static_cast<double>(all)),
-         "%", fmt::format("of tokens in FP8; {}", DescribePrecisions(m.tokens_by_precision)));
+  const auto share = [&m](PrecisionClass precision) {
+    const auto tokens = m.tokens_by_precision[static_cast<size_t>(precision)];
+    const auto& all = m.tokens_by_precision;
+    return 100.0 * static_cast<double>(tokens) /
+           static_cast<double>(std::accumulate(all.begin(), all.end(), int64_t{0}));
+  };
+  if (const double fp8 = share(PrecisionClass::kFp8); std::isfinite(fp8)) {
+    Tile(html, fmt::format("{:.0f}", fp8), "%",
+         fmt::format("of tokens in FP8; {:.0f} % in FP16, {:.0f} % mixed",
+                     share(PrecisionClass::kFp16), share(PrecisionClass::kMixed)));
   }
   *html += "</div>\n";
 }
@@ -130,10 +135,10 @@ void Latencies(const ServingMetrics& m, std::string* html) {
 }
 
 void Settings(const ServingReport& report, std::string* html) {
-  *html += "<section class=\"card\"><h2>Run</h2><table class=\"settings\">\n";
+  *html += "<section class=\"card\"><h2>Run</h2><dl>\n";
   const auto row = [html](std::string_view name, const std::string& value) {
     *html +=
-        fmt::format("<tr><td>{}</td><td>{}</td></tr>\n", EscapeMarkup(name), EscapeMarkup(value));
+        fmt::format("<div><dt>{}</dt><dd>{}</dd></div>\n", EscapeMarkup(name), EscapeMarkup(value));
   };
   row("server", report.server + report.endpoint);
   row("duration", fmt::format("{:.1f} s", report.metrics.duration));
@@ -145,7 +150,7 @@ void Settings(const ServingReport& report, std::string* html) {
       row(name, value.is_string() ? value.get<std::string>() : value.dump());
     }
   }
-  *html += "</table></section>\n";
+  *html += "</dl></section>\n";
 }
 
 std::string DrawTimeline(const ServingReport& report) {
@@ -168,10 +173,9 @@ std::string ToHtml(const ServingReport& report) {
   Tiles(report, &html);
   html += "<section class=\"card\"><h2>Timeline</h2>\n" + DrawTimeline(report) + "</section>\n";
   Distributions(report, &html);
-  html += "<div class=\"two\">\n";
   Latencies(report.metrics, &html);
   Settings(report, &html);
-  html += "</div>\n</main>\n</body>\n</html>\n";
+  html += "</main>\n</body>\n</html>\n";
   return html;
 }
 

@@ -201,9 +201,9 @@ std::vector<ChartPanel> Timeline(const LoadResult& load, const Goodput& goodput)
 }
 
 Distribution DrawDistribution(const std::string& title, std::vector<double> seconds) {
-  std::sort(seconds.begin(), seconds.end());
   Distribution distribution;
   distribution.x_end = 1e3 * std::max(1e-6, 1.05 * Quantile(seconds, 0.995));
+  std::sort(seconds.begin(), seconds.end());
   distribution.panel.title = title;
   distribution.panel.unit = "% of the sample";
   distribution.panel.top = 100;
