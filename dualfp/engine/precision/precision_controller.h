@@ -56,7 +56,7 @@ std::unique_ptr<PrecisionController> MakeThresholdController(int64_t max_fp16_to
 
 struct SloSlackOptions {
   // Layers in the order in which they leave FP16, least sensitive first. Empty: from the middle of
-  // the stack outwards, since first and last layers are the most sensitive.
+  // the stack outwards: a guess, since models differ. Measure with `dualfp eval --per-layer`.
   std::vector<int> layer_order;
   int granularity = 0;           // layers switched together; 0: an eighth of the stack
   double safety = 1.1;           // predictions are multiplied by this plus the model's own error
