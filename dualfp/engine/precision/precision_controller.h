@@ -63,8 +63,8 @@ struct SloSlackOptions {
   double release_seconds = 1.0;  // time over which a whole stack returns to FP16
 };
 
-// The fewest FP8 layers with which every deadline is met by the cost model's prediction; all of
-// them where none suffices. Attack is immediate; release is gradual, so that a queue that
+// The fewest FP8 layers with which every deadline is met by the cost model's prediction; where no
+// number suffices all of them, or none if the model has learnt that FP8 is slower for such a step. Attack is immediate; release is gradual, so that a queue that
 // oscillates does not make the precision oscillate.
 std::unique_ptr<PrecisionController> MakeSloSlackController(int num_layers,
                                                             SloSlackOptions options = {});
