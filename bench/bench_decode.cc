@@ -17,7 +17,6 @@
 #include <string>
 #include <vector>
 
-#include "bench/dummy_shapes.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/hf_config.h"
 #include "dualfp/model/decoder.h"
