@@ -10,7 +10,7 @@ namespace dualfp {
 void AddGenerateCommand(CLI::App& app);  // generate.cc
 void AddEvalCommand(CLI::App& app);      // eval.cc
 void AddInspectCommand(CLI::App& app);   // inspect.cc
-void AddBenchCommand(CLI::App& app);     // bench_gemm.cc
+void AddBenchCommand(CLI::App& app);     // bench/bench.cc
 void AddServeCommand(CLI::App& app);     // serve.cc
 
 }  // namespace dualfp

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "apps/layer_sensitivity.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/log.h"
 #include "dualfp/engine/decoder_runner.h"
@@ -94,7 +95,7 @@ void EngineArguments::AddTo(CLI::App& app) {
       ->option_text("N")
       ->group(kBatch);
   app.add_option("--max-num-batched-tokens", max_num_batched_tokens,
-                 "Tokens in a step (default 2048)")
+                 "Tokens in a step (default 256)")
       ->check(positive)
       ->option_text("N")
       ->group(kBatch);
@@ -138,6 +139,11 @@ void EngineArguments::AddTo(CLI::App& app) {
   app.add_option("--policy", policy, "What auto goes by (default slo)")
       ->check(CLI::IsMember({"slo", "threshold"}))
       ->option_text("{slo,threshold}")
+      ->group(kPrecision);
+  app.add_option("--layer-sensitivity", layer_sensitivity,
+                 "slo: order of layers, from eval --per-layer --json")
+      ->check(CLI::ExistingFile)
+      ->option_text("FILE")
       ->group(kPrecision);
   app.add_option("--max-fp16-tokens", max_fp16_tokens, "threshold: FP8 above (default 32)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
@@ -195,6 +201,10 @@ std::unique_ptr<LoadedEngine> LoadEngine(const EngineArguments& arguments,
   }
   const int64_t num_layers = loaded->config.num_hidden_layers;
   const PrecisionSetting precision = InitialPrecision(arguments, num_layers);
+  std::vector<int> layer_order;
+  if (!arguments.layer_sensitivity.empty()) {
+    layer_order = LayersBySensitivity(arguments.layer_sensitivity, num_layers);
+  }
 
   loaded->threads = std::make_unique<ThreadPool>(arguments.model.threads);
   loaded->model = std::make_unique<Model>(
@@ -234,9 +244,11 @@ std::unique_ptr<LoadedEngine> LoadEngine(const EngineArguments& arguments,
   config.threads = loaded->threads.get();
   config.seed = arguments.seed;
   config.on_step = std::move(on_step);
+  SloSlackOptions slo;
+  slo.layer_order = std::move(layer_order);
   auto controller = arguments.policy == "threshold"
                         ? MakeThresholdController(arguments.max_fp16_tokens)
-                        : MakeSloSlackController(static_cast<int>(num_layers));
+                        : MakeSloSlackController(static_cast<int>(num_layers), std::move(slo));
   loaded->engine = std::make_unique<Engine>(std::move(config), std::move(runner), loaded->text,
                                             std::move(controller), precision);
   return loaded;

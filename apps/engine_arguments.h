@@ -25,7 +25,8 @@ struct EngineArguments {
   int64_t block_size = 0;
   int64_t max_model_len = 0;
   int max_num_seqs = 64;
-  int64_t max_num_batched_tokens = 2048;
+  // On a CPU a larger step is no more efficient, and everybody waits for it.
+  int64_t max_num_batched_tokens = 256;
   int max_waiting = 1024;
   bool enable_prefix_caching = true;
   int tensor_parallel_size = 1;
@@ -35,6 +36,7 @@ struct EngineArguments {
   std::string precision = "auto";
   std::vector<int> fp8_layers;
   std::string policy = "slo";
+  std::string layer_sensitivity;  // a file; empty: from the middle outwards
   int64_t max_fp16_tokens = 32;
   double ttft_target_ms = 0;
   double tpot_target_ms = 0;

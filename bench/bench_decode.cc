@@ -3,6 +3,7 @@
 //
 // The two precisions alternate in short blocks of one generation, so that a machine busy with other
 // things slows both alike; the figure is the median of the blocks' ratios.
+// Shapes are those of bench/shapes:
 //   llama-3.2-1b  the shape of Llama-3.2-1B: 21 % of its bytes are the lm_head, which stays FP16,
 //                 so bytes alone allow 1.65
 //   1b            22 layers of 2048 with a vocabulary of 32000 (TinyLlama's shape); bytes
@@ -16,7 +17,6 @@
 #include <string>
 #include <vector>
 
-#include "bench/dummy_shapes.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/hf_config.h"
 #include "dualfp/model/decoder.h"
@@ -33,8 +33,7 @@ double Median(std::vector<double> values) {
 }
 
 void Run(const std::string& shape, int blocks, int num_threads) {
-  const char* text = shape == "1b" ? kTinyLlama : kLlama32;
-  const ModelConfig config = ParseModelConfig(ParseJson(text, shape), shape);
+  const ModelConfig config = LoadModelConfig(std::string(DUALFP_SHAPES_DIR) + "/" + shape);
   ThreadPool threads(num_threads);
   DummySource source(0);
   const Model model = LoadModel(config, source, {}, threads);

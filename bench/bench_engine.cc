@@ -1,12 +1,11 @@
-// The engine's own costs, and what batching buys.
+// The engine's own costs.
 //
 //   bench_engine overhead            the engine around a model that costs nothing
 //   bench_engine serve MODEL         share of a step that is not the model's, at 64 requests
 //   bench_engine switch MODEL        first step after a switch of precision over the median step
-//   bench_engine throughput CONFIG   32 requests against one, on random weights
 //
-// MODEL is a checkpoint directory, CONFIG one with a config.json. Ratios are of one run; times are
-// medians.
+// MODEL is a checkpoint directory. Ratios are of one run; times are medians. What batching buys is
+// measured by `dualfp bench throughput --concurrency 1,32`.
 
 #include <algorithm>
 #include <cstdio>
@@ -146,18 +145,14 @@ DecoderRunnerConfig RunnerConfig(int sequences, int tokens_each) {
   return config;
 }
 
-Model LoadNested(const std::string& directory, bool dummy, ThreadPool* threads) {
+Model LoadNested(const std::string& directory, ThreadPool* threads) {
   LoadOptions options;
   options.quantization = Quantization::kNested;
-  if (!dummy) {
-    return LoadModel(directory, options, *threads);
-  }
-  DummySource source(0);
-  return LoadModel(LoadModelConfig(directory), source, options, *threads);
+  return LoadModel(directory, options, *threads);
 }
 
 void Serve(const std::string& directory, ThreadPool* threads) {
-  const Model model = LoadNested(directory, false, threads);
+  const Model model = LoadNested(directory, threads);
   for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
     for (const float temperature : {0.0f, 1.0f}) {
       DecoderRunner runner(model, RunnerConfig(64, 400), threads);
@@ -183,7 +178,7 @@ void Serve(const std::string& directory, ThreadPool* threads) {
 
 void Switch(const std::string& directory, ThreadPool* threads) {
   constexpr int kStepsPerSide = 10;
-  const Model model = LoadNested(directory, false, threads);
+  const Model model = LoadNested(directory, threads);
   for (const int sequences : {1, 16}) {
     DecoderRunner runner(model, RunnerConfig(sequences, 700), threads);
     Load load(&runner, threads);
@@ -211,33 +206,6 @@ void Switch(const std::string& directory, ThreadPool* threads) {
   }
 }
 
-void Throughput(const std::string& directory, ThreadPool* threads) {
-  const Model model = LoadNested(directory, true, threads);
-  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
-    // One and many alternate, so that a neighbour's load meets both.
-    std::vector<double> per_second[2];
-    const int sequences[] = {1, 32};
-    for (int round = 0; round < 3; ++round) {
-      for (const int side : {0, 1}) {
-        DecoderRunner runner(model, RunnerConfig(sequences[side], 64), threads);
-        Load load(&runner, threads);
-        load.SetPrecision(precision);
-        load.Add(sequences[side], 16, 40, 0.0f);
-        const int steps = side == 0 ? 12 : 5;
-        std::vector<double> seconds;
-        seconds.reserve(steps);
-        for (int step = 0; step < steps; ++step) {
-          seconds.push_back(load.Step().seconds);
-        }
-        per_second[side].push_back(sequences[side] / Median(seconds));
-      }
-    }
-    std::printf("%s: 1 request %.2f tokens/s, 32 requests %.2f tokens/s, ratio %.2f\n",
-                std::string(PrecisionName(precision)).c_str(), Median(per_second[0]),
-                Median(per_second[1]), Median(per_second[1]) / Median(per_second[0]));
-  }
-}
-
 int Main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   const std::string directory = argc > 2 ? argv[2] : "";
@@ -249,12 +217,8 @@ int Main(int argc, char** argv) {
     Serve(directory, &threads);
   } else if (what == "switch" && argc == 3) {
     Switch(directory, &threads);
-  } else if (what == "throughput" && argc == 3) {
-    Throughput(directory, &threads);
   } else {
-    std::fprintf(stderr,
-                 "usage: bench_engine overhead | serve MODEL | switch MODEL | throughput "
-                 "CONFIG\n");
+    std::fprintf(stderr, "usage: bench_engine overhead | serve MODEL | switch MODEL\n");
     return 2;
   }
   return 0;

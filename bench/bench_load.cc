@@ -14,12 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "bench/dummy_shapes.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/io/hf_config.h"
-#include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
 #include "dualfp/model/weights.h"
 #include "dualfp/numeric/bf16.h"
@@ -58,7 +56,8 @@ std::vector<TensorSpec> LlamaTensors(const ModelConfig& config) {
 
 // Bell-shaped values of a standard deviation of 0.02, as trained weights have, with no outlier.
 void WriteCheckpoint(const fs::path& directory) {
-  const ModelConfig config = ParseModelConfig(ParseJson(kTinyLlama, "config"), "config");
+  const fs::path shape = fs::path(DUALFP_SHAPES_DIR) / "1b";
+  const ModelConfig config = LoadModelConfig(shape);
   const std::vector<TensorSpec> tensors = LlamaTensors(config);
   CheckpointWriter writer(directory, tensors);
   uint32_t state = 1;
@@ -77,7 +76,7 @@ void WriteCheckpoint(const fs::path& directory) {
     writer.Append(tensor.name, values.data(), values.size() * sizeof(uint16_t));
   }
   writer.Commit();
-  std::ofstream(directory / "config.json") << kTinyLlama;
+  fs::copy_file(shape / "config.json", directory / "config.json");
 }
 
 int64_t StatusBytes(const std::string& field) {

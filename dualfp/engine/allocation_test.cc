@@ -5,10 +5,13 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <new>
 
+#include "dualfp/engine/decoder_runner.h"
 #include "dualfp/engine/testing/fake_vocabulary.h"
 #include "dualfp/engine/testing/harness.h"
+#include "dualfp/model/weights.h"
 
 namespace {
 std::atomic<int64_t> allocations{0};
@@ -94,6 +97,54 @@ TEST(Allocation, NoneInAStepOnceWarm) {
   EXPECT_EQ(outputs, 200 * 64);
   EXPECT_GT(metrics.precision_switches_total.value() + metrics.precision_tokens_total[1].value(),
             0u);
+}
+
+// The same over the reference model, whose decoder must not allocate either, at both precisions.
+TEST(Allocation, NoneInAStepOfTheReferenceModel) {
+  ThreadPool threads(2);
+  LoadOptions options;
+  options.quantization = Quantization::kNested;
+  const Model model =
+      LoadModel(std::filesystem::path(DUALFP_SOURCE_DIR) / "models/reference", options, threads);
+  DecoderRunnerConfig runner_config;
+  runner_config.num_blocks = 64 * 8;
+  runner_config.max_num_seqs = 64;
+  runner_config.max_num_batched_tokens = 256;
+  DecoderRunner runner(model, runner_config, &threads);
+  const RunnerInfo& info = runner.info();
+  EngineConfig config;
+  config.threads = &threads;
+  EngineMetrics metrics(info.max_model_len);
+  EngineCore core(config, &runner, nullptr, MakeSloSlackController(info.num_layers), &metrics,
+                  {1, 2});
+  const RequestContext context{info.vocab_size, info.max_model_len, info.block_size, nullptr, {}};
+  int64_t outputs = 0;
+  for (int i = 0; i < 64; ++i) {
+    Request request;
+    request.prompt.assign(8 + i % 8, 100 + i);
+    request.sampling.max_tokens = 100;
+    request.sampling.ignore_eos = true;
+    auto state = MakeRequestState(
+        request, [&](const RequestOutput& output) { outputs += !output.choices.empty(); }, i,
+        context);
+    state->id = i + 1;
+    core.Add(std::move(state));
+  }
+  const auto run_at = [&](Precision precision) {
+    core.SetController(MakeFixedController(PrecisionPlan::Uniform(info.num_layers, precision)));
+    const int64_t before = allocations;
+    for (int step = 0; step < 15; ++step) {
+      core.Step();
+    }
+    return allocations - before;
+  };
+  run_at(Precision::kFp16);
+  run_at(Precision::kFp8);
+  ASSERT_EQ(core.scheduler().running().size(), 64u);
+  outputs = 0;
+  EXPECT_EQ(run_at(Precision::kFp16), 0);
+  EXPECT_EQ(run_at(Precision::kFp8), 0);
+  EXPECT_EQ(outputs, 2 * 15 * 64);
 }
 
 }  // namespace

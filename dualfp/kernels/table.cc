@@ -32,14 +32,20 @@ const GemmKernel& ForcedKernel(const std::string& name, const GemmDesc& desc) {
   Fail(ErrorCode::kInvalidArgument, "DUALFP_KERNEL=", name, ": expected one of ", names);
 }
 
-// A small direct-mapped cache: a model has a handful of shapes, each at a few values of M.
+// A small set-associative cache: a model has a handful of shapes, each at a few values of M. With
+// one way, shapes that share a place would be selected anew in every layer of every step.
 const GemmKernel& CachedKernel(const GemmDesc& desc) {
   struct Entry {
     GemmDesc desc;
     const GemmKernel* kernel = nullptr;
   };
-  constexpr uint64_t kEntries = 256;
-  thread_local std::array<Entry, kEntries> cache;
+  constexpr uint64_t kSets = 64;
+  constexpr int kWays = 8;
+  struct Set {
+    std::array<Entry, kWays> entries;
+    uint32_t next = 0;  // to be replaced
+  };
+  thread_local std::array<Set, kSets> cache;
   uint64_t hash = 0;
   for (const int64_t part :
        {desc.m, desc.n, desc.k, static_cast<int64_t>(desc.weight_format),
@@ -47,12 +53,16 @@ const GemmKernel& CachedKernel(const GemmDesc& desc) {
     hash = (hash ^ static_cast<uint64_t>(part)) * 0x9e3779b97f4a7c15u;
     hash ^= hash >> 32;
   }
-  Entry& entry = cache[hash % kEntries];
-  if (entry.kernel == nullptr || !(entry.desc == desc)) {
-    entry.kernel = &SelectGemmKernel(desc);
-    entry.desc = desc;
+  Set& set = cache[hash % kSets];
+  for (const Entry& entry : set.entries) {
+    if (entry.kernel != nullptr && entry.desc == desc) {
+      return *entry.kernel;
+    }
   }
-  return *entry.kernel;
+  const GemmKernel& kernel = SelectGemmKernel(desc);
+  set.entries[set.next] = {desc, &kernel};
+  set.next = (set.next + 1) % kWays;
+  return kernel;
 }
 
 }  // namespace

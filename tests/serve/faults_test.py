@@ -262,3 +262,53 @@ def test_retries_of_the_official_client(tmp_path):
                 lambda i: client.completions.create(model="toy", prompt="a", max_tokens=20),
                 range(80)))
         assert len(answers) == 80
+
+
+def sensitivity(rows):
+    return json.dumps({"per_layer": [{"name": name, "mean_kl": {"value": value}}
+                                     for name, value in rows]})
+
+
+def test_layers_switch_in_the_measured_order(tmp_path):
+    """An impossible goal takes all layers to FP8; what goes first is what the file says."""
+    file = tmp_path / "layers.json"
+    # Layer 5 hardly suffers, layer 2 most.
+    kl = {5: 0.001, 0: 0.002, 7: 0.003, 1: 0.004, 3: 0.005, 4: 0.006, 6: 0.007, 2: 0.008}
+    file.write_text(sensitivity([("all qkv", 0), *((f"layer {i}", v) for i, v in kl.items())]))
+    with serve(tmp_path, "--layer-sensitivity", file) as server:
+        def layers():
+            return server.request("GET", "/v1/precision")[1]["current"]["layers"]
+
+        seen = set()
+        for _ in range(3):
+            # The request's own goal cannot be met; then layers go back, one after the other.
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                hurried = pool.submit(server.request, "POST", "/v1/completions", {
+                    "prompt": "a", "max_tokens": 100, "ignore_eos": True, "tpot_target": 1e-6})
+                while not hurried.done():
+                    seen.add(tuple(layers()))
+                relaxed = pool.submit(server.request, "POST", "/v1/completions", {
+                    "prompt": "a", "max_tokens": 900, "ignore_eos": True})
+                while not relaxed.done():
+                    seen.add(tuple(layers()))
+    order = list(kl)
+    allowed = {tuple("fp8" if i in order[:count] else "fp16" for i in range(8))
+               for count in range(9)}
+    assert seen <= allowed
+    assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("text,message", [
+    (sensitivity([("layer 0", 1)]), 'no row "layer 1"'),
+    (sensitivity([("layer 8", 1)]), "the model has layers 0 to 7"),
+    (sensitivity([("layer 0", 1), ("layer 0", 1)]), "twice"),
+    ("{}", "per_layer"),
+    ("nonsense", "layers.json"),
+])
+def test_bad_sensitivity_files(tmp_path, text, message):
+    file = tmp_path / "layers.json"
+    file.write_text(text)
+    done = subprocess.run([DUALFP, "serve", MODEL, "--port", "0", "--layer-sensitivity", file],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]

@@ -87,7 +87,8 @@ class SloSlackController : public PrecisionController {
   std::string_view name() const override { return "slo-slack"; }
 
  private:
-  // The smallest multiple of the group, or all layers, that meets every deadline.
+  // The smallest multiple of the group, or all layers, that meets every deadline; where none does,
+  // the faster of all and none.
   int NeededLayers(const StepSummary& step) const {
     double allowed = std::numeric_limits<double>::infinity();
     for (const DeadlineSlack& deadline : step.deadlines) {
@@ -100,7 +101,10 @@ class SloSlackController : public PrecisionController {
         return layers;
       }
     }
-    return num_layers_;
+    // FP8 is not faster everywhere: some CPUs multiply large batches faster in FP16.
+    return step.cost->Predict(step.features, 1.0) <= step.cost->Predict(step.features, 0.0)
+               ? num_layers_
+               : 0;
   }
 
   // One group at a time, each after its share of release_seconds.

@@ -56,15 +56,15 @@ std::unique_ptr<PrecisionController> MakeThresholdController(int64_t max_fp16_to
 
 struct SloSlackOptions {
   // Layers in the order in which they leave FP16, least sensitive first. Empty: from the middle of
-  // the stack outwards, since first and last layers are the most sensitive.
+  // the stack outwards: a guess, since models differ. Measure with `dualfp eval --per-layer`.
   std::vector<int> layer_order;
   int granularity = 0;           // layers switched together; 0: an eighth of the stack
   double safety = 1.1;           // predictions are multiplied by this plus the model's own error
   double release_seconds = 1.0;  // time over which a whole stack returns to FP16
 };
 
-// The fewest FP8 layers with which every deadline is met by the cost model's prediction; all of
-// them where none suffices. Attack is immediate; release is gradual, so that a queue that
+// The fewest FP8 layers with which every deadline is met by the cost model's prediction; where no
+// number suffices all of them, or none if the model has learnt that FP8 is slower for such a step. Attack is immediate; release is gradual, so that a queue that
 // oscillates does not make the precision oscillate.
 std::unique_ptr<PrecisionController> MakeSloSlackController(int num_layers,
                                                             SloSlackOptions options = {});

@@ -239,6 +239,28 @@ TEST_F(SloSlack, AllLayersWhereNoneSuffices) {
   EXPECT_EQ(Choose(-1.0, 0), "88888888");
 }
 
+TEST_F(SloSlack, NoLayersWhereNoneSufficesAndFp8IsSlower) {
+  // A machine whose FP8 is the slower one.
+  CostModel cost;
+  std::mt19937 random(3);
+  for (int i = 0; i < 400; ++i) {
+    const StepFeatures step = RandomStep(&random);
+    const double fraction = i % 3 * 0.5;
+    cost.Observe(step, fraction, TrueSeconds(step, 1.0 - fraction));
+  }
+  const DeadlineSlack deadlines[] = {{1, -1.0, 1}};
+  StepSummary step;
+  step.now = start_;
+  step.features = features_;
+  step.deadlines = deadlines;
+  step.cost = &cost;
+  controller_->Choose(step, &plan_);
+  EXPECT_EQ(Text(plan_), "66666666");
+  step.cost = &cost_;
+  controller_->Choose(step, &plan_);
+  EXPECT_EQ(Text(plan_), "88888888");
+}
+
 TEST_F(SloSlack, AttacksAtOnceAndReleasesSlowly) {
   EXPECT_EQ(Choose(-1.0, 0.0), "88888888");
   EXPECT_EQ(Choose(5.0, 0.1), "88888888");

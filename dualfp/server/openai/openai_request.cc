@@ -241,9 +241,11 @@ PrecisionSetting ParsePrecisionRequest(std::string_view body, int num_layers) {
   }
 
   setting.mode = PrecisionMode::kLayers;
-  if (mode) {
+  if (mode && mode != "layers") {
     if (mode != "fp8") {
-      fields.Fail("mode", "expected \"fp8\" together with layers, which run at it");
+      fields.Fail("mode",
+                  "with layers, expected \"fp8\" for a list of layer numbers or \"layers\" for a "
+                  "precision for each layer");
     }
     setting.layers.assign(num_layers, Precision::kFp16);
     for (const Json& element : *layers) {
@@ -257,8 +259,9 @@ PrecisionSetting ParsePrecisionRequest(std::string_view body, int num_layers) {
     return setting;
   }
   if (layers->size() != static_cast<size_t>(num_layers)) {
-    fields.Fail("layers", StrCat("expected a precision for each of the ", num_layers,
-                                 " layers, got ", layers->size()));
+    fields.Fail("layers",
+                StrCat("expected a precision for each of the ", num_layers,
+                       " layers (or mode \"fp8\" and layer numbers), got ", layers->size()));
   }
   for (const Json& element : *layers) {
     setting.layers.push_back(ReadPrecisionName(fields, element));

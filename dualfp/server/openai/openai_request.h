@@ -101,7 +101,8 @@ DetokenizeRequest ParseDetokenizeRequest(std::string_view body, const RequestRul
 
 // {"mode": "fp16" | "fp8" | "auto"}
 // {"mode": "fp8", "layers": [3, 4]}    these layers in FP8, the others in FP16
-// {"layers": ["fp16", "fp8", ...]}     one for each layer
+// {"layers": ["fp16", "fp8", ...]}     one for each layer; "mode": "layers" may be there, as in
+//                                      GET's answer
 PrecisionSetting ParsePrecisionRequest(std::string_view body, int num_layers);
 
 }  // namespace dualfp

@@ -312,10 +312,14 @@ TEST(PrecisionRequest, ModesAndLayers) {
   EXPECT_THAT(some.layers, ElementsAre(Precision::kFp16, Precision::kFp16, Precision::kFp8));
   const PrecisionSetting each = ParsePrecisionRequest(R"({"layers": ["fp8", "fp16", "fp8"]})", 3);
   EXPECT_THAT(each.layers, ElementsAre(Precision::kFp8, Precision::kFp16, Precision::kFp8));
+  EXPECT_EQ(
+      ParsePrecisionRequest(R"({"mode": "layers", "layers": ["fp8", "fp16", "fp8"]})", 3).layers,
+      each.layers);
   for (const std::string body :
        {"{}", R"({"mode": "fp4"})", R"({"mode": 1})", R"({"layers": ["fp8"]})",
         R"({"layers": ["fp8", "x", "fp8"]})", R"({"mode": "fp8", "layers": [3]})",
-        R"({"mode": "fp16", "layers": [1]})", R"({"mode": "fp8", "layers": 1})"}) {
+        R"({"mode": "fp16", "layers": [1]})", R"({"mode": "fp8", "layers": 1})",
+        R"({"mode": "layers"})", R"({"mode": "layers", "layers": [1]})"}) {
     EXPECT_EQ(ErrorOf([&] { ParsePrecisionRequest(body, 3); }).status(), 400) << body;
   }
 }

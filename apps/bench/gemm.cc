@@ -4,6 +4,8 @@
 // on a shared machine they then had the same chances. Weights rotate, so that none is served from
 // a cache that a model would overflow.
 
+#include "dualfp/kernels/gemm.h"
+
 #include <fmt/core.h>
 #include <time.h>
 
@@ -15,12 +17,11 @@
 #include <memory>
 #include <random>
 
-#include "apps/commands.h"
+#include "apps/bench/bench_commands.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"
-#include "dualfp/kernels/gemm.h"
 #include "dualfp/kernels/machine_probe.h"
 #include "dualfp/kernels/nest.h"
 #include "dualfp/numeric/fp16.h"
@@ -435,10 +436,8 @@ void Run(const BenchArguments& arguments) {
 
 }  // namespace
 
-void AddBenchCommand(CLI::App& app) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure what this machine reaches");
-  bench->require_subcommand(1);
-  CLI::App* gemm = bench->add_subcommand(
+void AddBenchGemm(CLI::App& bench) {
+  CLI::App* gemm = bench.add_subcommand(
       "gemm",
       "Matrix multiplication Y[M,N] = X[M,K] W[N,K]^T: speed beside the measured ceilings of the "
       "machine, and the error against FP64");
