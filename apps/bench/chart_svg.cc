@@ -119,20 +119,18 @@ class Drawing {
         "fill=\"var(--muted)\">{}</tspan></text>\n",
         0, y_ + 18, EscapeMarkup(panel_.title),
         panel_.unit.empty() ? "" : ", " + EscapeMarkup(panel_.unit));
-    // Right to left: widths of text are estimates, and the right edge is what must hold.
-    double x = right();
-    for (auto layer = panel_.layers.rbegin(); layer != panel_.layers.rend(); ++layer) {
-      if (layer->name.empty()) {
-        continue;
+    // One text, so that no width has to be guessed.
+    std::string legend;
+    for (const ChartLayer& layer : panel_.layers) {
+      if (!layer.name.empty()) {
+        fmt::format_to(std::back_inserter(legend),
+                       "<tspan dx=\"{}\" fill=\"var(--{})\">{}</tspan><tspan dx=\"5\">{}</tspan>",
+                       legend.empty() ? 0 : 14, layer.colour,
+                       Stroked(layer.kind) ? "\u2501" : "\u25a0", EscapeMarkup(layer.name));
       }
-      Add("<text x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"end\">{}</text>\n", x, y_ + 18,
-          EscapeMarkup(layer->name));
-      x -= 5.9 * static_cast<double>(layer->name.size()) + 14;
-      Add("<rect x=\"{:.0f}\" y=\"{:.0f}\" width=\"10\" height=\"{}\" rx=\"1.5\" "
-          "fill=\"var(--{})\"/>\n",
-          x, y_ + (Stroked(layer->kind) ? 12.5 : 9), Stroked(layer->kind) ? 3 : 10, layer->colour);
-      x -= 16;
     }
+    Add("<text x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"end\">{}</text>\n", right(), y_ + 18,
+        legend);
   }
 
   void Grid() {
