@@ -19,7 +19,19 @@ title "Decoding a 1B-parameter model with random weights at both precisions"
 
 title "Engine: scheduling overhead, and the first step after a switch"
 "$build/bench/bench_engine" overhead
+"$build/bench/bench_engine" serve models/reference
 "$build/bench/bench_engine" switch models/reference
+
+title "Engine: 32 requests over one, on random weights of a 1B shape"
+for precision in fp16 fp8; do
+  "$build/dualfp" bench throughput bench/shapes/1b --load-format dummy --quantization nested \
+    --precision $precision --concurrency 1,32 --num-prompts 32 --input-len 16 --output-len 48 \
+    --max-num-seqs 32 --kv-cache-memory 0.5 --rounds 2
+done
+
+title "Server: 64 streaming clients for two minutes, and 1,000 slow connections"
+python3 bench/bench_serving.py soak --build "$build"
+python3 bench/bench_serving.py slow --build "$build"
 
 if [ -x "${DUALFP_VENV:-.venv}/bin/python3" ]; then
   title "Tokenizer against Hugging Face tokenizers"

@@ -117,7 +117,7 @@ class Drawing {
   void Head() {
     Add("<text class=\"title\" x=\"{}\" y=\"{:.0f}\">{}<tspan font-weight=\"400\" "
         "fill=\"var(--muted)\">{}</tspan></text>\n",
-        0, y_ + 18, EscapeMarkup(panel_.title),
+        2, y_ + 18, EscapeMarkup(panel_.title),
         panel_.unit.empty() ? "" : ", " + EscapeMarkup(panel_.unit));
     // One text, so that no width has to be guessed.
     std::string legend;

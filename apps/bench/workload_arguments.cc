@@ -64,7 +64,7 @@ void WorkloadArguments::AddTo(CLI::App& app) {
            trace = name;
            dataset = "trace";
          },
-         "Replay a CSV, or one of: " + TraceNames())
+         "CSV, or azure-conv-2023, -2024, azure-code")
       ->check(CheckTrace)
       ->option_text("NAME|FILE")
       ->group(kGroup);

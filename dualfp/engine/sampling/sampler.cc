@@ -144,15 +144,28 @@ bool HasPenalties(const SamplingParams& params) {
          params.repetition_penalty != 1.0f;
 }
 
+// The weights of each block of kSumBlock tokens. Returns their sum.
+double SumBlocks(std::span<const float> weights, std::span<double> sums) {
+  const auto size = static_cast<int64_t>(weights.size());
+  double total = 0.0;
+  for (int64_t begin = 0; begin < size; begin += kSumBlock) {
+    const double sum = Sum(weights.subspan(begin, std::min(size - begin, kSumBlock)));
+    sums[begin / kSumBlock] = sum;
+    total += sum;
+  }
+  return total;
+}
+
 // The first token at which the running sum passes uniform * total.
-int32_t DrawInOrder(std::span<const float> weights, double total, double uniform) {
+int32_t DrawInOrder(std::span<const float> weights, std::span<const double> sums, double total,
+                    double uniform) {
   const double target = uniform * total;
   const auto size = static_cast<int64_t>(weights.size());
   double below = 0.0;
   int32_t last = -1;  // the last possible token, should rounding leave the target unreached
   for (int64_t begin = 0; begin < size; begin += kSumBlock) {
     const int64_t end = std::min(size, begin + kSumBlock);
-    const double sum = Sum(weights.subspan(begin, end - begin));
+    const double sum = sums[begin / kSumBlock];
     if (sum <= 0.0) {
       continue;
     }
@@ -213,6 +226,7 @@ Sampler::Sampler(int64_t vocab_size, ThreadPool* threads)
   for (Scratch& scratch : scratch_) {
     scratch.logits.resize(vocab_size);
     scratch.weights.resize(vocab_size);
+    scratch.sums.resize((vocab_size + kSumBlock - 1) / kSumBlock);
     scratch.order.reserve(vocab_size);
     scratch.candidates.reserve(vocab_size);
   }
@@ -302,12 +316,12 @@ int32_t Sampler::Draw(std::span<const float> logits, float max, const SequenceSa
     DropBelow(logits, lowest, params.min_p, weights);
   }
 
-  const double total = Sum(weights);
+  const double total = SumBlocks(weights, scratch->sums);
   const double uniform =
       UniformDraw(state.seed_, state.choice_, static_cast<uint64_t>(state.length_));
   return params.top_p < 1.0f
              ? DrawNucleus(weights, total, params.top_p, uniform, &scratch->candidates)
-             : DrawInOrder(weights, total, uniform);
+             : DrawInOrder(weights, scratch->sums, total, uniform);
 }
 
 int32_t Sampler::DrawNucleus(std::span<const float> weights, double total, double top_p,

@@ -88,6 +88,7 @@ class Sampler {
   struct Scratch {
     std::vector<float> logits;   // processed
     std::vector<float> weights;  // exp((logit - max) / temperature)
+    std::vector<double> sums;    // of blocks of weights
     std::vector<float> order;    // for selection
     std::vector<Candidate> candidates;
   };
