@@ -1,7 +1,9 @@
-// GPU benchmark of the kernels around the GEMMs, against a copy in the same run.
+// GPU benchmark of the kernels around the GEMMs, against a copy in the same run, and of what the
+// rarer formats cost beside the common ones.
 //
 //   bench_elementwise_cuda quantize [FILE]   activation quantizers
 //   bench_elementwise_cuda planes [FILE]     split, check, merge and permute of weights
+//   bench_elementwise_cuda formats [FILE]    outliers, promoted sums and block scales
 //
 // "of copy" is the bytes that must move (counted beside each source) over the time, as a share of
 // what a copy kernel reaches on a gigabyte; "of same" the share of a copy of as many bytes as this
@@ -20,6 +22,7 @@
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/planes.h"
 #include "dualfp/kernels/cuda/quantize.h"
+#include "dualfp/kernels/cuda/sm90/choose.h"
 
 namespace dualfp::bench {
 namespace {
@@ -150,8 +153,8 @@ struct Source {
   cuda::QuantizeSource source;
   bool per_tensor;
   bool grouped;
-  int in_elements;       // read from x for one of q
-  double bytes;          // moved for one element of q
+  int in_elements;  // read from x for one of q
+  double bytes;     // moved for one element of q
 };
 
 // x read, q written; the norm also reads and writes its residual. Scales and the norm's weight are
@@ -218,7 +221,7 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
         std::string variants;
         for (const int chunks : {1, 2, 4, 8}) {
           const int threads = (k / 8 + chunks - 1) / chunks;
-          if (!source.per_tensor && threads <= (chunks == 1 ? 1024 : 512) && threads >= 64) {
+          if (!source.per_tensor && threads <= (chunks <= 2 ? 1024 : 512) && threads >= 64) {
             char text[32];
             std::snprintf(text, sizeof(text), " %d:%.2f", chunks, time(chunks));
             variants += text;
@@ -230,8 +233,8 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
         const double same = Time(stream, launches, [&](int i, cudaStream_t s) {
           const int64_t offset = (i % copies) * (same_bytes / 2);
           // Both halves lie in memory that the quantizer touches, in other places each time.
-          const bool fits = offset + same_bytes / 2 <= room &&
-                            offset + same_bytes / 2 <= codes * 2 * copies;
+          const bool fits =
+              offset + same_bytes / 2 <= room && offset + same_bytes / 2 <= codes * 2 * copies;
           Copy(x.bytes() + (fits ? offset : 0), residual.bytes() + (fits ? offset : 0),
                std::min<int64_t>(same_bytes, codes * 4 * copies), s);
         });
@@ -301,8 +304,131 @@ void Planes(cudaStream_t stream, FILE* out) {
   }
 }
 
+// Best of the model's `top` plans.
+double BestTime(const sm90::GemmProblem& problem, int copies, int top, cudaStream_t stream,
+                std::string* plan) {
+  std::vector<sm90::RankedPlan> plans = sm90::RankPlans(problem, sm90::DeviceModel());
+  plans.resize(std::min<size_t>(plans.size(), top));
+  const double weight_us = 1e-6 * problem.n * problem.k / 4.0;
+  const int launches = copies * std::max(1, static_cast<int>(200 / (copies * (3 + weight_us))));
+  double best = 1e30;
+  for (const sm90::RankedPlan& candidate : plans) {
+    const double us = Time(stream, launches, [&](int i, cudaStream_t s) {
+      sm90::GemmProblem p = problem;
+      const int64_t offset = int64_t{i % copies} * p.n * p.k;
+      p.w = static_cast<const uint8_t*>(p.w) + offset;
+      p.w_lower = static_cast<const uint8_t*>(p.w_lower) + offset;
+      sm90::Launch(candidate.plan, p, s, true);
+    });
+    if (us < best) {
+      best = us;
+      *plan = Name(candidate.plan);
+    }
+  }
+  return best;
+}
+
+void Formats(cudaStream_t stream, FILE* out) {
+  constexpr int kMostTokens = 4096;
+  std::printf("%12s %5s | %8s %8s | %8s %8s %8s  us, best of 10 plans\n", "N,K", "M", "nested",
+              "outliers", "fp8 fast", "promoted", "blocks");
+  for (const auto& [n, k] : {std::pair{4096, 4096}, {28672, 4096}, {4096, 14336}}) {
+    const int64_t size = int64_t{n} * k;
+    const int copies = std::max<int>(2, static_cast<int>(120'000'000 / size) + 1);
+    Memory w16(copies * size * 2);
+    Memory upper(copies * size);
+    Memory lower(copies * size);
+    Memory x16(int64_t{kMostTokens} * k * 2);
+    Memory x8(int64_t{kMostTokens} * k);
+    Memory x_scale(int64_t{kMostTokens} * 4);
+    Memory group_scale(int64_t{kMostTokens} * ((k + 127) / 128) * 4);
+    Memory block_scale(int64_t{(n + 127) / 128} * ((k + 127) / 128) * 4);
+    Memory y(int64_t{kMostTokens} * n * 2);
+    Memory counts(sizeof(cuda::SplitCounts));
+    Fill(w16.bytes(), copies * size, 0.02f, stream);
+    Fill(x16.bytes(), int64_t{kMostTokens} * k, 1.0f, stream);
+    // Any finite scales do: halves as floats are small numbers.
+    Fill(block_scale.bytes(), int64_t{(n + 127) / 128} * ((k + 127) / 128) * 2, 0.01f, stream);
+    CheckCuda(cudaMemsetAsync(counts.bytes(), 0, sizeof(cuda::SplitCounts), stream), "memset");
+    cuda::OutlierSink sink;
+    sink.counts = reinterpret_cast<cuda::SplitCounts*>(counts.bytes());
+    cuda::SplitPlanes(w16.bytes(), int64_t{copies} * n, k, upper.bytes(), lower.bytes(), sink,
+                      stream);
+    cuda::QuantizeArgs quantize;
+    quantize.m = kMostTokens;
+    quantize.k = k;
+    quantize.x = x16.bytes();
+    quantize.x_stride = k;
+    quantize.q = x8.bytes();
+    quantize.scale = reinterpret_cast<float*>(x_scale.bytes());
+    cuda::Quantize(quantize, stream, false);
+    quantize.group_stride = kMostTokens;
+    quantize.scale = reinterpret_cast<float*>(group_scale.bytes());
+    cuda::Quantize(quantize, stream, false);
+    // One weight in 100,000 is an outlier.
+    const int outliers = static_cast<int>(size / 100'000);
+    std::vector<int64_t> index(outliers);
+    std::vector<float> value(outliers, 2.5f);
+    for (int i = 0; i < outliers; ++i) {
+      index[i] = int64_t{i} * 100'000 + i * 7919 % 100'000;
+    }
+    Memory outlier_index(outliers * 8);
+    Memory outlier_value(outliers * 4);
+    CheckCuda(
+        cudaMemcpy(outlier_index.bytes(), index.data(), index.size() * 8, cudaMemcpyHostToDevice),
+        "copy");
+    CheckCuda(
+        cudaMemcpy(outlier_value.bytes(), value.data(), value.size() * 4, cudaMemcpyHostToDevice),
+        "copy");
+    CheckCuda(cudaStreamSynchronize(stream), "fill");
+    for (const int m : {16, 64, 256, 1024, 4096}) {
+      sm90::GemmProblem p;
+      p.m = m;
+      p.n = n;
+      p.k = k;
+      p.w = upper.bytes();
+      p.w_lower = lower.bytes();
+      p.x = x16.bytes();
+      p.x_stride = k;
+      p.epilogue.y = y.bytes();
+      p.epilogue.y_stride = n;
+      std::string plans[5];
+      double us[5];
+      const auto time = [&](int i) { us[i] = BestTime(p, copies, 10, stream, &plans[i]); };
+      time(0);
+      p.outliers.index = reinterpret_cast<const int64_t*>(outlier_index.bytes());
+      p.outliers.value = reinterpret_cast<const float*>(outlier_value.bytes());
+      p.outliers.count = outliers;
+      time(1);
+      p.outliers.count = 0;
+      p.x = x8.bytes();
+      p.format = sm90::WeightFormat::kE4m3;
+      p.epilogue.x_scale = reinterpret_cast<const float*>(x_scale.bytes());
+      p.epilogue.x_scale_stride = 1;
+      time(2);
+      p.format = sm90::WeightFormat::kE4m3Promoted;
+      time(3);
+      p.epilogue.x_scale = nullptr;
+      p.block.w = reinterpret_cast<const float*>(block_scale.bytes());
+      p.block.w_stride = (k + 127) / 128;
+      p.block.x = reinterpret_cast<const float*>(group_scale.bytes());
+      p.block.x_stride = kMostTokens;
+      time(4);
+      std::printf("%6d,%-5d %5d | %8.2f %8.2f | %8.2f %8.2f %8.2f  %s\n", n, k, m, us[0], us[1],
+                  us[2], us[3], us[4], plans[4].c_str());
+      if (out != nullptr) {
+        std::fprintf(out,
+                     "{\"kind\":\"formats\",\"n\":%d,\"k\":%d,\"m\":%d,\"nested_us\":%.3f,"
+                     "\"nested_outliers_us\":%.3f,\"fp8_us\":%.3f,\"fp8_promoted_us\":%.3f,"
+                     "\"fp8_blocks_us\":%.3f}\n",
+                     n, k, m, us[0], us[1], us[2], us[3], us[4]);
+      }
+    }
+  }
+}
+
 int Main(int argc, char** argv) {
-  Check(argc >= 2, ErrorCode::kInvalidArgument, "expected quantize or planes");
+  Check(argc >= 2, ErrorCode::kInvalidArgument, "expected quantize, planes or formats");
   const std::string command = argv[1];
   FILE* out = argc > 2 ? std::fopen(argv[2], "a") : nullptr;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
@@ -312,6 +438,8 @@ int Main(int argc, char** argv) {
     QuantizeSpeed(stream, out);
   } else if (command == "planes") {
     Planes(stream, out);
+  } else if (command == "formats") {
+    Formats(stream, out);
   } else {
     Fail(ErrorCode::kInvalidArgument, "unknown command ", command);
   }

@@ -171,8 +171,7 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   desc.precision = args.precision;
   desc.activation_quant =
       args.precision == Precision::kFp8 ? args.activation_quant : ActivationQuant::kNone;
-  desc.accumulation =
-      args.precision == Precision::kFp8 ? args.accumulation : Accumulation::kFast;
+  desc.accumulation = args.precision == Precision::kFp8 ? args.accumulation : Accumulation::kFast;
   desc.x_dtype = args.x.dtype;
   desc.y_dtype = args.y.dtype;
   desc.activation = args.activation;

@@ -117,8 +117,8 @@ GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
   p.epilogue.silu_mul = desc.activation == Activation::kSiluMul;
   if (desc.has_outliers) {
     const OutlierList& outliers = args.weight->outliers;
-    Check(outliers.size() <= std::numeric_limits<int>::max(), ErrorCode::kUnsupported, "gemm: ",
-          outliers.size(), " outliers in one weight");
+    Check(outliers.size() <= std::numeric_limits<int>::max(), ErrorCode::kUnsupported,
+          "gemm: ", outliers.size(), " outliers in one weight");
     p.outliers.index = outliers.index.as<int64_t>();
     p.outliers.value = outliers.value.as<float>();
     p.outliers.count = static_cast<int>(outliers.size());
@@ -185,9 +185,8 @@ void QuantizeX(const Context& context, const GemmDesc& desc, const GemmArgs& arg
   quantize.k = desc.k;
   quantize.x = args.x.data;
   quantize.x_stride = stride;
-  quantize.static_scale = desc.activation_quant == ActivationQuant::kStaticPerTensor
-                              ? args.weight->input_scale
-                              : 0.0f;
+  quantize.static_scale =
+      desc.activation_quant == ActivationQuant::kStaticPerTensor ? args.weight->input_scale : 0.0f;
   quantize.group_stride =
       desc.activation_quant == ActivationQuant::kDynamicPerGroup ? GroupStride(desc) : 0;
   quantize.q = codes;
@@ -213,8 +212,7 @@ void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args)
     p.block.x_stride = static_cast<int>(GroupStride(desc));
   } else {
     p.epilogue.x_scale = scales;
-    p.epilogue.x_scale_stride =
-        desc.activation_quant == ActivationQuant::kDynamicPerTensor ? 0 : 1;
+    p.epilogue.x_scale_stride = desc.activation_quant == ActivationQuant::kDynamicPerTensor ? 0 : 1;
   }
   if (desc.weight_format == QuantFormat::kNested) {
     p.epilogue.alpha = kNestedScale;

@@ -172,7 +172,7 @@ TEST_F(GemmGpuTest, EveryFormatAtOddShapes) {
   struct Shape {
     int64_t m, n, k;
   };
-  constexpr Shape kShapes[] = {{1, 272, 144},  {3, 400, 1040}, {17, 1040, 528}, {63, 528, 1552},
+  constexpr Shape kShapes[] = {{1, 272, 144},   {3, 400, 1040}, {17, 1040, 528}, {63, 528, 1552},
                                {65, 144, 2064}, {127, 656, 80}, {257, 272, 336}, {1000, 144, 272}};
   constexpr TestEpilogue kEpilogues[] = {{},
                                          {Activation::kNone, true, false},
@@ -188,8 +188,7 @@ TEST_F(GemmGpuTest, EveryFormatAtOddShapes) {
     GemmDesc probe;
     probe.device = DeviceType::kCuda;
     probe.x_dtype = probe.weight_dtype = format.dtype;
-    if (format.format == QuantFormat::kPlain &&
-        !CudaGemmKernels().back().supports(probe).empty()) {
+    if (format.format == QuantFormat::kPlain && !CudaGemmKernels().back().supports(probe).empty()) {
       std::printf("not run: %s: %s\n", format.name.c_str(),
                   CudaGemmKernels().back().supports(probe).c_str());
       continue;
@@ -242,18 +241,16 @@ TEST_F(GemmGpuTest, EveryPlan) {
                                {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
   int runs = 0;
   for (const bool outliers : {false, true}) {
-    for (const sm90::WeightFormat kernel :
-         {sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3,
-          sm90::WeightFormat::kE4m3Promoted}) {
+    for (const sm90::WeightFormat kernel : {sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3,
+                                            sm90::WeightFormat::kE4m3Promoted}) {
       const bool fp8 = kernel != sm90::WeightFormat::kNested;
-      const TestFormat format{
-          "nested",
-          QuantFormat::kNested,
-          DType::kF8E4M3,
-          ScaleGranularity::kNone,
-          fp8 ? Precision::kFp8 : Precision::kFp16,
-          fp8 ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
-          outliers};
+      const TestFormat format{"nested",
+                              QuantFormat::kNested,
+                              DType::kF8E4M3,
+                              ScaleGranularity::kNone,
+                              fp8 ? Precision::kFp8 : Precision::kFp16,
+                              fp8 ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
+                              outliers};
       for (const Shape& shape : kShapes) {
         if (outliers && shape.m % 16 == 1) {
           continue;
@@ -350,7 +347,8 @@ TEST_F(GemmGpuTest, ResidualMayBeY) {
   // The bytes between Y's rows are the residual's now.
   std::vector<uint8_t> bytes((18 * (272 + kGap) + 272) * 2);
   CheckCuda(cudaDeviceSynchronize(), "gemm");
-  CheckCuda(cudaMemcpy(bytes.data(), gpu.args.y.data, bytes.size(), cudaMemcpyDeviceToHost), "copy");
+  CheckCuda(cudaMemcpy(bytes.data(), gpu.args.y.data, bytes.size(), cudaMemcpyDeviceToHost),
+            "copy");
   for (int64_t i = 0; i < 19 * 272; ++i) {
     ASSERT_EQ(LoadTestElement(bytes.data() + i / 272 * (272 + kGap) * 2, DType::kF16, i % 272),
               expected[i]);

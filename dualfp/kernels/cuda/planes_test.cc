@@ -108,8 +108,13 @@ TEST_F(PlanesGpuTest, PermutesInPlace) {
 }
 
 TEST_F(PlanesGpuTest, UploadEqualsTheCpusPlanes) {
-  const TestFormat format{"nested", QuantFormat::kNested, DType::kF8E4M3, ScaleGranularity::kNone,
-                          Precision::kFp16, ActivationQuant::kNone, true};
+  const TestFormat format{"nested",
+                          QuantFormat::kNested,
+                          DType::kF8E4M3,
+                          ScaleGranularity::kNone,
+                          Precision::kFp16,
+                          ActivationQuant::kNone,
+                          true};
   const TestWeight cpu(format, 48, 272, 7);
   ASSERT_GT(cpu.weight.outliers.size(), 0);
   // The 16-bit weight that the planes came from.
@@ -122,9 +127,8 @@ TEST_F(PlanesGpuTest, UploadEqualsTheCpusPlanes) {
   // Pieces of three rows, the last of which is shorter.
   PlaneUploader uploader(0, int64_t{3} * 2 * 272);
   DeviceWeight nested;
-  const NestReport report =
-      uploader.Nest("w", ConstTensorView(bits.data(), DType::kF16, {48, 272}), 10000, stream_,
-                    &nested);
+  const NestReport report = uploader.Nest("w", ConstTensorView(bits.data(), DType::kF16, {48, 272}),
+                                          10000, stream_, &nested);
   EXPECT_EQ(report.outliers, cpu.weight.outliers.size());
   EXPECT_EQ(report.rounded, 0);
   const DeviceWeight* const both[] = {&uploaded, &nested};
@@ -179,9 +183,9 @@ TEST_F(PlanesGpuTest, Bf16RoundsAsTheCpuDoes) {
   std::vector<uint8_t> upper(65536);
   std::vector<uint8_t> lower(65536);
   OutlierBuffers outliers;
-  const NestReport expected = dualfp::Nest(
-      threads, "w", source, TensorView(upper.data(), DType::kF8E4M3, {256, 256}),
-      TensorView(lower.data(), DType::kU8, {256, 256}), 65536, &outliers);
+  const NestReport expected =
+      dualfp::Nest(threads, "w", source, TensorView(upper.data(), DType::kF8E4M3, {256, 256}),
+                   TensorView(lower.data(), DType::kU8, {256, 256}), 65536, &outliers);
   DeviceWeight weight;
   const NestReport report = PlaneUploader(0).Nest("w", source, 65536, stream_, &weight);
   EXPECT_EQ(report.outliers, expected.outliers);

@@ -129,9 +129,8 @@ TEST_F(QuantizeGpuTest, CodesAndScalesAreTheDefinition) {
 }
 
 TEST_F(QuantizeGpuTest, EveryChunkCountGivesTheSame) {
-  for (const QuantizeSource source :
-       {QuantizeSource::kPlain, QuantizeSource::kRmsNorm, QuantizeSource::kSiluMul,
-        QuantizeSource::kSiluMulHalves}) {
+  for (const QuantizeSource source : {QuantizeSource::kPlain, QuantizeSource::kRmsNorm,
+                                      QuantizeSource::kSiluMul, QuantizeSource::kSiluMulHalves}) {
     const Shape shape{19, 4112};
     QuantizeArgs args = Args(source, QuantizeType::kF16, shape);
     const auto x = RandomMatrix(args.type, shape.m, args.x_stride, 9);
@@ -154,10 +153,9 @@ TEST_F(QuantizeGpuTest, EveryChunkCountGivesTheSame) {
 TEST_F(QuantizeGpuTest, NanKeepsToItselfAndInfinityPoisonsItsRow) {
   const Shape shape{3, 272};
   auto x = RandomMatrix(QuantizeType::kF16, shape.m, shape.k, 3);
-  x[5] = 0x7E00;               // NaN
+  x[5] = 0x7E00;              // NaN
   x[shape.k + 100] = 0xFC00;  // -inf
-  const Result result =
-      Run(Args(QuantizeSource::kPlain, QuantizeType::kF16, shape), x, {}, {});
+  const Result result = Run(Args(QuantizeSource::kPlain, QuantizeType::kF16, shape), x, {}, {});
   EXPECT_TRUE(IsNan(result.codes[PermutedIndex(5)]));
   EXPECT_EQ(std::count_if(result.codes.begin(), result.codes.begin() + shape.k, IsNan), 1);
   EXPECT_TRUE(std::isfinite(result.scales[0]));
@@ -223,16 +221,16 @@ TEST_F(QuantizeGpuTest, SiluMulOfBothLayouts) {
       for (const Shape& shape : kShapes) {
         const auto x = RandomMatrix(type, shape.m, 2 * shape.k, 31);
         const Result result = Run(
-            Args(halves ? QuantizeSource::kSiluMulHalves : QuantizeSource::kSiluMul, type, shape), x,
-            {}, {});
+            Args(halves ? QuantizeSource::kSiluMulHalves : QuantizeSource::kSiluMul, type, shape),
+            x, {}, {});
         std::vector<double> y(shape.m * shape.k);
         for (int64_t m = 0; m < shape.m; ++m) {
           for (int64_t k = 0; k < shape.k; ++k) {
             const int64_t row = m * 2 * shape.k;
             const double gate = Decode(type, x[row + (halves ? k : 2 * k)]);
             const double up = Decode(type, x[row + (halves ? shape.k + k : 2 * k + 1)]);
-            y[m * shape.k + k] = Decode(
-                type, Encode(type, static_cast<float>(gate / (1 + std::exp(-gate)) * up)));
+            y[m * shape.k + k] =
+                Decode(type, Encode(type, static_cast<float>(gate / (1 + std::exp(-gate)) * up)));
           }
         }
         // A product that falls on the other side of a rounding to the element type.
@@ -258,10 +256,9 @@ TEST_F(QuantizeGpuTest, FusedSiluMulEqualsStoringInBetween) {
   finish.y_stride = shape.k;
   finish.silu_mul = true;
   FinishSums(finish, stream_);
-  const Result two = Run(Args(QuantizeSource::kPlain, QuantizeType::kF16, shape),
-                         stored.Read<uint16_t>(), {}, {});
-  const Result one =
-      Run(Args(QuantizeSource::kSiluMul, QuantizeType::kF16, shape), x, {}, {});
+  const Result two =
+      Run(Args(QuantizeSource::kPlain, QuantizeType::kF16, shape), stored.Read<uint16_t>(), {}, {});
+  const Result one = Run(Args(QuantizeSource::kSiluMul, QuantizeType::kF16, shape), x, {}, {});
   EXPECT_EQ(one.scales, two.scales);
   EXPECT_EQ(one.codes, two.codes);
 }
@@ -269,8 +266,7 @@ TEST_F(QuantizeGpuTest, FusedSiluMulEqualsStoringInBetween) {
 TEST_F(QuantizeGpuTest, PerTensor) {
   for (const QuantizeType type : {QuantizeType::kF16, QuantizeType::kBf16}) {
     // The last is more than a device keeps in registers and in shared memory.
-    for (const Shape& shape :
-         {Shape{1, 16}, Shape{3, 144}, Shape{257, 5120}, Shape{3001, 8192}}) {
+    for (const Shape& shape : {Shape{1, 16}, Shape{3, 144}, Shape{257, 5120}, Shape{3001, 8192}}) {
       for (const int64_t gap : {0, 8}) {
         if (shape.m > 1000 && (type == QuantizeType::kBf16 || gap != 0)) {
           continue;
@@ -316,8 +312,7 @@ TEST(QuantizeArgumentsTest, SaysWhatIsWrong) {
   const auto expect = [&](const char* message, auto change) {
     QuantizeArgs args = good;
     change(args);
-    EXPECT_THAT([&] { Quantize(args, nullptr, false); },
-                ThrowsMessage<Error>(HasSubstr(message)));
+    EXPECT_THAT([&] { Quantize(args, nullptr, false); }, ThrowsMessage<Error>(HasSubstr(message)));
   };
   expect("K = 24", [](QuantizeArgs& a) { a.k = 24; });
   expect("K = 0", [](QuantizeArgs& a) { a.k = 0; });

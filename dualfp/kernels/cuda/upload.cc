@@ -69,9 +69,9 @@ struct Listed {
     const OutlierSink sink = Sink();
     std::vector<int64_t> raw_index(count);
     std::vector<float> raw_value(count);
-    CheckCuda(cudaMemcpy(raw_index.data(), sink.index, count * sizeof(int64_t),
-                         cudaMemcpyDeviceToHost),
-              "cudaMemcpy");
+    CheckCuda(
+        cudaMemcpy(raw_index.data(), sink.index, count * sizeof(int64_t), cudaMemcpyDeviceToHost),
+        "cudaMemcpy");
     CheckCuda(
         cudaMemcpy(raw_value.data(), sink.value, count * sizeof(float), cudaMemcpyDeviceToHost),
         "cudaMemcpy");
@@ -115,7 +115,8 @@ DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
   DeviceWeight result;
   result.weight = weight;
   const int64_t lower_offset = RoundUp(weight.values.num_bytes());
-  const int64_t scale_offset = lower_offset + (weight.lower ? RoundUp(weight.lower.num_bytes()) : 0);
+  const int64_t scale_offset =
+      lower_offset + (weight.lower ? RoundUp(weight.lower.num_bytes()) : 0);
   const int64_t bytes = scale_offset + (weight.scales ? weight.scales.num_bytes() : 0);
   result.storage = Allocate(bytes, device);
   char* base = static_cast<char*>(result.storage.data());

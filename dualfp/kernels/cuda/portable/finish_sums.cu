@@ -2,6 +2,7 @@
 #include <cuda_fp16.h>
 
 #include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/common/silu.cuh"
 #include "dualfp/kernels/cuda/finish_sums.h"
 
 namespace dualfp::cuda {
@@ -16,8 +17,6 @@ __device__ __forceinline__ void Store(float* p, float v) { *p = v; }
 __device__ __forceinline__ void Store(__half* p, float v) { *p = __float2half_rn(v); }
 __device__ __forceinline__ void Store(__nv_bfloat16* p, float v) { *p = __float2bfloat16_rn(v); }
 
-__device__ __forceinline__ float Silu(float v) { return __fdividef(v, 1.0f + __expf(-v)); }
-
 template <class Y>
 __global__ void __launch_bounds__(kThreads) Finish(const __grid_constant__ FinishArgs a) {
   const int64_t columns = a.silu_mul ? a.n / 2 : a.n;
@@ -26,7 +25,8 @@ __global__ void __launch_bounds__(kThreads) Finish(const __grid_constant__ Finis
     const int64_t row = i / columns;
     const int64_t column = i - row * columns;
     const auto sum = [&](int64_t n) {
-      return a.sums[row * a.n + n] + (a.bias != nullptr ? a.bias[n] : 0.0f);
+      const float v = a.sums[row * a.n + n];
+      return a.bias != nullptr ? v + a.bias[n] : v;
     };
     float v;
     if (a.silu_mul) {

@@ -31,10 +31,9 @@ __device__ void NoteIneligible(const OutlierSink& sink, int64_t index, float val
 
 // A thread takes one group: 32 bytes in, 16 and 16 out.
 template <PlaneSource kSource>
-__global__ void __launch_bounds__(kThreads) SplitKernel(const uint4* w, int64_t groups,
-                                                        uint4* upper, uint4* lower,
-                                                        const OutlierSink sink,
-                                                        int64_t first_index) {
+__global__ void __launch_bounds__(kThreads)
+    SplitKernel(const uint4* w, int64_t groups, uint4* upper, uint4* lower, const OutlierSink sink,
+                int64_t first_index) {
   unsigned rounded = 0;
   float largest_error = 0.0f;
   for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
@@ -60,9 +59,8 @@ __global__ void __launch_bounds__(kThreads) SplitKernel(const uint4* w, int64_t 
       }
       if (!NestedEligible(bits)) {
         const uint16_t clamped = (bits & 0x8000) | kNestedMaxBits;
-        const float value = kSource == PlaneSource::kBf16
-                                ? __uint_as_float(uint32_t{stored} << 16)
-                                : __half2float(__ushort_as_half(stored));
+        const float value = kSource == PlaneSource::kBf16 ? __uint_as_float(uint32_t{stored} << 16)
+                                                          : __half2float(__ushort_as_half(stored));
         NoteIneligible(sink, first_index + group * 16 + k, value, clamped);
         bits = clamped;
       }
@@ -97,8 +95,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Bytes of 0xFF where U and E do not belong together, for four weights. Of V = 256 (U7 >> 1) + E - 64
-// the rounding of V / 128 must give U7 back, so E is above 128 exactly where U7 is odd; and V is
+// Bytes of 0xFF where U and E do not belong together, for four weights. Of V = 256 (U7 >> 1) + E -
+// 64 the rounding of V / 128 must give U7 back, so E is above 128 exactly where U7 is odd; and V is
 // 0 .. 0x3F00, so E >= 64 where U7 is 0, E <= 64 where it is 126, and it is never 127.
 __device__ __forceinline__ uint32_t Mismatch(uint32_t u, uint32_t e) {
   const uint32_t odd = (u & 0x01010101u) * 255;
@@ -159,8 +157,8 @@ void SplitPlanes(const void* w, int64_t n, int64_t k, void* upper, void* lower,
   if (groups == 0) {
     return;
   }
-  const auto kernel =
-      source == PlaneSource::kF16 ? SplitKernel<PlaneSource::kF16> : SplitKernel<PlaneSource::kBf16>;
+  const auto kernel = source == PlaneSource::kF16 ? SplitKernel<PlaneSource::kF16>
+                                                  : SplitKernel<PlaneSource::kBf16>;
   kernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<const uint4*>(w), groups,
                                                 static_cast<uint4*>(upper),
                                                 static_cast<uint4*>(lower), sink, first_index);

@@ -1,15 +1,13 @@
-#include "dualfp/kernels/cuda/quantize.h"
-
 #include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/common/silu.cuh"
 #include "dualfp/kernels/cuda/portable/quantize.cuh"
+#include "dualfp/kernels/cuda/quantize.h"
 
 namespace dualfp::cuda {
 namespace {
 
-constexpr int kMostThreads = 512;
-constexpr int kMostThreadsOneChunk = 1024;  // of few rows, where latency counts
-
-__device__ __forceinline__ float Silu(float v) { return __fdividef(v, 1.0f + __expf(-v)); }
+// Threads of a block that holds kChunks chunks a thread.
+constexpr int MostThreads(int chunks) { return chunks <= 2 ? 1024 : 512; }
 
 // Chunk `chunk` of a row of what is to be quantized; the norm and its residual come later.
 template <class E, QuantizeSource kSource>
@@ -91,26 +89,42 @@ __device__ __forceinline__ float LargestMagnitude(const float (&v)[kChunk]) {
   return largest;
 }
 
-// Blocks to an SM that registers must allow: enough bytes in flight to keep memory busy.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kThreadsOfSm = 1536;
+#else
+constexpr int kThreadsOfSm = 2048;
+#endif
+
+// Blocks of the most threads that registers must allow an SM.
 template <QuantizeSource kSource, int kChunks>
-constexpr int kBlocks = kChunks == 1 ? (kSource == QuantizeSource::kPlain ? 2 : 1)
-                        : kSource == QuantizeSource::kPlain
-                            ? (kChunks == 2 ? 4 : kChunks == 4 ? 3 : 2)
-                            : (kChunks == 2 ? 3 : 2);
+constexpr int kBlocks = kChunks == 1 ? 1
+                        : kChunks == 2
+                            ? (kSource == QuantizeSource::kRmsNorm ? 1 : kThreadsOfSm / 1024)
+                        : kChunks == 4 ? (kSource == QuantizeSource::kPlain ? 3 : 2)
+                                       : 2;
 
 // A block takes a row, held as it was stored, so that registers allow several blocks an SM.
 template <class E, QuantizeSource kSource, int kChunks>
-__global__ void __launch_bounds__(kChunks == 1 ? kMostThreadsOneChunk : kMostThreads,
-                                  kBlocks<kSource, kChunks>)
+__global__ void __launch_bounds__(MostThreads(kChunks), kBlocks<kSource, kChunks>)
     QuantizeRows(const __grid_constant__ QuantizeArgs a) {
   constexpr bool kNorm = kSource == QuantizeSource::kRmsNorm;
   __shared__ SumMax shared[32];
   const int64_t row = blockIdx.x;
   const int chunks = static_cast<int>(a.k) / kChunk;
   const auto index = [&](int c) { return static_cast<int>(c * blockDim.x + threadIdx.x); };
-  const auto weight = [&](int chunk) {
+  const auto load_weight = [&](int chunk) {
     return LoadChunkCached(static_cast<const uint16_t*>(a.weight) + chunk * kChunk);
   };
+  // The norm's weight, which the previous kernel does not write, is there before x is; with more
+  // chunks it is read twice, from L1, rather than held.
+  constexpr bool kHoldsWeight = kNorm && kChunks == 1;
+  Chunk held_weight;
+  if constexpr (kHoldsWeight) {
+    if (index(0) < chunks) {
+      held_weight = load_weight(index(0));
+    }
+  }
+  const auto weight = [&](int chunk) { return kHoldsWeight ? held_weight : load_weight(chunk); };
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -224,13 +238,14 @@ int Threads(int64_t k, int chunks) {
   return static_cast<int>((lanes + 31) / 32 * 32);
 }
 
-int MostThreads(int chunks) { return chunks == 1 ? kMostThreadsOneChunk : kMostThreads; }
-
-// Few rows: one load a thread, for the latency. Many: several, for the bytes in flight.
-int ChooseChunks(int64_t m, int64_t k) {
+// Measured (docs/kernels.md). Few rows: one load a thread, for the latency. Many rows: enough bytes
+// in flight; the sources that compute more want more threads.
+int ChooseChunks(const QuantizeArgs& a) {
   constexpr int64_t kFewRows = 264;
-  int chunks = m <= kFewRows ? 1 : 2;
-  while (Threads(k, chunks) > MostThreads(chunks)) {
+  const bool plain = a.source == QuantizeSource::kPlain;
+  const bool norm = a.source == QuantizeSource::kRmsNorm;
+  int chunks = a.m <= kFewRows || norm ? 1 : 2;
+  while (Threads(a.k, chunks) > (chunks == 2 && (plain || norm) ? 512 : MostThreads(chunks))) {
     chunks *= 2;
   }
   return chunks;
@@ -256,7 +271,7 @@ void Quantize(const QuantizeArgs& args, cudaStream_t stream, bool overlap) {
             (args.group_stride == 0 || (args.group_stride >= args.m && args.static_scale == 0.0f)),
         ErrorCode::kInvalidArgument, "quantize: static scale ", args.static_scale,
         " with group stride ", args.group_stride, " for ", args.m, " rows");
-  const int chunks = args.chunks != 0 ? args.chunks : ChooseChunks(args.m, args.k);
+  const int chunks = args.chunks != 0 ? args.chunks : ChooseChunks(args);
   Check((chunks == 1 || chunks == 2 || chunks == 4 || chunks == 8) &&
             Threads(args.k, chunks) <= MostThreads(chunks),
         ErrorCode::kInvalidArgument, "quantize: ", chunks, " chunks a thread for K = ", args.k);

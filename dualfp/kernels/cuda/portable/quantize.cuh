@@ -111,7 +111,7 @@ struct Divisor {
   __device__ explicit Divisor(float scale_in) : scale(scale_in), reciprocal(1.0f / scale_in) {}
   __device__ __forceinline__ float operator()(float v) const {
     const float q = v * reciprocal;
-    return fmaf(fmaf(-q, scale, v), reciprocal, q);
+    return fmaf(-fmaf(q, scale, -v), reciprocal, q);  // in this order -0 stays -0
   }
 };
 

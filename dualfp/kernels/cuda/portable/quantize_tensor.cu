@@ -12,7 +12,7 @@ namespace dualfp::cuda {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kUnroll = 4;     // chunks that a thread loads at a time
+constexpr int kUnroll = 4;       // chunks that a thread loads at a time
 constexpr int kInRegisters = 1;  // rounds of kUnroll that are kept there
 
 struct TensorArgs {
@@ -38,10 +38,14 @@ __device__ __forceinline__ const uint16_t* Address(const TensorArgs& a, int64_t 
 // The chunks of a block in rounds; the first rounds are kept in registers, the next in shared
 // memory, and what L2 may still hold is read again last-read first.
 template <class E, bool kContiguous>
-__global__ void __launch_bounds__(kThreads, 2) QuantizeTensor(const __grid_constant__ TensorArgs a) {
+__global__ void __launch_bounds__(kThreads, 2)
+    QuantizeTensor(const __grid_constant__ TensorArgs a) {
   extern __shared__ uint4 kept[];
   __shared__ SumMax shared[32];
   __shared__ SumMax shared_again[32];
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
   const int64_t round_chunks = int64_t{gridDim.x} * kThreads * kUnroll;
   const int64_t first = int64_t{blockIdx.x} * kThreads * kUnroll + threadIdx.x;
   const int rounds = static_cast<int>((a.chunks + round_chunks - 1) / round_chunks);
@@ -157,9 +161,8 @@ Residency FindResidency(TensorKernel kernel) {
     int per_sm = 0;
     int reserved = 0;
     CheckCuda(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "SM count");
-    CheckCuda(
-        cudaDeviceGetAttribute(&per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-        "shared memory");
+    CheckCuda(cudaDeviceGetAttribute(&per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+              "shared memory");
     CheckCuda(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device),
               "reserved shared memory");
     constexpr int kStatic = 2 * 32 * sizeof(SumMax);
@@ -217,11 +220,14 @@ void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64
   launch.dynamicSmemBytes = args.shared_rounds * kRoundBytes;
   launch.stream = stream;
   // Blocks wait for each other: all must run at one time, beside whatever other streams do.
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeCooperative;
-  attribute.val.cooperative = 1;
-  launch.attrs = &attribute;
-  launch.numAttrs = blocks > 1 ? 1 : 0;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeCooperative;
+  attributes[1].val.cooperative = 1;
+  const bool pdl = getenv("DUALFP_X") != nullptr;
+  launch.attrs = pdl ? attributes : attributes + 1;
+  launch.numAttrs = pdl ? 2 : 1;
   CheckCuda(cudaLaunchKernelEx(&launch, kernel, args), "QuantizePerTensor");
 }
 

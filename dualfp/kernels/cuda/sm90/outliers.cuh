@@ -40,24 +40,48 @@ __device__ __forceinline__ float LoadOperand(const Outliers& o, int token, int c
   }
 }
 
+// The rows of the tile that a consumer warp holds in block `block` (wgmma.cuh).
+template <class T>
+__device__ __forceinline__ int WarpRow(int block) {
+  const int warp = threadIdx.x / 32;
+  return (warp / 4 * T::kBlocks + block) * 64 + warp % 4 * 16;
+}
+
+// Where each block of a warp's outliers begins. Found before the K loop, which has not begun to
+// multiply by then: a search takes a few dependent accesses to L2.
+template <class T>
+struct OutlierPlace {
+  int first[T::kBlocks];
+
+  __device__ __forceinline__ void Find(const GemmParams& p, int row0) {
+#pragma unroll
+    for (int block = 0; block < T::kBlocks; ++block) {
+      first[block] = 0;
+      if (p.outliers.count > 0) {
+        first[block] =
+            FirstOutlier(p.outliers, static_cast<int64_t>(row0 + WarpRow<T>(block)) * p.k);
+      }
+    }
+  }
+};
+
 // Adds to the partial sums that this warp has stored, rows of 4 kStride bytes for each token, in
 // ascending order, so that a result never depends on timing. In shared memory, because the
-// accumulators leave no registers for it. A few hundred cycles to find a tile's outliers, then an
-// L2 access each; nothing where there are none.
+// accumulators leave no registers for it. Nothing where there are none.
 template <class T, int kStride>
-__device__ __forceinline__ void AddOutliers(const GemmParams& p, uint32_t partials, int row0,
-                                            int token0) {
+__device__ __forceinline__ void AddOutliers(const GemmParams& p, const OutlierPlace<T>& place,
+                                            uint32_t partials, int row0, int token0) {
   const Outliers& o = p.outliers;
   if (o.count == 0) {
     return;
   }
   __syncwarp();
-  const int warp = threadIdx.x / 32;
   const int tokens = min(T::kTokens, p.m - token0);
+#pragma unroll
   for (int block = 0; block < T::kBlocks; ++block) {
-    const int warp_row = (warp / 4 * T::kBlocks + block) * 64 + warp % 4 * 16;
+    const int warp_row = WarpRow<T>(block);
     const int64_t begin = static_cast<int64_t>(row0 + warp_row) * p.k;
-    for (int i = FirstOutlier(o, begin); i < o.count; ++i) {
+    for (int i = place.first[block]; i < o.count; ++i) {
       const int64_t offset = __ldg(o.index + i) - begin;
       if (offset >= int64_t{16} * p.k) {
         break;

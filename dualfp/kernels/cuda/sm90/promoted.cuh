@@ -1,6 +1,7 @@
 // FP8 products whose sums leave the tensor cores every 128 of K. Hopper adds E4M3 products in
 // registers of about 14 significant bits; here each stage starts from zero and its sum is added in
-// FP32, multiplied by the scales of its 128x128 block of W and 1x128 group of X where there are any.
+// FP32, multiplied by the scales of its 128x128 block of W and 1x128 group of X where there are
+// any.
 
 #pragma once
 
@@ -32,17 +33,21 @@ class PromotedConsumer {
       acc[0][i] = 0.0f;
     }
     const bool scaled = p.block.w != nullptr || p.block.x != nullptr;
+    Scales next;
+    if (scaled) {
+      Fetch(p, first, row0, token0, next);
+    }
     for (int i = 0; i < stages; ++i) {
-      Scales scales;
-      if (scaled) {
-        Fetch(p, first + i, row0, token0, scales);
+      const Scales scales = next;
+      if (scaled && i + 1 < stages) {
+        Fetch(p, first + i + 1, row0, token0, next);
       }
       float part[T::kTokens / 2];
       cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
       cuda::WgmmaFence();
       const uint64_t x = cuda::WgmmaDescriptor128B(shared_.X(index_.stage));
-      const uint64_t w = cuda::WgmmaDescriptor128B(shared_.Weights(index_.stage)) +
-                         warpgroup_ * (64 * 128 / 16);
+      const uint64_t w =
+          cuda::WgmmaDescriptor128B(shared_.Weights(index_.stage)) + warpgroup_ * (64 * 128 / 16);
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         cuda::Mma<T::kTokens>::SharedE4m3(part, w + step * 2, x + step * 2, step > 0);
@@ -76,8 +81,8 @@ class PromotedConsumer {
     float w;
   };
 
-  // Of one stage, for the tokens of this lane's accumulators. Issued before the stage has arrived,
-  // so that nothing waits for them.
+  // Of one stage, for the tokens of this lane's accumulators. Issued a stage early, so that nothing
+  // waits for them.
   __device__ __forceinline__ void Fetch(const GemmParams& p, int stage, int row0, int token0,
                                         Scales& scales) {
     const BlockScales& b = p.block;

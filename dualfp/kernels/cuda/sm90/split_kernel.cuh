@@ -160,12 +160,14 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     TileConstants<T> constants(shared.Constants(0));
     constants.Fetch(p, row0, token0);
     ConsumerOf<T> consumer(shared, place);
+    OutlierPlace<T> outliers;
+    outliers.Find(p, row0);
     RunTile<T>(consumer, p, begin, stages, last_k, row0, token0);
     cuda::NamedBarrierSync(1, T::kConsumers);  // everyone has finished with the ring
     constants.Publish();
     StorePartials<T>(consumer, shared.ring);
     if (place.split_rank == 0) {
-      AddOutliers<T, kPartialStride<T>>(p, shared.ring, row0, token0);
+      AddOutliers<T, kPartialStride<T>>(p, outliers, shared.ring, row0, token0);
     }
     const Reduction<T> reduction{split,
                                  place.split_rank,
