@@ -221,13 +221,12 @@ void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64
   launch.stream = stream;
   // Blocks wait for each other: all must run at one time, beside whatever other streams do.
   cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeCooperative;
-  attributes[1].val.cooperative = 1;
-  const bool pdl = getenv("DUALFP_X") != nullptr;
-  launch.attrs = pdl ? attributes : attributes + 1;
-  launch.numAttrs = pdl ? 2 : 1;
+  attributes[0].id = cudaLaunchAttributeCooperative;
+  attributes[0].val.cooperative = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  launch.attrs = attributes;
+  launch.numAttrs = 2;
   CheckCuda(cudaLaunchKernelEx(&launch, kernel, args), "QuantizePerTensor");
 }
 
