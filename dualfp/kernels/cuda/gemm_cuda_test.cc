@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <set>
+#include <utility>
 
 #include "dualfp/base/error.h"
 #include "dualfp/kernels/cuda/gpu_test_util.h"
@@ -168,10 +170,11 @@ class GemmGpuTest : public GpuTest {
   int runs_ = 0;
 };
 
+struct Shape {
+  int64_t m, n, k;
+};
+
 TEST_F(GemmGpuTest, EveryFormatAtOddShapes) {
-  struct Shape {
-    int64_t m, n, k;
-  };
   constexpr Shape kShapes[] = {{1, 272, 144},   {3, 400, 1040}, {17, 1040, 528}, {63, 528, 1552},
                                {65, 144, 2064}, {127, 656, 80}, {257, 272, 336}, {1000, 144, 272}};
   constexpr TestEpilogue kEpilogues[] = {{},
@@ -232,98 +235,118 @@ double RelativeDifference(const std::vector<float>& a, const std::vector<float>&
   return std::sqrt(difference / norm);
 }
 
+// Runs plans of one kind of kernel on a nested weight, and compares what they make.
+void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape, bool once,
+              cudaStream_t stream, int* count) {
+  int& runs = *count;
+  const bool fp8 = kernel != sm90::WeightFormat::kNested;
+  const TestFormat format{"nested",
+                          QuantFormat::kNested,
+                          DType::kF8E4M3,
+                          ScaleGranularity::kNone,
+                          fp8 ? Precision::kFp8 : Precision::kFp16,
+                          fp8 ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
+                          outliers};
+  const TestWeight weight(format, shape.n, shape.k, 12);
+  TestProblem problem(format, weight, shape.m, DType::kF16, DType::kF16, {}, 13, kGap);
+  problem.args.accumulation =
+      kernel == sm90::WeightFormat::kE4m3Promoted ? Accumulation::kPromoted : Accumulation::kFast;
+  problem.desc = DescribeGemm(problem.args);
+  const DeviceWeight device = Upload(weight.weight, 0, stream);
+  GpuProblem gpu(problem, device.weight);
+  // The codes of X, which the op makes in its workspace.
+  const GuardedDevice workspace(GemmWorkspaceBytes(gpu.desc));
+  Context context;
+  context.device = kGpu;
+  context.stream = stream;
+  context.workspace = TensorView(workspace.as(), DType::kU8, {workspace.bytes()}, kGpu);
+  Gemm(context, gpu.args);
+  sm90::GemmProblem p;
+  p.format = kernel;
+  p.m = static_cast<int>(shape.m);
+  p.n = static_cast<int>(shape.n);
+  p.k = static_cast<int>(shape.k);
+  p.w = device.weight.values.data;
+  p.w_lower = device.weight.lower.data;
+  p.x = fp8 ? workspace.as() : gpu.args.x.data;
+  p.x_stride = fp8 ? shape.k : gpu.args.x.strides[0];
+  const std::vector<float> scale(1, weight.weight.input_scale);
+  const GuardedDevice device_scale(scale);
+  if (fp8) {
+    p.epilogue.alpha = kNestedScale;
+    p.epilogue.x_scale = device_scale.as<float>();
+    p.outliers.factor = 1 / kNestedScale;
+  }
+  if (outliers) {
+    p.outliers.index = device.weight.outliers.index.as<int64_t>();
+    p.outliers.value = device.weight.outliers.value.as<float>();
+    p.outliers.count = static_cast<int>(device.weight.outliers.size());
+  }
+  p.epilogue.y = gpu.args.y.data;
+  p.epilogue.y_stride = gpu.args.y.strides[0];
+  std::vector<float> first;
+  std::set<std::pair<const void*, bool>> seen;  // kernels, and whether in a cluster
+  for (const sm90::RankedPlan& ranked : sm90::RankPlans(p, sm90::DeviceModel())) {
+    // Of the many ways to split, each kernel's extremes.
+    const sm90::ClusterShape& c = ranked.plan.cluster;
+    if (c.split != 1 && c.split != 3 && c.split != 8 && c.size() != 8) {
+      continue;
+    }
+    if (once && !seen.insert({ranked.plan.config->function, c.size() > 1}).second) {
+      continue;
+    }
+    CheckCuda(cudaMemset(const_cast<void*>(gpu.args.y.data), 0xFF,
+                         ((shape.m - 1) * gpu.args.y.strides[0] + shape.n) * 2),
+              "poison");
+    CheckCuda(cudaDeviceSynchronize(), "poison");
+    sm90::Launch(ranked.plan, p, stream, runs % 2 == 1);
+    const std::vector<float> y = gpu.Y();
+    SCOPED_TRACE(Name(ranked.plan));
+    if (first.empty()) {
+      first = y;
+      problem.ExpectNear(y, Tolerance(problem.desc));
+    }
+    // Plans add in different orders and round to FP16.
+    EXPECT_LE(RelativeDifference(y, first), kernel == sm90::WeightFormat::kE4m3 ? 5e-3 : 1e-3);
+    ++runs;
+    if (::testing::Test::HasFailure()) {
+      return;
+    }
+  }
+}
+
+constexpr sm90::WeightFormat kKernelFormats[] = {
+    sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3, sm90::WeightFormat::kE4m3Promoted};
+
 // Every plan of every kernel, not only the chosen ones.
 TEST_F(GemmGpuTest, EveryPlan) {
-  struct Shape {
-    int64_t m, n, k;
-  };
   constexpr Shape kShapes[] = {{1, 272, 144},  {3, 400, 1040}, {17, 1040, 2064}, {63, 528, 1552},
                                {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
   int runs = 0;
-  for (const bool outliers : {false, true}) {
-    for (const sm90::WeightFormat kernel : {sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3,
-                                            sm90::WeightFormat::kE4m3Promoted}) {
-      const bool fp8 = kernel != sm90::WeightFormat::kNested;
-      const TestFormat format{"nested",
-                              QuantFormat::kNested,
-                              DType::kF8E4M3,
-                              ScaleGranularity::kNone,
-                              fp8 ? Precision::kFp8 : Precision::kFp16,
-                              fp8 ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
-                              outliers};
-      for (const Shape& shape : kShapes) {
-        if (outliers && shape.m % 16 == 1) {
-          continue;
-        }
-        const TestWeight weight(format, shape.n, shape.k, 12);
-        TestProblem problem(format, weight, shape.m, DType::kF16, DType::kF16, {}, 13, kGap);
-        problem.args.accumulation = kernel == sm90::WeightFormat::kE4m3Promoted
-                                        ? Accumulation::kPromoted
-                                        : Accumulation::kFast;
-        problem.desc = DescribeGemm(problem.args);
-        const DeviceWeight device = Upload(weight.weight, 0, stream_);
-        GpuProblem gpu(problem, device.weight);
-        // The codes of X, which the op makes in its workspace.
-        const GuardedDevice workspace(GemmWorkspaceBytes(gpu.desc));
-        Context context;
-        context.device = kGpu;
-        context.stream = stream_;
-        context.workspace = TensorView(workspace.as(), DType::kU8, {workspace.bytes()}, kGpu);
-        Gemm(context, gpu.args);
-        sm90::GemmProblem p;
-        p.format = kernel;
-        p.m = static_cast<int>(shape.m);
-        p.n = static_cast<int>(shape.n);
-        p.k = static_cast<int>(shape.k);
-        p.w = device.weight.values.data;
-        p.w_lower = device.weight.lower.data;
-        p.x = fp8 ? workspace.as() : gpu.args.x.data;
-        p.x_stride = fp8 ? shape.k : gpu.args.x.strides[0];
-        const std::vector<float> scale(1, weight.weight.input_scale);
-        const GuardedDevice device_scale(scale);
-        if (fp8) {
-          p.epilogue.alpha = kNestedScale;
-          p.epilogue.x_scale = device_scale.as<float>();
-          p.outliers.factor = 1 / kNestedScale;
-        }
-        if (outliers) {
-          p.outliers.index = device.weight.outliers.index.as<int64_t>();
-          p.outliers.value = device.weight.outliers.value.as<float>();
-          p.outliers.count = static_cast<int>(device.weight.outliers.size());
-        }
-        p.epilogue.y = gpu.args.y.data;
-        p.epilogue.y_stride = gpu.args.y.strides[0];
-        std::vector<float> first;
-        for (const sm90::RankedPlan& ranked : sm90::RankPlans(p, sm90::DeviceModel())) {
-          // Of the many ways to split, each kernel's extremes.
-          const sm90::ClusterShape& c = ranked.plan.cluster;
-          if (c.split != 1 && c.split != 3 && c.split != 8 && c.size() != 8) {
-            continue;
-          }
-          CheckCuda(cudaMemset(const_cast<void*>(gpu.args.y.data), 0xFF,
-                               ((shape.m - 1) * gpu.args.y.strides[0] + shape.n) * 2),
-                    "poison");
-          CheckCuda(cudaDeviceSynchronize(), "poison");
-          sm90::Launch(ranked.plan, p, stream_, runs % 2 == 1);
-          const std::vector<float> y = gpu.Y();
-          SCOPED_TRACE(Name(ranked.plan));
-          if (first.empty()) {
-            first = y;
-            problem.ExpectNear(y, Tolerance(problem.desc));
-          }
-          // Plans add in different orders and round to FP16.
-          EXPECT_LE(RelativeDifference(y, first),
-                    kernel == sm90::WeightFormat::kE4m3 ? 5e-3 : 1e-3);
-          ++runs;
-          if (HasFailure()) {
-            return;
-          }
-        }
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    for (const Shape& shape : kShapes) {
+      RunPlans(kernel, false, shape, false, stream_, &runs);
+      if (shape.m % 16 != 1) {
+        RunPlans(kernel, true, shape, false, stream_, &runs);
+      }
+      if (HasFailure()) {
+        return;
       }
     }
   }
   std::printf("%d runs of plans\n", runs);
   EXPECT_GT(runs, 500);
+}
+
+// Each kernel alone and in a cluster: little enough to run under compute-sanitizer.
+TEST_F(GemmGpuTest, EveryKernelOnce) {
+  int runs = 0;
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    RunPlans(kernel, false, {33, 272, 1040}, true, stream_, &runs);
+    RunPlans(kernel, true, {33, 272, 528}, true, stream_, &runs);
+  }
+  std::printf("%d runs of kernels\n", runs);
+  EXPECT_GE(runs, static_cast<int>(sm90::KernelConfigs().size()));
 }
 
 TEST_F(GemmGpuTest, ResidualMayBeY) {

@@ -33,9 +33,6 @@ class PromotedConsumer {
       acc[0][i] = 0.0f;
     }
     const bool scaled = p.block.w != nullptr || p.block.x != nullptr;
-    if (kTakesTurns && warpgroup_ == 1) {
-      cuda::NamedBarrierArrive(kFirstTurn, T::kConsumers);
-    }
     Scales next;
     if (scaled) {
       Fetch(p, first, row0, token0, next);
@@ -47,9 +44,6 @@ class PromotedConsumer {
       }
       float part[T::kTokens / 2];
       cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
-      if constexpr (kTakesTurns) {
-        cuda::NamedBarrierSync(kFirstTurn + warpgroup_, T::kConsumers);
-      }
       cuda::WgmmaFence();
       const uint64_t x = cuda::WgmmaDescriptor128B(shared_.X(index_.stage));
       const uint64_t w =
@@ -61,9 +55,6 @@ class PromotedConsumer {
       cuda::WgmmaCommit();
       cuda::WgmmaWait<0>();
       cuda::WgmmaPin(part);
-      if (kTakesTurns && (warpgroup_ == 0 || i + 1 < stages)) {
-        cuda::NamedBarrierArrive(kFirstTurn + (warpgroup_ ^ 1), T::kConsumers);
-      }
       Release(index_.stage);
       index_.template Advance<T::kStages>();
       if (scaled) {
@@ -85,11 +76,6 @@ class PromotedConsumer {
   }
 
  private:
-  // Two warpgroups multiply in turns, so that one promotes while the other has the tensor cores; left
-  // alone, both would wait for the same stage and then promote at one time.
-  static constexpr bool kTakesTurns = T::kWarpgroups == 2 && T::kTokens >= 64;
-  static constexpr int kFirstTurn = 8;  // named barrier of warpgroup 0; the next is 1's
-
   struct Scales {
     float2 x[T::kTokens / 8];
     float w;
