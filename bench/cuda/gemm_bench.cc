@@ -574,15 +574,15 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
         DeviceMemory q(int64_t{m} * k * copies);
         DeviceMemory residual(int64_t{m} * k * 2 * copies);
         DeviceMemory weight(k * 2);
-        DeviceMemory scale(m * 4);
+        DeviceMemory scale(std::max<int64_t>(m, cuda::kPerTensorFloats) * 4);
         FillNormal(x.bytes(), in_elements * copies, 1.0f, 100.0f, 5, stream);
         FillNormal(residual.bytes(), int64_t{m} * k * copies, 0.001f, 100.0f, 6, stream);
         FillNormal(weight.bytes(), k, 1.0f, 100.0f, 7, stream);
         Replay replay(stream, copies * std::max(1, 32 / copies), [&](int i, cudaStream_t s) {
           const int c = i % copies;
           if (source == 4) {
-            cuda::QuantizePerTensor(x.bytes() + c * in_elements * 2, m, k,
-                                    q.bytes() + int64_t{c} * m * k, scale.as<float>(), s);
+            cuda::QuantizePerTensor(x.bytes() + c * in_elements * 2, k, cuda::QuantizeType::kF16, m,
+                                    k, q.bytes() + int64_t{c} * m * k, scale.as<float>(), s);
             return;
           }
           cuda::QuantizeArgs a;

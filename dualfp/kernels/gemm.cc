@@ -136,7 +136,8 @@ std::string Describe(const GemmDesc& desc) {
   text += StrCat("@", PrecisionName(desc.precision), " x=", DTypeName(desc.x_dtype),
                  " y=", DTypeName(desc.y_dtype));
   if (desc.precision == Precision::kFp8) {
-    text += StrCat(" ", ActivationQuantName(desc.activation_quant));
+    text += StrCat(" ", ActivationQuantName(desc.activation_quant),
+                   desc.accumulation == Accumulation::kPromoted ? " promoted" : "");
   }
   if (desc.has_outliers) {
     text += " outliers";
@@ -170,6 +171,7 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   desc.precision = args.precision;
   desc.activation_quant =
       args.precision == Precision::kFp8 ? args.activation_quant : ActivationQuant::kNone;
+  desc.accumulation = args.precision == Precision::kFp8 ? args.accumulation : Accumulation::kFast;
   desc.x_dtype = args.x.dtype;
   desc.y_dtype = args.y.dtype;
   desc.activation = args.activation;

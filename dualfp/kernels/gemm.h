@@ -9,7 +9,8 @@
 //   * W is a Weight (tensor/weight.h) on the same device as X and Y.
 //   * M >= 0, N and K >= 1; kernels handle any size, padding inside where they need it.
 //   * Y does not alias X. It may alias `residual` exactly.
-//   * Accumulation is FP32. Results depend on the kernel and on K, never on M, on the number of
+//   * Accumulation is FP32, but for FP8 on tensor cores (see Accumulation). Results depend on the
+//   kernel and on K, never on M, on the number of
 //     threads or on the other rows of X: a row's result is the same in any batch, except where
 //     GemmKernel::row_invariant is false or the rows share a scale (kDynamicPerTensor).
 //   * Weights are finite (loaders reject NaN and infinity, formats.md); X may be anything, and a
@@ -42,6 +43,11 @@ namespace dualfp {
 //   others   q * scale at every precision that the format offers.
 // At kFp8 with activation quantization, X[m,k] stands for E4M3(X[m,k] / s[m]) * s[m] (quantize.h).
 
+// How the tensor cores sum FP8 products. kFast keeps sums in their registers, which on Hopper hold
+// about 14 significant bits; kPromoted adds to FP32 every 128 of K. The CPU always sums in FP32,
+// and weights or activations with scales along K are always promoted.
+enum class Accumulation : uint8_t { kFast, kPromoted };
+
 struct GemmDesc {
   DeviceType device = DeviceType::kCpu;
   int64_t m = 0;
@@ -53,6 +59,7 @@ struct GemmDesc {
   bool has_outliers = false;
   Precision precision = Precision::kFp16;
   ActivationQuant activation_quant = ActivationQuant::kNone;
+  Accumulation accumulation = Accumulation::kFast;
   DType x_dtype = DType::kF32;
   DType y_dtype = DType::kF32;
   Activation activation = Activation::kNone;
@@ -71,6 +78,7 @@ struct GemmArgs {
   TensorView y;  // F32 | F16 | BF16 [M, N], or [M, N/2] with kSiluMul
   Precision precision = Precision::kFp16;
   ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;  // used at kFp8 only
+  Accumulation accumulation = Accumulation::kFast;                       // likewise
   Activation activation = Activation::kNone;
   ConstTensorView bias;      // F32 [N], optional
   ConstTensorView residual;  // shape and dtype of Y, optional

@@ -99,7 +99,8 @@ const std::vector<TestFormat>& TestFormats() {
     for (const auto& [suffix, quant] : {std::pair{"weight_only", kWeightOnly},
                                         {"token", kToken},
                                         {"tensor", kTensor},
-                                        {"static", kStatic}}) {
+                                        {"static", kStatic},
+                                        {"group", ActivationQuant::kDynamicPerGroup}}) {
       const std::string s = suffix;
       list.push_back({"nested_fp8_" + s, kNested, kCodes, kNone, k8, quant});
       list.push_back({"nested_fp8_outliers_" + s, kNested, kCodes, kNone, k8, quant, true});
@@ -379,8 +380,17 @@ std::vector<double> TestProblem::QuantizedX() const {
       case ActivationQuant::kStaticPerTensor:
         scale = weight_.weight.input_scale;
         break;
+      case ActivationQuant::kDynamicPerGroup:
+        break;
     }
     for (int64_t i = 0; i < k; ++i) {
+      if (desc.activation_quant == ActivationQuant::kDynamicPerGroup && i % 128 == 0) {
+        amax = 0;
+        for (int64_t j = i; j < std::min(k, i + 128); ++j) {
+          amax = std::max(amax, std::fabs(x_values[row * k + j]));
+        }
+        scale = amax / 448.0f;
+      }
       x[row * k + i] =
           static_cast<double>(E4m3ToFloat(FloatToE4m3(x_values[row * k + i] / scale))) * scale;
     }
@@ -388,13 +398,15 @@ std::vector<double> TestProblem::QuantizedX() const {
   return x;
 }
 
-void TestProblem::ExpectNear(const std::vector<float>& y) const {
+double TestProblem::ExpectNear(const std::vector<float>& y, const TestTolerance& more) const {
   const int64_t n = desc.n;
   const int64_t k = desc.k;
   const std::vector<double> x = QuantizedX();
   const std::vector<double> w = weight_.Values(desc.precision);
   // K additions or fused multiply-adds, and a few roundings of scales and of q * scale.
-  const double sum_roundoff = static_cast<double>(k + 8) * kUnitRoundoff;
+  const double sum_roundoff = static_cast<double>(k + 8) * kUnitRoundoff + more.sum;
+  double difference_norm = 0;
+  double expected_norm = 0;
   for (int64_t row = 0; row < m; ++row) {
     std::vector<double> sum(n);
     std::vector<double> error(n);
@@ -407,7 +419,8 @@ void TestProblem::ExpectNear(const std::vector<float>& y) const {
       }
       const double bias = desc.has_bias ? bias_[column] : 0.0;
       sum[column] += bias;
-      error[column] = sum_roundoff * magnitude + kUnitRoundoff * std::fabs(sum[column]);
+      error[column] =
+          sum_roundoff * magnitude + (kUnitRoundoff + more.stored) * std::fabs(sum[column]);
     }
     for (int64_t column = 0; column < y_columns; ++column) {
       double expected = sum[column];
@@ -433,14 +446,17 @@ void TestProblem::ExpectNear(const std::vector<float>& y) const {
       tolerance += OutputRoundoff(desc.y_dtype) * (std::fabs(expected) + tolerance) +
                    OutputUnderflow(desc.y_dtype);
       const double difference = std::fabs(y[row * y_columns + column] - expected);
+      difference_norm += difference * difference;
+      expected_norm += expected * expected;
       if (!(difference <= tolerance)) {
         ADD_FAILURE() << Describe(desc) << ": y[" << row << ", " << column
                       << "] = " << y[row * y_columns + column] << ", expected " << expected
                       << " +- " << tolerance;
-        return;
+        return INFINITY;
       }
     }
   }
+  return std::sqrt(difference_norm / expected_norm);
 }
 
 }  // namespace dualfp

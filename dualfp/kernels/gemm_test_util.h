@@ -74,6 +74,12 @@ struct TestEpilogue {
   bool residual = false;
 };
 
+// Roundings that a kernel may add to those of FP32 sums.
+struct TestTolerance {
+  double sum = 0;     // relative to the sum of the products' magnitudes
+  double stored = 0;  // relative to the scaled and biased sum, before the activation
+};
+
 // X, Y, and what surrounds them. Rows are strided: `gap` elements lie between them.
 struct TestProblem {
   TestProblem(const TestFormat& format, const TestWeight& weight, int64_t m, DType x_dtype,
@@ -83,8 +89,9 @@ struct TestProblem {
   std::vector<float> Run(const GemmKernel& kernel, int threads);
 
   // Compares y, [m, y columns], with the product in double. The tolerance is the forward error
-  // bound of K float additions in any order plus the roundings of scales, epilogue and y.
-  void ExpectNear(const std::vector<float>& y) const;
+  // bound of K float additions in any order plus the roundings of scales, epilogue and y, and
+  // `more`. Returns the relative Frobenius error.
+  double ExpectNear(const std::vector<float>& y, const TestTolerance& more = {}) const;
 
   int64_t m;
   int64_t y_columns;

@@ -52,6 +52,8 @@ std::string_view ActivationQuantName(ActivationQuant quant) {
       return "per-tensor";
     case ActivationQuant::kStaticPerTensor:
       return "static";
+    case ActivationQuant::kDynamicPerGroup:
+      return "per-group";
   }
   return "unknown";
 }
@@ -72,8 +74,9 @@ void QuantizeActivations(const Context& context, const ConstTensorView& x, Activ
   Check(scales.rank == 1 && scales.dtype == DType::kF32 && scales.shape[0] == x.shape[0] &&
             scales.is_contiguous(),
         ErrorCode::kInvalidArgument, "quantize: scales must be F32, one per row of x");
-  Check(quant != ActivationQuant::kNone, ErrorCode::kInvalidArgument,
-        "quantize: weight-only has no activation codes");
+  Check(quant != ActivationQuant::kNone && quant != ActivationQuant::kDynamicPerGroup,
+        ErrorCode::kInvalidArgument, "quantize: ", ActivationQuantName(quant),
+        " has no scale per row");
   Check(quant != ActivationQuant::kStaticPerTensor ||
             (static_scale > 0 && std::isfinite(static_scale)),
         ErrorCode::kInvalidArgument, "quantize: the static scale must be positive and finite");

@@ -30,10 +30,15 @@ enum class ActivationQuant : uint8_t {
   kDynamicPerToken,   // s[m] = amax(X[m,:]) / 448, X/s rounded to E4M3 (the default at kFp8)
   kDynamicPerTensor,  // one s for all rows: rows of a batch then depend on each other
   kStaticPerTensor,   // s = Weight::input_scale
+  // s[m,g] = amax / 448 over 128 consecutive elements of a row, as checkpoints with 128x128 weight
+  // blocks expect. GEMMs only: QuantizeActivations() has one scale a row.
+  kDynamicPerGroup,
 };
 
-// "weight-only", "per-token", "per-tensor", "static".
+// "weight-only", "per-token", "per-tensor", "static", "per-group".
 std::string_view ActivationQuantName(ActivationQuant quant);
+
+constexpr int64_t kActivationGroup = 128;  // of kDynamicPerGroup
 
 // The scale for a maximum magnitude, as defined above.
 float ActivationScale(float amax);
@@ -43,7 +48,7 @@ float ActivationScale(float amax);
 //   codes   F8_E4M3 [M, K], likewise
 //   scales  F32 [M]
 // `static_scale` is used by kStaticPerTensor only and must be positive and finite.
-// Throws kInvalidArgument on shapes and dtypes, and for ActivationQuant::kNone.
+// Throws kInvalidArgument on shapes and dtypes, and for kNone and kDynamicPerGroup.
 void QuantizeActivations(const Context& context, const ConstTensorView& x, ActivationQuant quant,
                          float static_scale, const TensorView& codes, const TensorView& scales);
 

@@ -136,6 +136,9 @@ std::string Supports(const GemmDesc& desc) {
   if (desc.device != DeviceType::kCpu) {
     return "runs on the CPU only";
   }
+  if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
+    return "has one activation scale a row";
+  }
   const Listed& listed = kList[kIndex];
   if (const std::string_view reason = listed.accepts(desc); !reason.empty()) {
     return std::string(reason);

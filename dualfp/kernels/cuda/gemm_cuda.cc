@@ -3,12 +3,14 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <tuple>
 
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/plain_gemm.h"
 #include "dualfp/kernels/cuda/quantize.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
@@ -37,7 +39,7 @@ bool IsHopper() {
   return hopper;
 }
 
-// What both kernels ask of a description.
+// What both Hopper kernels ask of a description.
 std::string Unsupported(const GemmDesc& desc) {
   if (desc.device != DeviceType::kCuda) {
     return "runs on CUDA tensors";
@@ -48,18 +50,15 @@ std::string Unsupported(const GemmDesc& desc) {
   if (desc.n % 16 != 0 || desc.k % 16 != 0) {
     return "N and K must be multiples of 16";
   }
-  if (desc.x_dtype != DType::kF16) {
-    return "X must be F16";
-  }
-  if (desc.has_outliers) {
-    return "does not apply outliers";
-  }
   return "";
 }
 
 std::string NestedUnsupported(const GemmDesc& desc) {
   if (desc.weight_format != QuantFormat::kNested || desc.precision != Precision::kFp16) {
     return "computes nested weights at fp16";
+  }
+  if (desc.x_dtype != DType::kF16) {
+    return "X must be F16: weights are decoded to FP16, and the tensor cores take one type";
   }
   return Unsupported(desc);
 }
@@ -69,14 +68,17 @@ std::string E4m3Unsupported(const GemmDesc& desc) {
       desc.precision != Precision::kFp8) {
     return "computes nested or fp8 weights at fp8";
   }
-  if (desc.weight_scale == ScaleGranularity::kBlock128) {
-    return "block scales are not supported";
-  }
   if (desc.activation_quant == ActivationQuant::kNone) {
     return "activations must be quantized";
   }
-  if (desc.k > 32768) {
-    return "K must be at most 32768";
+  if (desc.x_dtype != DType::kF16 && desc.x_dtype != DType::kBF16) {
+    return "X must be F16 or BF16";
+  }
+  if (desc.k > cuda::kQuantizeMaxK) {
+    return StrCat("K must be at most ", cuda::kQuantizeMaxK);
+  }
+  if (desc.has_outliers && desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
+    return "outliers want one activation scale a row";
   }
   return Unsupported(desc);
 }
@@ -87,9 +89,18 @@ OutputType OutputTypeOf(DType dtype) {
                                  : OutputType::kF32;
 }
 
+bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
 GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
   Check(args.weight->k_permuted, ErrorCode::kInvalidArgument,
         "gemm: a weight on the GPU must be K-permuted; load it for device cuda");
+  const int64_t row_bytes = args.y.strides[0] * DTypeSize(desc.y_dtype);
+  Check(desc.m == 1 || (row_bytes % 8 == 0 && args.y.strides[0] % 4 == 0),
+        ErrorCode::kInvalidArgument, "gemm: rows of y are ", row_bytes,
+        " bytes apart, expected a multiple of 8 bytes and of 4 elements");
+  Check(Aligned(args.y.data) && Aligned(args.x.data) &&
+            args.x.strides[0] * DTypeSize(desc.x_dtype) % 16 == 0,
+        ErrorCode::kInvalidArgument, "gemm: x, its rows and y must be aligned to 16 bytes");
   GemmProblem p;
   p.m = static_cast<int>(desc.m);
   p.n = static_cast<int>(desc.n);
@@ -104,18 +115,26 @@ GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
   p.epilogue.y_type = OutputTypeOf(desc.y_dtype);
   p.epilogue.silu = desc.activation == Activation::kSilu;
   p.epilogue.silu_mul = desc.activation == Activation::kSiluMul;
+  if (desc.has_outliers) {
+    const OutlierList& outliers = args.weight->outliers;
+    Check(outliers.size() <= std::numeric_limits<int>::max(), ErrorCode::kUnsupported,
+          "gemm: ", outliers.size(), " outliers in one weight");
+    p.outliers.index = outliers.index.as<int64_t>();
+    p.outliers.value = outliers.value.as<float>();
+    p.outliers.count = static_cast<int>(outliers.size());
+  }
   return p;
 }
 
 // Ranking all plans takes longer than a small GEMM; a model has few shapes.
 Plan CachedPlan(const GemmProblem& p) {
   static std::mutex mutex;
-  static std::map<std::tuple<int, int, int, int, int, bool>, Plan> plans;
+  static std::map<std::tuple<int, int, int, int, int, bool, bool>, Plan> plans;
   const bool aligned =
       p.epilogue.y_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.epilogue.y) % 16 == 0;
   const std::lock_guard lock(mutex);
   Plan& plan = plans[{static_cast<int>(p.format), p.m, p.n, p.k,
-                      static_cast<int>(p.epilogue.y_type), aligned}];
+                      static_cast<int>(p.epilogue.y_type), aligned, p.outliers.count > 0}];
   if (plan.config == nullptr) {
     plan = sm90::ChoosePlan(p, sm90::DeviceModel());
   }
@@ -130,56 +149,93 @@ void RunNested(const Context& context, const GemmDesc& desc, const GemmArgs& arg
   sm90::Launch(CachedPlan(p), p, static_cast<cudaStream_t>(context.stream), true);
 }
 
-int64_t CodeBytes(const GemmDesc& desc) {
-  return (desc.m * desc.k + kAlignment - 1) / kAlignment * kAlignment;
+int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
 }
 
-int64_t E4m3WorkspaceBytes(const GemmDesc& desc) { return CodeBytes(desc) + desc.m * 4; }
+int64_t CodeBytes(const GemmDesc& desc) { return RoundUp(desc.m * desc.k, kAlignment); }
+
+// Elements between the scales of neighbouring groups of K.
+int64_t GroupStride(const GemmDesc& desc) { return RoundUp(desc.m, 4); }
+
+int64_t E4m3WorkspaceBytes(const GemmDesc& desc) {
+  int64_t scales = desc.m;
+  if (desc.activation_quant == ActivationQuant::kDynamicPerTensor) {
+    scales = cuda::kPerTensorFloats;
+  } else if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
+    scales = GroupStride(desc) * RoundUp(desc.k, kActivationGroup) / kActivationGroup;
+  }
+  return CodeBytes(desc) + scales * static_cast<int64_t>(sizeof(float));
+}
+
+// Codes and scales of X into the workspace.
+void QuantizeX(const Context& context, const GemmDesc& desc, const GemmArgs& args, uint8_t* codes,
+               float* scales) {
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  const auto type =
+      desc.x_dtype == DType::kF16 ? cuda::QuantizeType::kF16 : cuda::QuantizeType::kBf16;
+  const int64_t stride = desc.m == 1 ? desc.k : args.x.strides[0];
+  if (desc.activation_quant == ActivationQuant::kDynamicPerTensor) {
+    cuda::QuantizePerTensor(args.x.data, stride, type, desc.m, desc.k, codes, scales, stream);
+    return;
+  }
+  cuda::QuantizeArgs quantize;
+  quantize.type = type;
+  quantize.m = desc.m;
+  quantize.k = desc.k;
+  quantize.x = args.x.data;
+  quantize.x_stride = stride;
+  quantize.static_scale =
+      desc.activation_quant == ActivationQuant::kStaticPerTensor ? args.weight->input_scale : 0.0f;
+  quantize.group_stride =
+      desc.activation_quant == ActivationQuant::kDynamicPerGroup ? GroupStride(desc) : 0;
+  quantize.q = codes;
+  quantize.scale = scales;
+  cuda::Quantize(quantize, stream, true);
+}
 
 void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
-  const auto stream = static_cast<cudaStream_t>(context.stream);
   const Weight& weight = *args.weight;
   uint8_t* codes = context.workspace.as<uint8_t>();
   float* scales = reinterpret_cast<float*>(codes + CodeBytes(desc));
-  const bool per_tensor = desc.activation_quant == ActivationQuant::kDynamicPerTensor;
-  if (per_tensor) {
-    Check(args.x.is_contiguous(), ErrorCode::kInvalidArgument,
-          "gemm: per-tensor quantization needs contiguous X");
-    cuda::QuantizePerTensor(args.x.data, desc.m, desc.k, codes, scales, stream);
-  } else {
-    cuda::QuantizeArgs quantize;
-    quantize.m = desc.m;
-    quantize.k = desc.k;
-    quantize.x = args.x.data;
-    quantize.x_stride = args.x.strides[0];
-    quantize.static_scale =
-        desc.activation_quant == ActivationQuant::kStaticPerTensor ? weight.input_scale : 0.0f;
-    quantize.q = codes;
-    quantize.scale = scales;
-    cuda::Quantize(quantize, stream, true);
-  }
+  QuantizeX(context, desc, args, codes, scales);
+
   GemmProblem p = MakeProblem(desc, args);
-  p.format = WeightFormat::kE4m3;
+  const bool grouped = desc.activation_quant == ActivationQuant::kDynamicPerGroup;
+  const bool blocked = desc.weight_scale == ScaleGranularity::kBlock128;
+  const bool promoted = grouped || blocked || desc.accumulation == Accumulation::kPromoted;
+  p.format = promoted ? WeightFormat::kE4m3Promoted : WeightFormat::kE4m3;
   p.x = codes;
   p.x_stride = desc.k;
-  p.epilogue.x_scale = scales;
-  p.epilogue.x_scale_stride = per_tensor ? 0 : 1;
+  if (grouped) {
+    p.block.x = scales;
+    p.block.x_stride = static_cast<int>(GroupStride(desc));
+  } else {
+    p.epilogue.x_scale = scales;
+    p.epilogue.x_scale_stride = desc.activation_quant == ActivationQuant::kDynamicPerTensor ? 0 : 1;
+  }
   if (desc.weight_format == QuantFormat::kNested) {
     p.epilogue.alpha = kNestedScale;
+    p.outliers.factor = 1.0f / kNestedScale;
+  } else if (blocked) {
+    p.block.w = weight.scales.as<float>();
+    p.block.w_stride = static_cast<int>(RoundUp(desc.k, 128) / 128);
   } else {
     p.epilogue.w_scale = weight.scales.as<float>();
     p.epilogue.w_scale_stride = desc.weight_scale == ScaleGranularity::kPerChannel ? 1 : 0;
   }
-  sm90::Launch(CachedPlan(p), p, stream, true);
+  sm90::Launch(CachedPlan(p), p, static_cast<cudaStream_t>(context.stream), true);
 }
 
 }  // namespace
 
 std::span<const GemmKernel> CudaGemmKernels() {
   // Tiles are chosen by M, and sums over K are split differently in different tiles.
-  static constexpr std::array<GemmKernel, 2> kKernels = {{
+  static constexpr std::array<GemmKernel, 3> kKernels = {{
       {"gemm_nested_f16_any_sm90", NestedUnsupported, nullptr, RunNested, false},
-      {"gemm_e4m3_f16_any_sm90", E4m3Unsupported, E4m3WorkspaceBytes, RunE4m3, false},
+      {"gemm_e4m3_any_any_sm90", E4m3Unsupported, E4m3WorkspaceBytes, RunE4m3, false},
+      {"gemm_plain_any_any_cublaslt", cuda::PlainGemmUnsupported, cuda::PlainGemmWorkspaceBytes,
+       cuda::RunPlainGemm, false},
   }};
   return kKernels;
 }

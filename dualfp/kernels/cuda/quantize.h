@@ -9,7 +9,8 @@
 
 namespace dualfp::cuda {
 
-// What feeds the quantizer, row by row; everything F16, K a multiple of 16 and at most 32768.
+// What feeds the quantizer, row by row. Fusing changes no bit: SiLU * up is rounded to the element
+// type before it is quantized, as if it had been stored in between.
 enum class QuantizeSource {
   kPlain,          // x [M, K]
   kRmsNorm,        // x [M, K] (+ residual [M, K], updated in place to the sum), times weight [K]
@@ -17,26 +18,40 @@ enum class QuantizeSource {
   kSiluMulHalves,  // gate then up, x [M, 2K]
 };
 
+enum class QuantizeType { kF16, kBf16 };  // of x, residual and weight
+
+constexpr int64_t kQuantizeMaxK = 32768;
+constexpr int64_t kQuantizeGroup = 128;  // elements of K that share a scale, see group_stride
+
 struct QuantizeArgs {
   QuantizeSource source = QuantizeSource::kPlain;
+  QuantizeType type = QuantizeType::kF16;
   int64_t m = 0;
-  int64_t k = 0;  // of the output
+  int64_t k = 0;  // of the output: a multiple of 16, at most kQuantizeMaxK
   const void* x = nullptr;
-  int64_t x_stride = 0;          // elements between rows
+  int64_t x_stride = 0;          // elements between rows; a multiple of 8
   void* residual = nullptr;      // kRmsNorm, optional; contiguous rows
-  const void* weight = nullptr;  // kRmsNorm: F16 [K]
+  const void* weight = nullptr;  // kRmsNorm: [K]; not written by the previous kernel of the stream
   float epsilon = 1e-5f;         // kRmsNorm
-  float static_scale = 0.0f;     // 0 = dynamic per token
-  void* q = nullptr;             // E4M3 [M, K], contiguous
-  float* scale = nullptr;        // [M]: amax / 448 of each row; written in the static case too
+  float static_scale = 0.0f;     // 0 = dynamic
+  // Dynamic: 0 = a scale per token, scale [M]; else one per token and 128 of K, that of group g
+  // and row m at scale[g * group_stride + m].
+  int64_t group_stride = 0;
+  void* q = nullptr;       // E4M3 [M, K], contiguous
+  float* scale = nullptr;  // amax / 448 (1 where that is 0); written in the static case too
+  int chunks = 0;          // 8-element pieces of a row that a thread holds: 1, 2, 4, 8; 0 = chosen
 };
 
-// Enqueues; `overlap` as in sm90::Launch.
+// Enqueues; `overlap` as in sm90::Launch. All pointers are aligned to 16 bytes.
+// Throws kInvalidArgument.
 void Quantize(const QuantizeArgs& args, cudaStream_t stream, bool overlap);
 
-// One scale for the whole of x: amax over all rows, then q = x / scale. `scale` [1] is zeroed
-// first.
-void QuantizePerTensor(const void* x, int64_t m, int64_t k, void* q, float* scale,
-                       cudaStream_t stream);
+// Floats that QuantizePerTensor wants at `scale`: the scale, then scratch.
+constexpr int64_t kPerTensorFloats = 1024;
+
+// One scale for the whole of x [M, K], in scale[0]: amax over all rows, then q = x / scale.
+// One launch; what fits stays on the chip between the maximum and the rounding.
+void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64_t m, int64_t k,
+                       void* q, float* scale, cudaStream_t stream);
 
 }  // namespace dualfp::cuda

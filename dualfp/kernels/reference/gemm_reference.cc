@@ -30,8 +30,20 @@ float RowScale(const GemmDesc& desc, const GemmArgs& args, int64_t m, float tens
       return ActivationScale(tensor_amax);
     case ActivationQuant::kStaticPerTensor:
       return args.weight->input_scale;
+    case ActivationQuant::kDynamicPerGroup:
+      return 1.0f;  // QuantizeGroups multiplies by each group's
   }
   return 1.0f;
+}
+
+void QuantizeGroups(const GemmDesc& desc, const GemmArgs& args, int64_t m, float* out) {
+  for (int64_t k = 0; k < desc.k; k += kActivationGroup) {
+    const int64_t count = std::min(kActivationGroup, desc.k - k);
+    const void* x = static_cast<const char*>(XRow(args, m)) + k * DTypeSize(desc.x_dtype);
+    const float scale = ActivationScale(kRowInner.max_magnitude(x, desc.x_dtype, count));
+    kRowInner.quantize(x, desc.x_dtype, count, scale, out + k);
+    std::transform(out + k, out + k + count, out + k, [&](float q) { return q * scale; });
+  }
 }
 
 void PrepareRows(const GemmDesc& desc, const GemmArgs& args, float* values, float* scales) {
@@ -45,6 +57,8 @@ void PrepareRows(const GemmDesc& desc, const GemmArgs& args, float* values, floa
     scales[m] = RowScale(desc, args, m, tensor_amax);
     if (desc.activation_quant == ActivationQuant::kNone) {
       kRowInner.to_float(XRow(args, m), desc.x_dtype, desc.k, out);
+    } else if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
+      QuantizeGroups(desc, args, m, out);
     } else {
       kRowInner.quantize(XRow(args, m), desc.x_dtype, desc.k, scales[m], out);
     }

@@ -14,9 +14,28 @@ constexpr int kThreads = 256;
 // k = {2t, 2t + 1, 2t + 8, 2t + 9}[j].
 __device__ constexpr int PermutedPosition(int k) { return (k % 8 / 2) * 4 + k / 8 * 2 + k % 2; }
 
+// Lists an outlier, or counts what cannot be a weight. `value` is the weight itself.
+__device__ void NoteIneligible(const OutlierSink& sink, int64_t index, float value,
+                               uint16_t clamped) {
+  if (!isfinite(value)) {
+    atomicAdd(&sink.counts->non_finite, 1);
+    atomicMax(&sink.counts->not_before, ~static_cast<unsigned long long>(index));
+    return;
+  }
+  const auto slot = static_cast<int64_t>(atomicAdd(&sink.counts->outliers, 1));
+  if (slot < sink.capacity) {
+    sink.index[slot] = index;
+    sink.value[slot] = value - __half2float(__ushort_as_half(clamped));
+  }
+}
+
 // A thread takes one group: 32 bytes in, 16 and 16 out.
+template <PlaneSource kSource>
 __global__ void __launch_bounds__(kThreads)
-    SplitKernel(const uint4* w, int64_t groups, uint4* upper, uint4* lower, OutlierSink sink) {
+    SplitKernel(const uint4* w, int64_t groups, uint4* upper, uint4* lower, const OutlierSink sink,
+                int64_t first_index) {
+  unsigned rounded = 0;
+  float largest_error = 0.0f;
   for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
        group += int64_t{gridDim.x} * kThreads) {
     const uint4 in[2] = {w[2 * group], w[2 * group + 1]};
@@ -26,19 +45,23 @@ __global__ void __launch_bounds__(kThreads)
     uint32_t e[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int k = 0; k < 16; ++k) {
-      uint16_t bits = static_cast<uint16_t>(words[k / 2] >> (16 * (k % 2)));
+      const auto stored = static_cast<uint16_t>(words[k / 2] >> (16 * (k % 2)));
+      uint16_t bits = stored;
+      if constexpr (kSource == PlaneSource::kBf16) {
+        const float value = __uint_as_float(uint32_t{stored} << 16);
+        const __half half = __float2half_rn(value);
+        bits = __half_as_ushort(half);
+        const float difference = fabsf(__half2float(half) - value);
+        if (difference > 0.0f && !isinf(difference)) {
+          ++rounded;
+          largest_error = fmaxf(largest_error, difference / fabsf(value));
+        }
+      }
       if (!NestedEligible(bits)) {
         const uint16_t clamped = (bits & 0x8000) | kNestedMaxBits;
-        if ((bits & 0x7FFF) >= 0x7C00) {
-          atomicAdd(&sink.counts->non_finite, 1);
-        } else {
-          const auto slot = static_cast<int64_t>(atomicAdd(&sink.counts->outliers, 1));
-          if (slot < sink.capacity) {
-            sink.index[slot] = group * 16 + k;
-            sink.value[slot] =
-                __half2float(__ushort_as_half(bits)) - __half2float(__ushort_as_half(clamped));
-          }
-        }
+        const float value = kSource == PlaneSource::kBf16 ? __uint_as_float(uint32_t{stored} << 16)
+                                                          : __half2float(__ushort_as_half(stored));
+        NoteIneligible(sink, first_index + group * 16 + k, value, clamped);
         bits = clamped;
       }
       const NestedBytes bytes = NestedSplit(bits);
@@ -48,6 +71,10 @@ __global__ void __launch_bounds__(kThreads)
     }
     upper[group] = make_uint4(u[0], u[1], u[2], u[3]);
     lower[group] = make_uint4(e[0], e[1], e[2], e[3]);
+  }
+  if (rounded != 0) {
+    atomicAdd(&sink.counts->rounded, rounded);
+    atomicMax(&sink.counts->largest_error, __float_as_uint(largest_error));
   }
 }
 
@@ -65,6 +92,33 @@ __global__ void __launch_bounds__(kThreads)
     DecodeNested(u.w, e.w, low.w, high.w);
     w[2 * group] = low;
     w[2 * group + 1] = high;
+  }
+}
+
+// Bytes of 0xFF where U and E do not belong together, for four weights. Of V = 256 (U7 >> 1) + E -
+// 64 the rounding of V / 128 must give U7 back, so E is above 128 exactly where U7 is odd; and V is
+// 0 .. 0x3F00, so E >= 64 where U7 is 0, E <= 64 where it is 126, and it is never 127.
+__device__ __forceinline__ uint32_t Mismatch(uint32_t u, uint32_t e) {
+  const uint32_t odd = (u & 0x01010101u) * 255;
+  const uint32_t magnitude = u & 0x7F7F7F7Fu;
+  return (__vcmpgtu4(e, 0x80808080u) ^ odd) |
+         (__vcmpeq4(magnitude, 0) & __vcmpltu4(e, 0x40404040u)) |
+         (__vcmpeq4(magnitude, 0x7E7E7E7Eu) & __vcmpgtu4(e, 0x40404040u)) |
+         __vcmpeq4(magnitude, 0x7F7F7F7Fu);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    CheckKernel(const uint4* upper, const uint4* lower, int64_t groups, SplitCounts* counts) {
+  int invalid = 0;
+  for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
+       group += int64_t{gridDim.x} * kThreads) {
+    const uint4 u = upper[group];
+    const uint4 e = lower[group];
+    invalid += __popc(Mismatch(u.x, e.x)) + __popc(Mismatch(u.y, e.y)) +
+               __popc(Mismatch(u.z, e.z)) + __popc(Mismatch(u.w, e.w));
+  }
+  if (invalid != 0) {
+    atomicAdd(&counts->invalid, static_cast<unsigned long long>(invalid / 8));
   }
 }
 
@@ -95,16 +149,19 @@ void CheckGroups(int64_t count, const void* a, const void* b, const void* c) {
 }  // namespace
 
 void SplitPlanes(const void* w, int64_t n, int64_t k, void* upper, void* lower,
-                 const OutlierSink& sink, cudaStream_t stream) {
+                 const OutlierSink& sink, cudaStream_t stream, PlaneSource source,
+                 int64_t first_index) {
   CheckGroups(k, w, upper, lower);
   Check(sink.counts != nullptr, ErrorCode::kInvalidArgument, "SplitPlanes: counts are required");
   const int64_t groups = n * k / 16;
   if (groups == 0) {
     return;
   }
-  SplitKernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<const uint4*>(w), groups,
-                                                     static_cast<uint4*>(upper),
-                                                     static_cast<uint4*>(lower), sink);
+  const auto kernel = source == PlaneSource::kF16 ? SplitKernel<PlaneSource::kF16>
+                                                  : SplitKernel<PlaneSource::kBf16>;
+  kernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<const uint4*>(w), groups,
+                                                static_cast<uint4*>(upper),
+                                                static_cast<uint4*>(lower), sink, first_index);
   CheckCuda(cudaGetLastError(), "SplitPlanes");
 }
 
@@ -119,6 +176,18 @@ void MergePlanes(const void* upper, const void* lower, int64_t n, int64_t k, voi
                                                      static_cast<const uint4*>(lower), groups,
                                                      static_cast<uint4*>(w));
   CheckCuda(cudaGetLastError(), "MergePlanes");
+}
+
+void CheckPlanes(const void* upper, const void* lower, int64_t n, int64_t k, SplitCounts* counts,
+                 cudaStream_t stream) {
+  CheckGroups(k, upper, lower, upper);
+  const int64_t groups = n * k / 16;
+  if (groups == 0) {
+    return;
+  }
+  CheckKernel<<<Grid(groups), kThreads, 0, stream>>>(
+      static_cast<const uint4*>(upper), static_cast<const uint4*>(lower), groups, counts);
+  CheckCuda(cudaGetLastError(), "CheckPlanes");
 }
 
 void PermuteBytes(const void* in, void* out, int64_t bytes, cudaStream_t stream) {

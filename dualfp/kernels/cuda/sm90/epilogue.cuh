@@ -5,12 +5,13 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "dualfp/kernels/cuda/common/silu.cuh"
 #include "dualfp/kernels/cuda/sm90/gemm_params.h"
 #include "dualfp/kernels/cuda/sm90/tile.cuh"
 
 namespace dualfp::sm90 {
 
-__device__ __forceinline__ float Silu(float v) { return __fdividef(v, 1.0f + __expf(-v)); }
+using cuda::Silu;
 
 __device__ __forceinline__ float LoadShared(uint32_t address) {
   float v;

@@ -18,6 +18,7 @@ void AddNestedSplit(std::vector<KernelConfig>& table);
 void AddNestedPersistent(std::vector<KernelConfig>& table);
 void AddE4m3Split(std::vector<KernelConfig>& table);
 void AddE4m3Persistent(std::vector<KernelConfig>& table);
+void AddE4m3Promoted(std::vector<KernelConfig>& table);
 
 namespace {
 
@@ -42,6 +43,10 @@ GemmParams MakeParams(const KernelConfig& config, const GemmProblem& problem, co
                                problem.m, problem.k, problem.x_stride,
                                config.tokens / plan.cluster.share_x, nested ? 64 : 128});
   p.epilogue = problem.epilogue;
+  p.outliers = problem.outliers;
+  p.outliers.x = problem.x;
+  p.outliers.x_stride = problem.x_stride;
+  p.block = problem.block;
   p.m = problem.m;
   p.n = problem.n;
   p.k = problem.k;
@@ -66,6 +71,7 @@ std::span<const KernelConfig> KernelConfigs() {
     AddNestedPersistent(t);
     AddE4m3Split(t);
     AddE4m3Persistent(t);
+    AddE4m3Promoted(t);
     return t;
   }();
   return table;
@@ -73,6 +79,7 @@ std::span<const KernelConfig> KernelConfigs() {
 
 std::string Name(const KernelConfig& config) {
   std::string name = config.format == WeightFormat::kNested ? "nested" : "e4m3";
+  name += config.format == WeightFormat::kE4m3Promoted ? "_promoted" : "";
   name += config.family == Family::kSplit ? "_split" : "_persistent";
   name += StrCat("_r", config.rows(), config.blocks == 2 ? "b2" : "", "_t", config.tokens, "_k",
                  config.k);
@@ -134,6 +141,9 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (e.y_type == OutputType::kF32) {
     return "persistent kernels write 16-bit types";
+  }
+  if (problem.outliers.count > 0) {
+    return "persistent kernels do not add outliers";
   }
   if (e.y_stride % 8 != 0) {
     return "rows of Y must start at multiples of 16 bytes";

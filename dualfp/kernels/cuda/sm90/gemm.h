@@ -26,6 +26,8 @@ struct GemmProblem {
   const void* x = nullptr;        // [M, K]: F16 (nested) or E4M3
   int64_t x_stride = 0;           // elements between rows
   Epilogue epilogue;
+  Outliers outliers;  // `x` and `x_stride` are set from those above
+  BlockScales block;  // kE4m3Promoted only
 };
 
 enum class Family { kSplit, kPersistent };

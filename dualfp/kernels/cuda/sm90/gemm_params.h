@@ -31,6 +31,24 @@ struct Epilogue {
   bool silu_mul = false;  // rows of W are g0, u0, g1, u1, ...: y = silu(g) * u
 };
 
+// A nested weight's outliers (tensor/weight.h): acc += value * factor * X[token, column].
+struct Outliers {
+  const int64_t* index = nullptr;  // [count] row * K + column, ascending
+  const float* value = nullptr;    // [count]
+  int count = 0;
+  float factor = 1.0f;      // 1 / Epilogue::alpha
+  const void* x = nullptr;  // as the copy engine sees it: F16, or permuted E4M3 codes
+  int64_t x_stride = 0;     // elements between rows
+};
+
+// kE4m3Promoted: scales that change along K; nullptr = 1.
+struct BlockScales {
+  const float* w = nullptr;  // [ceil(N/128), ceil(K/128)]
+  int w_stride = 0;          // ceil(K/128)
+  const float* x = nullptr;  // [ceil(K/128), x_stride], of each token and 128 of K
+  int x_stride = 0;          // >= M, even; rows are aligned to 8 bytes
+};
+
 // How the CTAs of a cluster divide the work: share_x neighbouring weight tiles by share_w
 // neighbouring token tiles, the K of each tile divided among `split` CTAs. CTAs with the same token
 // tile each load a part of X and multicast it to the others; likewise W. Rank in the cluster =
@@ -48,6 +66,8 @@ struct GemmParams {
   CUtensorMap w_lower;  // nested: lower plane
   CUtensorMap x;        // F16 or E4M3 [M, K]
   Epilogue epilogue;
+  Outliers outliers;
+  BlockScales block;
   int m = 0;
   int n = 0;
   int k = 0;

@@ -5,6 +5,7 @@
 
 #include "dualfp/kernels/cuda/sm90/epilogue.cuh"
 #include "dualfp/kernels/cuda/sm90/mainloop.cuh"
+#include "dualfp/kernels/cuda/sm90/promoted.cuh"
 
 namespace dualfp::sm90 {
 
@@ -59,7 +60,7 @@ DUALFP_HOST_DEVICE constexpr int StagingBytes(int warpgroups, int tokens) {
 // kPlain: FP16 output with token scales and nothing else, which is what most tiles want; the warps
 // have little to hide instructions behind here.
 template <bool kPlain, class T>
-__device__ __forceinline__ void StoreTile(const GemmParams& p, const Consumer<T>& consumer,
+__device__ __forceinline__ void StoreTile(const GemmParams& p, const ConsumerOf<T>& consumer,
                                           const TileConstants<T>& constants, uint32_t staging,
                                           int row0, int token0) {
   constexpr int kChunk = ChunkTokens(T::kTokens);
@@ -177,7 +178,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   } else {
     BecomeConsumer<T>();
     cuda::GridWaitForPrevious();
-    Consumer<T> consumer(shared, place);
+    ConsumerOf<T> consumer(shared, place);
     const Epilogue& e = p.epilogue;
     const bool plain = e.y_type == OutputType::kF16 && e.w_scale == nullptr && e.bias == nullptr &&
                        !e.silu && !e.silu_mul && e.residual == nullptr;
@@ -186,13 +187,13 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
       const TilePosition position = raster.At(tile);
       TileConstants<T> constants(shared.Constants(parity));
       constants.Fetch(p, position.row, position.token);
-      consumer.Run(stages, last_k);
+      RunTile<T>(consumer, p, 0, stages, last_k, position.row, position.token);
       constants.Publish();
       cuda::NamedBarrierSync(1, T::kConsumers);  // the constants are complete
       if (plain) {
-        StoreTile<true>(p, consumer, constants, shared.Staging(), position.row, position.token);
+        StoreTile<true, T>(p, consumer, constants, shared.Staging(), position.row, position.token);
       } else {
-        StoreTile<false>(p, consumer, constants, shared.Staging(), position.row, position.token);
+        StoreTile<false, T>(p, consumer, constants, shared.Staging(), position.row, position.token);
       }
     }
     LeaveCluster(place);

@@ -5,6 +5,8 @@
 
 #include "dualfp/kernels/cuda/sm90/epilogue.cuh"
 #include "dualfp/kernels/cuda/sm90/mainloop.cuh"
+#include "dualfp/kernels/cuda/sm90/outliers.cuh"
+#include "dualfp/kernels/cuda/sm90/promoted.cuh"
 
 namespace dualfp::sm90 {
 
@@ -16,7 +18,7 @@ template <class T>
 constexpr int kPartialStride = T::kRows + 4;
 
 template <class T>
-__device__ __forceinline__ void StorePartials(const Consumer<T>& consumer, uint32_t partials) {
+__device__ __forceinline__ void StorePartials(const ConsumerOf<T>& consumer, uint32_t partials) {
   const int lane = threadIdx.x % 32;
   const int row0 = threadIdx.x / 128 * T::kBlocks * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
 #pragma unroll
@@ -157,11 +159,16 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     cuda::GridWaitForPrevious();  // scales and residual may come from the previous kernel
     TileConstants<T> constants(shared.Constants(0));
     constants.Fetch(p, row0, token0);
-    Consumer<T> consumer(shared, place);
-    consumer.Run(stages, last_k);
+    ConsumerOf<T> consumer(shared, place);
+    OutlierPlace<T> outliers;
+    outliers.Find(p, row0);
+    RunTile<T>(consumer, p, begin, stages, last_k, row0, token0);
     cuda::NamedBarrierSync(1, T::kConsumers);  // everyone has finished with the ring
     constants.Publish();
-    StorePartials(consumer, shared.ring);
+    StorePartials<T>(consumer, shared.ring);
+    if (place.split_rank == 0) {
+      AddOutliers<T, kPartialStride<T>>(p, outliers, shared.ring, row0, token0);
+    }
     const Reduction<T> reduction{split,
                                  place.split_rank,
                                  max(0, min(T::kTokens, p.m - token0)),

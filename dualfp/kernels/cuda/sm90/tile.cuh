@@ -27,6 +27,7 @@ struct Tile {
   static constexpr int kCtas = kCtasValue;
 
   static constexpr bool kNested = kFormat == WeightFormat::kNested;
+  static constexpr bool kPromoted = kFormat == WeightFormat::kE4m3Promoted;
   static constexpr int kRows = 64 * kWarpgroups * kBlocks;
   static constexpr int kConsumers = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumers + 128;  // one thread of the last warpgroup loads
