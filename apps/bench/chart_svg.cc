@@ -178,7 +178,7 @@ class Drawing {
     std::string below;
     for (size_t i = 0; i < layer.points.size(); ++i) {
       const double x = X(layer.points[i].x);
-      below = fmt::format("L{:.1f} {:.1f}", x, Y((*floor)[i])) + below;
+      below.insert(0, fmt::format("L{:.1f} {:.1f}", x, Y((*floor)[i])));
       (*floor)[i] += layer.points[i].y;
       fmt::format_to(std::back_inserter(above), "{}{:.1f} {:.1f}", i == 0 ? "M" : "L", x,
                      Y((*floor)[i]));
