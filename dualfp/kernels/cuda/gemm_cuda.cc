@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <tuple>
+#include <utility>
 
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
@@ -126,15 +127,36 @@ GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
   return p;
 }
 
+// A workspace for kernels of one stream, which run one after another; kept for the life of the
+// process. Null while the stream is being captured and has none yet: nothing may be allocated then.
+void* StreamWorkspace(cudaStream_t stream) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, cudaStream_t>, void*> workspaces;
+  int device = 0;
+  cuda::CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard lock(mutex);
+  void*& workspace = workspaces[{device, stream}];
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  if (workspace == nullptr &&
+      cudaStreamIsCapturing(stream, &capture) == cudaSuccess &&
+      capture == cudaStreamCaptureStatusNone) {
+    cuda::CheckCuda(cudaMalloc(&workspace, sm90::kStreamWorkspaceBytes), "cudaMalloc");
+    cuda::CheckCuda(cudaMemsetAsync(workspace, 0, sm90::kStreamFlagBytes, stream),
+                    "cudaMemsetAsync");
+  }
+  return workspace;
+}
+
 // Ranking all plans takes longer than a small GEMM; a model has few shapes.
 Plan CachedPlan(const GemmProblem& p) {
   static std::mutex mutex;
-  static std::map<std::tuple<int, int, int, int, int, bool, bool>, Plan> plans;
+  static std::map<std::tuple<int, int, int, int, int, bool, bool, bool>, Plan> plans;
   const bool aligned =
       p.epilogue.y_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.epilogue.y) % 16 == 0;
   const std::lock_guard lock(mutex);
   Plan& plan = plans[{static_cast<int>(p.format), p.m, p.n, p.k,
-                      static_cast<int>(p.epilogue.y_type), aligned, p.outliers.count > 0}];
+                      static_cast<int>(p.epilogue.y_type), aligned, p.outliers.count > 0,
+                      p.workspace != nullptr}];
   if (plan.config == nullptr) {
     plan = sm90::ChoosePlan(p, sm90::DeviceModel());
   }
@@ -146,7 +168,9 @@ void RunNested(const Context& context, const GemmDesc& desc, const GemmArgs& arg
   p.format = WeightFormat::kNested;
   p.x = args.x.data;
   p.x_stride = args.x.strides[0];
-  sm90::Launch(CachedPlan(p), p, static_cast<cudaStream_t>(context.stream), true);
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  p.workspace = StreamWorkspace(stream);
+  sm90::Launch(CachedPlan(p), p, stream, true);
 }
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
@@ -224,7 +248,9 @@ void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args)
     p.epilogue.w_scale = weight.scales.as<float>();
     p.epilogue.w_scale_stride = desc.weight_scale == ScaleGranularity::kPerChannel ? 1 : 0;
   }
-  sm90::Launch(CachedPlan(p), p, static_cast<cudaStream_t>(context.stream), true);
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  p.workspace = StreamWorkspace(stream);
+  sm90::Launch(CachedPlan(p), p, stream, true);
 }
 
 }  // namespace

@@ -26,20 +26,29 @@ __device__ __forceinline__ void BarrierArriveExpect(uint32_t barrier, uint32_t b
                : "memory");
 }
 
-__device__ __forceinline__ void BarrierArrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// Arrives at the same barrier of CTA `rank` of the cluster. Not .release.cluster: that costs a
-// device-wide memory barrier, and what a consumer hands back here is only the right to overwrite.
-__device__ __forceinline__ void BarrierArriveCluster(uint32_t barrier, uint32_t rank) {
+// Predicated, so that the compiler makes no branch of it.
+__device__ __forceinline__ void BarrierArriveIf(bool condition, uint32_t barrier) {
   asm volatile(
       "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
-      "}\n" ::"r"(barrier),
-      "r"(rank)
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %0, 0;\n"
+      "@p mbarrier.arrive.shared::cta.b64 _, [%1];\n"
+      "}\n" ::"r"(static_cast<int>(condition)),
+      "r"(barrier)
+      : "memory");
+}
+
+// The same at a barrier of another CTA of the cluster (ClusterAddress). Not .release.cluster: that
+// costs a device-wide memory barrier, and what a consumer hands back here is only the right to
+// overwrite.
+__device__ __forceinline__ void BarrierArriveAtIf(bool condition, uint32_t remote) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %0, 0;\n"
+      "@p mbarrier.arrive.shared::cluster.b64 _, [%1];\n"
+      "}\n" ::"r"(static_cast<int>(condition)),
+      "r"(remote)
       : "memory");
 }
 

@@ -42,6 +42,14 @@ double EstimateMicroseconds(const Plan& plan, const GemmProblem& problem,
     const double sharing = std::min<double>(c.ctas, std::ceil(double(ctas) / usable));
     const double epilogue = 900 + rows * c.tokens * 8 / 128 + (cluster.split > 1 ? 900 : 0);
     compute = waves * (part * stage * sharing + epilogue) / clock;
+  } else if (plan.parts > 1) {
+    const double exchange = rows * c.tokens * 4 / 16 * (1 - 1.0 / plan.parts);
+    compute = (CeilDiv(stages, plan.parts) * stage + exchange + 2500) / clock;
+  } else if (plan.parts == Plan::kStream) {
+    // Partial sums are written and read once at the rate of L2; with few tiles several times.
+    const double shares = std::max(1.0, double(slots) / ctas);
+    const double exchange = rows * c.tokens * 4 / 32 * (1 + shares);
+    compute = (double(ctas) / slots * stages * stage + exchange + 2000) / clock;
   } else {
     const double waves = std::ceil(double(ctas) / slots);
     const double sharing = std::min<double>(c.ctas, std::ceil(double(ctas) / usable));
@@ -88,11 +96,19 @@ std::vector<RankedPlan> RankPlans(const GemmProblem& problem, const DeviceModel&
     for (const int split : {1, 2, 3, 4, 5, 6, 8}) {
       for (const int share_x : {1, 2, 4}) {
         for (const int share_w : {1, 2, 4}) {
-          const Plan plan{&config, {split, share_x, share_w}, 8};
           const bool idle = (share_w > 1 && problem.m <= config.tokens * (share_w / 2)) ||
                             (share_x > 1 && problem.n <= config.rows() * (share_x / 2));
-          if (!idle && Unsupported(plan, problem).empty()) {
-            ranked.push_back({plan, EstimateMicroseconds(plan, problem, device)});
+          const bool persistent = config.family == Family::kPersistent;
+          const int tiles = CeilDiv(problem.n, config.rows()) * CeilDiv(problem.m, config.tokens);
+          for (const int group : {8, 16}) {
+            for (const int parts : {1, Plan::kStream, 2, 3, 4, 5, 6, 8}) {
+              const Plan plan{&config, {split, share_x, share_w}, group, parts};
+              // Where one wave holds everything, its order does not matter.
+              const bool same = group != 8 && (!persistent || tiles <= 2 * device.sms);
+              if (!idle && !same && Unsupported(plan, problem).empty()) {
+                ranked.push_back({plan, EstimateMicroseconds(plan, problem, device)});
+              }
+            }
           }
         }
       }

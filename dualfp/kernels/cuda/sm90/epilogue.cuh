@@ -34,36 +34,52 @@ __device__ __forceinline__ void StoreShared(uint32_t address, float v) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
 }
 
-// Scales and bias of a tile, token_scale including alpha. Fetched into registers before the tile's
-// K loop and published to shared memory after it, so that nothing waits for global memory.
-template <class T>
+__device__ __forceinline__ void StoreGlobalIf(bool condition, void* address, const float4& v) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %0, 0;\n"
+      "@p st.global.v4.f32 [%1], {%2, %3, %4, %5};\n"
+      "}\n" ::"r"(static_cast<int>(condition)),
+      "l"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
+}
+
+// Scales and bias of kTokens tokens and kRows rows, for kThreads threads that finish them. The token
+// scale includes alpha and a weight scale that all rows share. Fetched into registers before the
+// tile's K loop and published to shared memory after it, so that nothing waits for global memory.
+template <int kTokens, int kRows, int kThreads>
 class TileConstants {
  public:
+  static constexpr int kBytes = 4 * (kTokens + 2 * kRows);
+
   uint32_t token_scale;  // [kTokens]
   uint32_t row_scale;    // [kRows]
   uint32_t row_bias;     // [kRows]
 
   __device__ explicit TileConstants(uint32_t address)
       : token_scale(address),
-        row_scale(address + 4 * T::kTokens),
-        row_bias(address + 4 * (T::kTokens + T::kRows)) {}
+        row_scale(address + 4 * kTokens),
+        row_bias(address + 4 * (kTokens + kRows)) {}
 
   __device__ __forceinline__ void Fetch(const GemmParams& p, int row0, int token0) {
     const Epilogue& e = p.epilogue;
+    const bool row_scales = e.w_scale != nullptr && e.w_scale_stride != 0;
+    shared_scale_ = e.w_scale != nullptr && e.w_scale_stride == 0 ? e.w_scale[0] : 1.0f;
 #pragma unroll
     for (int i = 0; i < kTokenLoads; ++i) {
-      const int token = token0 + i * T::kConsumers + static_cast<int>(threadIdx.x);
-      token_values_[i] = e.alpha;
+      const int token = token0 + i * kThreads + Thread();
+      token_values_[i] = 1.0f;
       if (e.x_scale != nullptr && token < p.m) {
-        token_values_[i] *= e.x_scale[static_cast<int64_t>(token) * e.x_scale_stride];
+        token_values_[i] = e.x_scale[static_cast<int64_t>(token) * e.x_scale_stride];
       }
     }
 #pragma unroll
     for (int i = 0; i < kRowLoads; ++i) {
-      const int row = row0 + i * T::kConsumers + static_cast<int>(threadIdx.x);
+      const int row = row0 + i * kThreads + Thread();
       row_values_[i] = 1.0f;
       bias_values_[i] = 0.0f;
-      if (e.w_scale != nullptr && row < p.n) {
+      if (row_scales && row < p.n) {
         row_values_[i] = e.w_scale[static_cast<int64_t>(row) * e.w_scale_stride];
       }
       if (e.bias != nullptr && row < p.n) {
@@ -72,19 +88,19 @@ class TileConstants {
     }
   }
 
-  // By all consumer threads; a barrier among them must follow.
-  __device__ __forceinline__ void Publish() const {
+  // By all kThreads; a barrier among them must follow.
+  __device__ __forceinline__ void Publish(float alpha) const {
 #pragma unroll
     for (int i = 0; i < kTokenLoads; ++i) {
-      const int token = i * T::kConsumers + static_cast<int>(threadIdx.x);
-      if (token < T::kTokens) {
-        StoreShared(token_scale + 4 * token, token_values_[i]);
+      const int token = i * kThreads + Thread();
+      if (token < kTokens) {
+        StoreShared(token_scale + 4 * token, token_values_[i] * (alpha * shared_scale_));
       }
     }
 #pragma unroll
     for (int i = 0; i < kRowLoads; ++i) {
-      const int row = i * T::kConsumers + static_cast<int>(threadIdx.x);
-      if (row < T::kRows) {
+      const int row = i * kThreads + Thread();
+      if (row < kRows) {
         StoreShared(row_scale + 4 * row, row_values_[i]);
         StoreShared(row_bias + 4 * row, bias_values_[i]);
       }
@@ -92,9 +108,12 @@ class TileConstants {
   }
 
  private:
-  static constexpr int kTokenLoads = CeilDiv(T::kTokens, T::kConsumers);
-  static constexpr int kRowLoads = CeilDiv(T::kRows, T::kConsumers);
+  static constexpr int kTokenLoads = CeilDiv(kTokens, kThreads);
+  static constexpr int kRowLoads = CeilDiv(kRows, kThreads);
 
+  __device__ static int Thread() { return static_cast<int>(threadIdx.x) % kThreads; }
+
+  float shared_scale_;
   float token_values_[kTokenLoads];
   float row_values_[kRowLoads];
   float bias_values_[kRowLoads];

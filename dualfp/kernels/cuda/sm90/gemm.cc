@@ -22,6 +22,7 @@ void AddE4m3Promoted(std::vector<KernelConfig>& table);
 
 namespace {
 
+constexpr int kLeastSms = 132;
 constexpr int kMaxClusterSize = 8;  // what every device with clusters offers
 constexpr uint64_t kEvictNormal = 0x1000000000000000;
 constexpr uint64_t kEvictFirst = 0x12F0000000000000;
@@ -29,7 +30,8 @@ constexpr uint64_t kEvictLast = 0x14F0000000000000;
 
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
-GemmParams MakeParams(const KernelConfig& config, const GemmProblem& problem, const Plan& plan) {
+GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters) {
+  const KernelConfig& config = *plan.config;
   GemmParams p;
   p.w = cuda::EncodeTensorMap({problem.w, cuda::MapElement::kU8, problem.n, problem.k, problem.k,
                                config.rows() / plan.cluster.share_w, config.k});
@@ -53,12 +55,35 @@ GemmParams MakeParams(const KernelConfig& config, const GemmProblem& problem, co
   p.cluster = plan.cluster;
   p.row_clusters = CeilDiv(problem.n, config.rows() * plan.cluster.share_x);
   p.token_clusters = CeilDiv(problem.m, config.tokens * plan.cluster.share_w);
-  p.stages = CeilDiv(problem.k, config.k);
-  p.split_reciprocal = static_cast<uint32_t>((uint64_t{1} << 32) / plan.cluster.split + 1);
-  p.raster_group = plan.raster_group;
+  p.stages = Divisor(CeilDiv(problem.k, config.k));
+  p.split = Divisor(plan.cluster.split);
   // Weights that one tile column reads once need not stay in L2.
   p.w_policy = problem.m <= config.tokens ? kEvictFirst : kEvictNormal;
   p.x_policy = problem.m <= config.tokens ? kEvictLast : kEvictNormal;
+  if (config.family == Family::kPersistent) {
+    const int group = std::min(plan.raster_group, p.row_clusters);
+    const int last = p.row_clusters % group;
+    p.raster_group = Divisor(group);
+    p.raster_last_group = Divisor(last == 0 ? group : last);
+    p.raster_group_tiles = Divisor(group * p.token_clusters);
+    const int tiles = p.row_clusters * p.token_clusters;
+    p.whole_tiles = tiles;
+    p.parts = Divisor(std::max(plan.parts, 1));
+    if (plan.parts > 1) {
+      p.whole_tiles = 0;
+    } else if (plan.parts == Plan::kStream) {
+      // Up to two tiles' worth a cluster: then most tiles have two contributors at most.
+      p.whole_tiles = std::max(0, tiles / clusters - 1) * clusters;
+      const int stages = (tiles - p.whole_tiles) * static_cast<int>(p.stages.value);
+      p.share_stages = stages / clusters;
+      p.share_longer = stages % clusters;
+    }
+    if (plan.UsesWorkspace()) {
+      p.flags = static_cast<uint32_t*>(problem.workspace);
+      p.partials = reinterpret_cast<float*>(static_cast<uint8_t*>(problem.workspace) +
+                                            kStreamFlagBytes);
+    }
+  }
   return p;
 }
 
@@ -92,13 +117,12 @@ std::string Name(const KernelConfig& config) {
 std::string Name(const Plan& plan) {
   const ClusterShape& c = plan.cluster;
   std::string name = Name(*plan.config);
-  if (c.size() > 1) {
-    name += "/";
-    name += c.split > 1 ? StrCat("s", c.split) : "";
-    name += c.share_x > 1 ? StrCat("x", c.share_x) : "";
-    name += c.share_w > 1 ? StrCat("w", c.share_w) : "";
-  }
-  return name;
+  std::string how = c.split > 1 ? StrCat("s", c.split) : "";
+  how += c.share_x > 1 ? StrCat("x", c.share_x) : "";
+  how += c.share_w > 1 ? StrCat("w", c.share_w) : "";
+  how += plan.raster_group != 8 ? StrCat("g", plan.raster_group) : "";
+  how += plan.parts == Plan::kStream ? "k" : plan.parts > 1 ? StrCat("k", plan.parts) : "";
+  return how.empty() ? name : name + "/" + how;
 }
 
 std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
@@ -119,6 +143,10 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if (config.tokens % (8 * c.share_x) != 0 || config.rows() % (8 * c.share_w) != 0) {
     return "shares of a tile are multiples of 8 rows";
   }
+  if (plan.UsesWorkspace() && (config.family != Family::kPersistent || problem.workspace == nullptr ||
+                      config.rows() * config.tokens > kMostPartialSums || config.ctas != 1)) {
+    return "sums over clusters need a persistent kernel and a workspace";
+  }
   const Epilogue& e = problem.epilogue;
   if (e.y_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.y) % 16 != 0 ||
       e.residual_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.residual) % 8 != 0) {
@@ -135,6 +163,13 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
       return "the partial sums do not fit in shared memory";
     }
     return "";
+  }
+  if (plan.parts > 1 && (plan.parts > kMostParts || plan.parts > CeilDiv(problem.k, config.k) ||
+                         plan.parts > CeilDiv(config.tokens, 32) ||
+                         plan.parts * CeilDiv(problem.n, config.rows() * c.share_x) *
+                                 CeilDiv(problem.m, config.tokens * c.share_w) * c.size() >
+                             kLeastSms)) {
+    return "parts of tiles must be computed in one wave, a stage each at least";
   }
   if (c.split != 1) {
     return "persistent kernels do not split K";
@@ -197,18 +232,21 @@ void Launch(const Plan& plan, const GemmProblem& problem, cudaStream_t stream, b
   const KernelConfig& config = *plan.config;
   const ClusterShape& c = plan.cluster;
   AllowSharedMemory(config);
-  const GemmParams params = MakeParams(config, problem, plan);
+  const bool persistent = config.family == Family::kPersistent;
+  const int most = persistent ? MaxActiveClusters(config, c.size()) : 0;
+  const GemmParams params = MakeParams(plan, problem, most);
+  const int tiles = params.row_clusters * params.token_clusters;
   std::array<cudaLaunchAttribute, 2> attributes{};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {static_cast<unsigned>(c.size()), 1, 1};
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
-  launch.gridDim = config.family == Family::kSplit
-                       ? dim3(params.row_clusters * c.size(), params.token_clusters)
-                       : dim3(std::min(params.row_clusters * params.token_clusters,
-                                       MaxActiveClusters(config, c.size())) *
-                              c.size());
+  const int clusters = plan.parts == Plan::kStream ? most
+                       : plan.parts > 1            ? tiles * plan.parts
+                                                   : std::min(tiles, most);
+  launch.gridDim = persistent ? dim3(clusters * c.size())
+                              : dim3(params.row_clusters * c.size(), params.token_clusters);
   launch.blockDim = dim3(config.threads);
   launch.dynamicSmemBytes = config.shared_bytes;
   launch.stream = stream;

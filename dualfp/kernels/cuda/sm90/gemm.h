@@ -28,7 +28,13 @@ struct GemmProblem {
   Epilogue epilogue;
   Outliers outliers;  // `x` and `x_stride` are set from those above
   BlockScales block;  // kE4m3Promoted only
+  // For plans that want it: kStreamWorkspaceBytes on 256, whose first kStreamFlagBytes are zero; a
+  // kernel leaves them so. Kernels that may run at one time need one each.
+  void* workspace = nullptr;
 };
+
+constexpr int64_t kStreamFlagBytes = 16384;
+constexpr int64_t kStreamWorkspaceBytes = kStreamFlagBytes + 160 * 4 * kMostPartialSums;  // 160 CTAs
 
 enum class Family { kSplit, kPersistent };
 
@@ -60,9 +66,16 @@ struct Plan {
   const KernelConfig* config = nullptr;
   ClusterShape cluster;  // split: split family only
   int raster_group = 8;  // cluster tiles along N walked together (persistent family)
+  // Persistent family, through the workspace: kStream cuts the tiles that would make an incomplete
+  // last wave along K into equal shares for all clusters; a number cuts each tile into that many.
+  static constexpr int kStream = 0;
+  int parts = 1;
+
+  bool UsesWorkspace() const { return parts != 1; }
 };
 
-// "nested_split_r128_t16_k128/s3": s = split, x = share_x, w = share_w, where not 1.
+// "nested_split_r128_t16_k128/s3": s = split, x = share_x, w = share_w, where not 1; g = raster
+// group, where not 8; k = parts, where not 1, "k" alone for kStream.
 std::string Name(const Plan& plan);
 
 // Empty when the plan can run the problem, else why not.

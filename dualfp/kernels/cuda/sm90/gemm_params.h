@@ -61,6 +61,33 @@ struct ClusterShape {
   DUALFP_HOST_DEVICE constexpr int size() const { return split * share_x * share_w; }
 };
 
+// Divides by a number that the host knows: a division costs about a hundred cycles where every CTA
+// waits for it.
+struct Divisor {
+  uint32_t value = 1;
+  uint32_t reciprocal = 0;  // 2^32 / value, rounded up; 0 for value 1
+
+  Divisor() = default;
+  explicit Divisor(int divisor)
+      : value(static_cast<uint32_t>(divisor)),
+        reciprocal(divisor == 1 ? 0
+                                : static_cast<uint32_t>((uint64_t{1} << 32) / value + 1)) {}
+
+#ifdef __CUDACC__
+  __device__ __forceinline__ int Quotient(int dividend) const {
+    const uint32_t d = static_cast<uint32_t>(dividend);
+    if (reciprocal == 0) {
+      return dividend;
+    }
+    const uint32_t q = __umulhi(d, reciprocal);  // at most one too large
+    return static_cast<int>(q - (q * value > d ? 1 : 0));
+  }
+#endif
+};
+
+constexpr int kMostParts = 8;
+constexpr int kMostPartialSums = 128 * 256;  // of a CTA
+
 struct GemmParams {
   CUtensorMap w;        // nested: upper plane; FP8: weights. U8 [N, K]
   CUtensorMap w_lower;  // nested: lower plane
@@ -72,15 +99,26 @@ struct GemmParams {
   int n = 0;
   int k = 0;
   ClusterShape cluster;
-  // Quotients of the problem's sizes: divisions cost about a hundred cycles each where every CTA
-  // waits for them.
-  int row_clusters = 0;           // cluster tiles along N
-  int token_clusters = 0;         // and along M
-  int stages = 0;                 // of all K
-  uint32_t split_reciprocal = 0;  // 2^32 / split, rounded up (split > 1)
-  int raster_group = 1;           // persistent: weight tiles that are walked together
-  uint64_t w_policy = 0;          // L2 eviction priority of the weights
+  int row_clusters = 0;    // cluster tiles along N
+  int token_clusters = 0;  // and along M
+  Divisor stages;          // of all K
+  Divisor split;
+  uint32_t one = 1;        // see DecodeNested
+  uint64_t w_policy = 0;  // L2 eviction priority of the weights
   uint64_t x_policy = 0;
+
+  // Persistent family: see Raster and Schedule.
+  Divisor raster_group;       // weight tiles that are walked together,
+  Divisor raster_last_group;  // of which the last group may have fewer
+  Divisor raster_group_tiles;
+  Divisor parts;           // clusters that compute a part of each tile
+  int whole_tiles = 0;     // these are computed by one cluster each
+  int share_stages = 0;    // stages of the others that each cluster computes, and of how many
+  int share_longer = 0;    // clusters it is one more
+  float* partials = nullptr;  // [CTA][rows * tokens]
+  // [CTA][warpgroup][kMostParts]: its partial sums are complete, one flag for each CTA that waits
+  // for them, which clears it.
+  uint32_t* flags = nullptr;
 };
 
 }  // namespace dualfp::sm90

@@ -15,13 +15,6 @@
 
 namespace dualfp::sm90 {
 
-// value / split, for value < 2^29.
-__device__ __forceinline__ int DivideBySplit(const GemmParams& p, int value) {
-  return p.cluster.split == 1
-             ? value
-             : static_cast<int>(__umulhi(static_cast<uint32_t>(value), p.split_reciprocal));
-}
-
 // This CTA's place in its cluster.
 struct ClusterPlace {
   ClusterShape shape;
@@ -30,7 +23,7 @@ struct ClusterPlace {
   int w_rank;  // among the CTAs that share a W tile
 
   __device__ ClusterPlace(const GemmParams& p, int rank) : shape(p.cluster) {
-    const int tile = DivideBySplit(p, rank);
+    const int tile = p.split.Quotient(rank);
     split_rank = rank - tile * shape.split;
     x_rank = tile & (shape.share_x - 1);
     w_rank = tile >> (31 - __clz(shape.share_x));
@@ -75,8 +68,8 @@ __device__ __forceinline__ void InitRing(const SharedLayout<T>& shared, const Cl
       cuda::BarrierInit(shared.Full(lane), 1);
       cuda::BarrierInit(shared.Empty(lane), T::kConsumers / 32 * place.peers());
     }
-    if (lane == 0) {
-      cuda::BarrierInit(shared.ReduceBarrier(), 1);
+    if (lane < T::kWarpgroups) {
+      cuda::BarrierInit(shared.SumBarrier(lane), 1);
     }
     cuda::BarrierInitFence();
   }
@@ -159,12 +152,13 @@ class Loader {
 
 // Runs body(operand) in the warp of the loader warpgroup that loads that operand.
 template <class T, class Body>
-__device__ __forceinline__ void ForEachOperand(const Body& body) {
+__device__ __forceinline__ void ForEachOperand(const GemmParams& p, const Body& body) {
   using Operand = typename Loader<T>::Operand;
   const int warp = __shfl_sync(0xFFFFFFFFu, (threadIdx.x - T::kConsumers) / 32, 0);
   if (warp == 0) {
     body(std::integral_constant<Operand, Operand::kWeights>());
   } else if (warp == 1) {
+    cuda::PrefetchTensorMap(&p.x);
     cuda::GridWaitForPrevious();
     body(std::integral_constant<Operand, Operand::kX>());
   } else if (T::kNested && warp == 2) {
@@ -172,24 +166,50 @@ __device__ __forceinline__ void ForEachOperand(const Body& body) {
   }
 }
 
+// Tells the loaders that fill a stage that this warp has finished with it.
+template <class T>
+class StageRelease {
+ public:
+  __device__ StageRelease(const SharedLayout<T>& shared, const ClusterPlace& place)
+      : own_(shared.Empty(0)), peers_(place.peers()), lane_(threadIdx.x % 32) {
+    peer_ = cuda::ClusterAddress(own_, place.Peer(min(lane_, peers_ - 1)));
+  }
+
+  // No branches: one of the arrivals is predicated off.
+  __device__ __forceinline__ void Stage(uint32_t stage, bool really = true) const {
+    cuda::BarrierArriveIf(really && peers_ == 1 && lane_ == 0, own_ + 8 * stage);
+    cuda::BarrierArriveAtIf(really && peers_ > 1 && lane_ < peers_, peer_ + 8 * stage);
+  }
+
+ private:
+  uint32_t own_;   // barrier of stage 0,
+  uint32_t peer_;  // and of the CTA that this lane tells
+  int peers_;
+  int lane_;
+};
+
 // The consumers' side. One object a thread; `index` runs on across tiles.
 template <class T>
 class Consumer {
  public:
   float acc[T::kBlocks][T::kTokens / 2];
 
-  __device__ Consumer(const SharedLayout<T>& shared, const ClusterPlace& place)
+  __device__ Consumer(const GemmParams& p, const SharedLayout<T>& shared,
+                      const ClusterPlace& place)
       : shared_(shared),
-        peers_(place.peers()),
+        one_(p.one),
         // The shuffle tells the compiler that the value is uniform across the warp.
         warpgroup_(__shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
-        lane_(threadIdx.x % 32),
-        peer_(place.Peer(min(static_cast<int>(lane_), place.peers() - 1))) {
+        release_(shared, place) {
     if constexpr (T::kNested) {
       // This lane's row address for ldmatrix, see LoadRaw.
-      const int row = threadIdx.x / 32 % 4 * 16 + (lane_ & 15) + warpgroup_ * T::kBlocks * 64;
-      row_offset_ = row * T::kK;
-      swizzle_ = T::kK == 128 ? (row & 7) : ((row >> 1) & 3);
+      const int lane = threadIdx.x % 32;
+      const int row = threadIdx.x / 32 % 4 * 16 + (lane & 15) + warpgroup_ * T::kBlocks * 64;
+      const int swizzle = T::kK == 128 ? (row & 7) : ((row >> 1) & 3);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        raw_address_[i] = shared.ring + row * T::kK + (((2 * i + (lane >> 4)) ^ swizzle) << 4);
+      }
     }
   }
 
@@ -208,9 +228,15 @@ class Consumer {
   }
 
  private:
-  // 16-element steps of K that are decoded together and committed as one group.
+  // 16-element steps of K that are decoded together and committed as one group: a granule.
   static constexpr int kSteps = T::kBlocks == 1 ? 4 : 2;
   static constexpr int kGranules = T::kK / (16 * kSteps);  // in a stage
+  static constexpr int kPairs = T::kK / 32;                // of steps in a stage: one ldmatrix each
+  // Granules by which reading runs ahead of multiplying. Two hide the latency of shared memory
+  // behind the decoding of the granule between, but leave a granule less of the ring to wait for
+  // copies: right where tensor cores bound, wrong where memory does.
+  static constexpr int kAhead =
+      T::kBlocks == 1 && T::kK == 64 && T::kTokens >= 96 && T::kStages >= 6 ? 2 : 1;
 
   struct Raw {
     uint32_t upper[T::kBlocks][kSteps / 2][4];
@@ -218,28 +244,21 @@ class Consumer {
   };
   using Fragments = uint32_t[T::kBlocks][kSteps][4];
 
-  // This warp has finished with a stage: tell every loader that fills it.
-  __device__ __forceinline__ void Release(uint32_t stage) {
-    if (peers_ == 1) {
-      if (lane_ == 0) {
-        cuda::BarrierArrive(shared_.Empty(stage));
-      }
-    } else if (lane_ < peers_) {
-      cuda::BarrierArriveCluster(shared_.Empty(stage), peer_);
-    }
+  __device__ __forceinline__ static uint32_t Before(uint32_t stage) {
+    return stage == 0 ? T::kStages - 1 : stage - 1;
   }
 
   // Bytes of the planes: one ldmatrix reads rows r..r+15 and 32 bytes of K of this warp, so that
   // words 0, 1 are rows g and g+8 of the first 16 bytes and words 2, 3 of the second.
   __device__ __forceinline__ void LoadRaw(Raw& raw, uint32_t stage, int granule) {
+    const uint32_t offset = stage * T::kStageBytes;
 #pragma unroll
-    for (int b = 0; b < T::kBlocks; ++b) {
+    for (int i = 0; i < kSteps / 2; ++i) {
+      const uint32_t address = raw_address_[granule * (kSteps / 2) + i] + offset;
 #pragma unroll
-      for (int i = 0; i < kSteps / 2; ++i) {
-        const uint32_t chunk = granule * kSteps + 2 * i + (lane_ >> 4);
-        const uint32_t offset = row_offset_ + b * 64 * T::kK + ((chunk ^ swizzle_) << 4);
-        cuda::LoadMatrix4(raw.upper[b][i], shared_.Weights(stage) + offset);
-        cuda::LoadMatrix4(raw.lower[b][i], shared_.Lower(stage) + offset);
+      for (int b = 0; b < T::kBlocks; ++b) {
+        cuda::LoadMatrix4(raw.upper[b][i], address + b * 64 * T::kK);
+        cuda::LoadMatrix4(raw.lower[b][i], address + b * 64 * T::kK + T::kPlaneBytes);
       }
     }
   }
@@ -258,26 +277,28 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ static void Decode(const Raw& raw, Fragments& a) {
+  __device__ __forceinline__ void Decode(const Raw& raw, Fragments& a) {
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
 #pragma unroll
       for (int b = 0; b < T::kBlocks; ++b) {
         const int i = j / 2;
         const int w = 2 * (j % 2);
-        cuda::DecodeNested(raw.upper[b][i][w], raw.lower[b][i][w], a[b][j][0], a[b][j][2]);
-        cuda::DecodeNested(raw.upper[b][i][w + 1], raw.lower[b][i][w + 1], a[b][j][1], a[b][j][3]);
+        cuda::DecodeNested(raw.upper[b][i][w], raw.lower[b][i][w], a[b][j][0], a[b][j][2],
+                           one_);
+        cuda::DecodeNested(raw.upper[b][i][w + 1], raw.lower[b][i][w + 1], a[b][j][1],
+                           a[b][j][3], one_);
       }
     }
   }
 
-  // Granule g multiplies while granule g + 1 is read and decoded: the wgmma queue never drains.
+  // Granule g multiplies while g + 1 is decoded and g + kAhead read: the wgmma queue never drains.
   // kFragment alternates, since registers of a wgmma in flight must not change; kPart is the
-  // granule's place in its stage.
-  template <int kFragment, int kPart>
+  // granule's place in its stage; kSteady: there are kAhead more, none of them in the last stage.
+  template <int kFragment, int kPart, bool kSteady>
   __device__ __forceinline__ void Granule(int left, bool first, int last_k) {
     cuda::WgmmaFence();
-    const uint64_t x = cuda::WgmmaDescriptor128B(shared_.X(index_.stage));
+    const uint64_t x = cuda::WgmmaDescriptor128B(shared_.X(0)) + index_.stage * (T::kStageBytes / 16);
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
       constexpr int kBase = kPart * kSteps;
@@ -285,74 +306,89 @@ class Consumer {
       const uint64_t b_descriptor = x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2;
 #pragma unroll
       for (int b = 0; b < T::kBlocks; ++b) {
-        cuda::Mma<T::kTokens>::RegistersF16(acc[b], fragments_[kFragment][b][j], b_descriptor,
-                                            j > 0 || !first);
+        cuda::Mma<T::kTokens>::RegistersF16(acc[b], fragments_[kFragment][b][j], b_descriptor, 1);
       }
     }
     cuda::WgmmaCommit();
-    RingIndex next = index_;
-    if constexpr (kPart == kGranules - 1) {
-      next.template Advance<T::kStages>();
-    }
-    Raw raw;
-    if (left > 1) {
-      if constexpr (kPart == kGranules - 1) {
-        cuda::BarrierWait(shared_.Full(next.stage), next.phase);
-      }
-      LoadRaw(raw, next.stage, kPart == kGranules - 1 ? 0 : kPart + 1);
-      if (left - 1 <= kGranules && last_k != T::kK) {
-        ZeroPast(raw, last_k / 16 - (kGranules - (left - 1)) * kSteps);
+    constexpr int kReadPart = (kPart + kAhead) % kGranules;
+    if (kSteady || left > kAhead) {
+      Read<kReadPart>(raw_[(kFragment + kAhead) % kAhead]);
+      if (!kSteady && left - kAhead <= kGranules && last_k != T::kK) {
+        ZeroPast(raw_[(kFragment + kAhead) % kAhead],
+                 last_k / 16 - (kGranules - (left - kAhead)) * kSteps);
       }
     }
     cuda::WgmmaWait<1>();
     if constexpr (kPart == 0) {
-      if (!first) {
-        Release(index_.stage == 0 ? T::kStages - 1 : index_.stage - 1);
+      release_.Stage(Before(index_.stage), !first);
+    }
+    if (kSteady || left > 1) {
+      Decode(raw_[(kFragment + 1) % kAhead], fragments_[kFragment ^ 1]);
+    }
+    if constexpr (kPart == kGranules - 1) {
+      index_.template Advance<T::kStages>();
+    }
+  }
+
+  // Reads the next granule, which is this part of its stage.
+  template <int kPart>
+  __device__ __forceinline__ void Read(Raw& raw) {
+    if constexpr (kPart == 0) {
+      cuda::BarrierWait(shared_.Full(read_.stage), read_.phase);
+    }
+    LoadRaw(raw, read_.stage, kPart);
+    if constexpr (kPart == kGranules - 1) {
+      read_.template Advance<T::kStages>();
+    }
+  }
+
+  static constexpr int kPeriod = kGranules < 2 ? 2 : kGranules;
+
+  template <bool kSteady, int kGranule = 0>
+  __device__ __forceinline__ void Period(int left, bool first, int last_k) {
+    if (kSteady || left > kGranule) {
+      Granule<kGranule % 2, kGranule % kGranules, kSteady>(
+          left - kGranule, first && kGranule < kGranules, last_k);
+      if constexpr (kGranule + 1 < kPeriod) {
+        Period<kSteady, kGranule + 1>(left, first, last_k);
       }
     }
-    if (left > 1) {
-      Decode(raw, fragments_[kFragment ^ 1]);
-    }
-    index_ = next;
   }
 
   __device__ __forceinline__ void RunNested(int stages, int last_k) {
-    cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
-    Raw raw;
-    LoadRaw(raw, index_.stage, 0);
-    if (stages == 1 && last_k != T::kK) {
-      ZeroPast(raw, last_k / 16);
+#pragma unroll
+    for (int b = 0; b < T::kBlocks; ++b) {
+#pragma unroll
+      for (int i = 0; i < T::kTokens / 2; ++i) {
+        acc[b][i] = 0.0f;
+      }
     }
-    Decode(raw, fragments_[0]);
+    read_ = index_;
     int left = stages * kGranules;
+    Read<0>(raw_[0]);
+    if (stages == 1 && last_k != T::kK) {
+      ZeroPast(raw_[0], last_k / 16);
+    }
+    if constexpr (kAhead == 2) {
+      if (left > 1) {
+        Read<1 % kGranules>(raw_[1]);
+        if (left - 1 <= kGranules && last_k != T::kK) {
+          ZeroPast(raw_[1], last_k / 16 - (kGranules - (left - 1)) * kSteps);
+        }
+      }
+    }
+    Decode(raw_[0], fragments_[0]);
     bool first = true;
-    if constexpr (kGranules == 1) {
-      for (; left >= 2; left -= 2) {
-        Granule<0, 0>(left, first, last_k);
-        first = false;
-        Granule<1, 0>(left - 1, first, last_k);
-      }
-      if (left == 1) {
-        Granule<0, 0>(left, first, last_k);
-      }
-    } else if constexpr (kGranules == 2) {
-      for (; left > 0; left -= 2) {
-        Granule<0, 0>(left, first, last_k);
-        first = false;
-        Granule<1, 1>(left - 1, first, last_k);
-      }
-    } else {
-      static_assert(kGranules == 4);
-      for (; left > 0; left -= 4) {
-        Granule<0, 0>(left, first, last_k);
-        first = false;
-        Granule<1, 1>(left - 1, first, last_k);
-        Granule<0, 2>(left - 2, first, last_k);
-        Granule<1, 3>(left - 3, first, last_k);
-      }
+    for (; left >= kPeriod + kGranules + kAhead; left -= kPeriod) {
+      Period<true>(left, first, last_k);
+      first = false;
+    }
+    for (; left > 0; left -= kPeriod) {
+      Period<false>(left, first, last_k);
+      first = false;
     }
     cuda::WgmmaWait<0>();
-    Release(index_.stage == 0 ? T::kStages - 1 : index_.stage - 1);
+    release_.Stage(Before(index_.stage));
   }
 
   __device__ __forceinline__ void RunShared(int stages) {
@@ -373,22 +409,22 @@ class Consumer {
       cuda::WgmmaCommit();
       cuda::WgmmaWait<1>();
       if (i > 0) {
-        Release(index_.stage == 0 ? T::kStages - 1 : index_.stage - 1);
+        release_.Stage(Before(index_.stage));
       }
       index_.template Advance<T::kStages>();
     }
     cuda::WgmmaWait<0>();
-    Release(index_.stage == 0 ? T::kStages - 1 : index_.stage - 1);
+    release_.Stage(Before(index_.stage));
   }
 
   const SharedLayout<T>& shared_;
+  uint32_t one_;
   RingIndex index_;
-  uint32_t peers_;
+  RingIndex read_;  // nested: of the granule that is read next
   uint32_t warpgroup_;
-  uint32_t lane_;
-  uint32_t peer_;  // lane l tells peer l
-  uint32_t row_offset_ = 0;
-  uint32_t swizzle_ = 0;
+  StageRelease<T> release_;
+  uint32_t raw_address_[kPairs];
+  Raw raw_[kAhead];
   Fragments fragments_[2];
 };
 

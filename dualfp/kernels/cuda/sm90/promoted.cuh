@@ -18,12 +18,12 @@ class PromotedConsumer {
 
   static_assert(!T::kPromoted || (T::kBlocks == 1 && T::kK == 128 && T::kTokens <= 128));
 
-  __device__ PromotedConsumer(const SharedLayout<T>& shared, const ClusterPlace& place)
+  __device__ PromotedConsumer(const GemmParams&, const SharedLayout<T>& shared,
+                              const ClusterPlace& place)
       : shared_(shared),
-        peers_(place.peers()),
+        release_(shared, place),
         warpgroup_(__shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
-        lane_(threadIdx.x % 32),
-        peer_(place.Peer(min(static_cast<int>(lane_), place.peers() - 1))) {}
+        lane_(threadIdx.x % 32) {}
 
   // acc = W tile · X tileᵀ over stages `first`, first + 1, ... of the problem's K.
   __device__ __forceinline__ void Run(const GemmParams& p, int first, int stages, int row0,
@@ -55,7 +55,7 @@ class PromotedConsumer {
       cuda::WgmmaCommit();
       cuda::WgmmaWait<0>();
       cuda::WgmmaPin(part);
-      Release(index_.stage);
+      release_.Stage(index_.stage);
       index_.template Advance<T::kStages>();
       if (scaled) {
 #pragma unroll
@@ -103,23 +103,11 @@ class PromotedConsumer {
     }
   }
 
-  // This warp has finished with a stage: tell every loader that fills it.
-  __device__ __forceinline__ void Release(uint32_t stage) {
-    if (peers_ == 1) {
-      if (lane_ == 0) {
-        cuda::BarrierArrive(shared_.Empty(stage));
-      }
-    } else if (lane_ < peers_) {
-      cuda::BarrierArriveCluster(shared_.Empty(stage), peer_);
-    }
-  }
-
   const SharedLayout<T>& shared_;
   RingIndex index_;
-  uint32_t peers_;
+  StageRelease<T> release_;
   uint32_t warpgroup_;
   uint32_t lane_;
-  uint32_t peer_;  // lane l tells peer l
 };
 
 // What the kernels use, and how they run it on a tile.

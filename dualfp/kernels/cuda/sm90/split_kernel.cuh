@@ -18,6 +18,9 @@ template <class T>
 constexpr int kPartialStride = T::kRows + 4;
 
 template <class T>
+using SplitConstants = TileConstants<T::kTokens, T::kRows, T::kConsumers>;
+
+template <class T>
 __device__ __forceinline__ void StorePartials(const ConsumerOf<T>& consumer, uint32_t partials) {
   const int lane = threadIdx.x % 32;
   const int row0 = threadIdx.x / 128 * T::kBlocks * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
@@ -43,7 +46,7 @@ struct Reduction {
   int cluster_rank0;  // of split rank 0
   const GemmParams& p;
 
-  __device__ int Begin(int r) const { return DivideBySplit(p, r * tokens); }
+  __device__ int Begin(int r) const { return p.split.Quotient(r * tokens); }
   __device__ uint32_t Bytes(int r) const {
     return (Begin(r + 1) - Begin(r)) * kPartialStride<T> * 4;
   }
@@ -76,7 +79,7 @@ struct Reduction {
 // Sums this CTA's range in rank order, so that results do not depend on timing, and stores it.
 template <class T>
 __device__ __forceinline__ void ReduceAndStore(const GemmParams& p, const Reduction<T>& reduction,
-                                               const TileConstants<T>& constants, int row0,
+                                               const SplitConstants<T>& constants, int row0,
                                                int token0) {
   constexpr int kVectors = T::kRows / 4;  // of a token
   constexpr int kUnroll = 4;
@@ -134,16 +137,17 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   const int split = p.cluster.split;
   const int row0 = (cuda::ClusterIndex() * p.cluster.share_x + place.x_rank) * T::kRows;
   const int token0 = (static_cast<int>(blockIdx.y) * p.cluster.share_w + place.w_rank) * T::kTokens;
-  const int begin = DivideBySplit(p, place.split_rank * p.stages);
-  const int stages = DivideBySplit(p, (place.split_rank + 1) * p.stages) - begin;
-  const int last_k = place.split_rank == split - 1 ? p.k - (p.stages - 1) * T::kK : T::kK;
+  const int all_stages = static_cast<int>(p.stages.value);
+  const int begin = p.split.Quotient(place.split_rank * all_stages);
+  const int stages = p.split.Quotient((place.split_rank + 1) * all_stages) - begin;
+  const int last_k = place.split_rank == split - 1 ? p.k - (all_stages - 1) * T::kK : T::kK;
 
   InitRing(shared, place);
   cuda::GridLaunchDependents();
 
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    ForEachOperand<T>([&](auto operand) {
+    ForEachOperand<T>(p, [&](auto operand) {
       RingIndex index;
       constexpr auto kOperand = decltype(operand)::value;
       const int first = kOperand == Loader<T>::Operand::kX ? token0 : row0;
@@ -157,14 +161,14 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   } else {
     BecomeConsumer<T>();
     cuda::GridWaitForPrevious();  // scales and residual may come from the previous kernel
-    TileConstants<T> constants(shared.Constants(0));
+    SplitConstants<T> constants(shared.Constants(0));
     constants.Fetch(p, row0, token0);
-    ConsumerOf<T> consumer(shared, place);
+    ConsumerOf<T> consumer(p, shared, place);
     OutlierPlace<T> outliers;
     outliers.Find(p, row0);
     RunTile<T>(consumer, p, begin, stages, last_k, row0, token0);
     cuda::NamedBarrierSync(1, T::kConsumers);  // everyone has finished with the ring
-    constants.Publish();
+    constants.Publish(p.epilogue.alpha);
     StorePartials<T>(consumer, shared.ring);
     if (place.split_rank == 0) {
       AddOutliers<T, kPartialStride<T>>(p, outliers, shared.ring, row0, token0);
@@ -183,10 +187,10 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     cuda::NamedBarrierSync(1, T::kConsumers);
     if (split > 1) {
       if (threadIdx.x == 0) {
-        reduction.Send(shared.ReduceBarrier());
+        reduction.Send(shared.SumBarrier(0));
       }
       if (reduction.Bytes(reduction.rank) > 0) {
-        cuda::BarrierWait(shared.ReduceBarrier(), 0);
+        cuda::BarrierWait(shared.SumBarrier(0), 0);
       }
     }
     ReduceAndStore<T>(p, reduction, constants, row0, token0);

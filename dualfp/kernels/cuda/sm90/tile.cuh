@@ -6,13 +6,23 @@
 
 #include "dualfp/kernels/cuda/common/mbarrier.cuh"
 #include "dualfp/kernels/cuda/sm90/tile_format.h"
+#include "dualfp/numeric/host_device.h"
 
 namespace dualfp::sm90 {
 
 constexpr int kSharedBytesPerSm = 233472;   // 228 KiB, of which each CTA costs 1 KiB more
 constexpr int kSharedBytesPerCta = 232448;  // 227 KiB
 constexpr int kMostStages = 24;
-constexpr int kBarrierBytes = 16 * kMostStages + 16;
+constexpr int kBarrierBytes = 16 * kMostStages + 32;
+
+// Tokens that a warpgroup of a persistent kernel stores at a time; it has two buffers for them, of
+// 128 bytes a token.
+DUALFP_HOST_DEVICE constexpr int StoreChunkTokens(int tokens) {
+  return tokens < 32 ? tokens : 32;
+}
+DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
+  return 2 * StoreChunkTokens(tokens) * 128;
+}
 
 // kWarpgroups * kBlocks * 64 weight rows by kTokens tokens by kK elements of K a stage, for kCtas
 // CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
@@ -54,8 +64,8 @@ struct Tile {
   static constexpr int kXBoxElements = kNested ? 64 : 128;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
 
-  // Scales and bias of two tiles, see TileConstants.
-  static constexpr int kConstantBytes = 2 * 4 * (kTokens + 2 * kRows);
+  // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
+  static constexpr int kConstantBytes = 4 * (kWarpgroups * kTokens + 2 * kRows);
   static constexpr int kBudget =
       (kCtas == 1 ? kSharedBytesPerCta : kSharedBytesPerSm / kCtas - 1024) - 1024 - kBarrierBytes -
       kConstantBytes - kStagingBytesValue;
@@ -64,7 +74,7 @@ struct Tile {
   static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kRegionBytes =  // ring and staging
       (kStagingBytesValue == 0 ? kBudget : kRingBytes + kStagingBytesValue) / 128 * 128;
-  // Alignment slack, region, constants, then full and empty barriers and one more.
+  // Alignment slack, region, constants, then full and empty barriers and those for sums.
   static constexpr int kSharedBytes = 1024 + kRegionBytes + kConstantBytes + kBarrierBytes;
 
   static_assert(kStages >= 2);
@@ -76,6 +86,11 @@ struct Tile {
 };
 
 __host__ __device__ constexpr int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+
+// All threads of a warpgroup.
+__device__ __forceinline__ void WarpgroupSync() {
+  cuda::NamedBarrierSync(1 + static_cast<int>(threadIdx.x / 128), 128);
+}
 
 // A position in the ring: the stage and how often the ring has wrapped.
 struct RingIndex {
@@ -97,20 +112,22 @@ struct SharedLayout {
   uint32_t ring;
 
   __device__ explicit SharedLayout(const void* dynamic_shared)
-      : ring((cuda::SharedAddress(dynamic_shared) + 1023) & ~1023u) {}
+      // The shuffle keeps the compiler from computing the address again at every use.
+      : ring(__shfl_sync(0xFFFFFFFFu, (cuda::SharedAddress(dynamic_shared) + 1023) & ~1023u, 0)) {}
 
   __device__ uint32_t Weights(uint32_t stage) const { return ring + stage * T::kStageBytes; }
   __device__ uint32_t Lower(uint32_t stage) const { return Weights(stage) + T::kPlaneBytes; }
   __device__ uint32_t X(uint32_t stage) const { return Weights(stage) + T::kWeightBytes; }
   __device__ uint32_t Staging() const { return ring + T::kRingBytes; }
-  __device__ uint32_t Constants(int parity) const {
-    return ring + T::kRegionBytes + parity * (T::kConstantBytes / 2);
+  __device__ uint32_t Constants(int warpgroup) const {
+    return ring + T::kRegionBytes + warpgroup * (T::kConstantBytes / T::kWarpgroups);
   }
   __device__ uint32_t Full(uint32_t stage) const {
     return ring + T::kRegionBytes + T::kConstantBytes + 8 * stage;
   }
   __device__ uint32_t Empty(uint32_t stage) const { return Full(stage) + 8 * T::kStages; }
-  __device__ uint32_t ReduceBarrier() const { return Full(2 * T::kStages); }
+  // For sums of other CTAs: of a warpgroup, or (0) of all.
+  __device__ uint32_t SumBarrier(int warpgroup) const { return Full(2 * T::kStages + warpgroup); }
 };
 
 }  // namespace dualfp::sm90
