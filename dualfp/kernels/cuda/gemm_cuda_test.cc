@@ -5,8 +5,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <set>
-#include <utility>
 
 #include "dualfp/base/error.h"
 #include "dualfp/kernels/cuda/gpu_test_util.h"
@@ -235,9 +235,12 @@ double RelativeDifference(const std::vector<float>& a, const std::vector<float>&
   return std::sqrt(difference / norm);
 }
 
-// Runs plans of one kind of kernel on a nested weight, and compares what they make.
-void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape, bool once,
-              cudaStream_t stream, int* count) {
+using PlanFilter = std::function<bool(const sm90::Plan&)>;
+
+// Runs plans of one kind of kernel, all or one of each kernel, on a nested weight, and compares
+// what they make.
+void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
+              const PlanFilter& filter, bool once, cudaStream_t stream, int* count) {
   int& runs = *count;
   const bool fp8 = kernel != sm90::WeightFormat::kNested;
   const TestFormat format{"nested",
@@ -285,14 +288,12 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape, bool
   p.epilogue.y = gpu.args.y.data;
   p.epilogue.y_stride = gpu.args.y.strides[0];
   std::vector<float> first;
-  std::set<std::pair<const void*, bool>> seen;  // kernels, and whether in a cluster
+  std::set<const void*> seen;
   for (const sm90::RankedPlan& ranked : sm90::RankPlans(p, sm90::DeviceModel())) {
-    // Of the many ways to split, each kernel's extremes.
-    const sm90::ClusterShape& c = ranked.plan.cluster;
-    if (c.split != 1 && c.split != 3 && c.split != 8 && c.size() != 8) {
+    if (!filter(ranked.plan)) {
       continue;
     }
-    if (once && !seen.insert({ranked.plan.config->function, c.size() > 1}).second) {
+    if (once && !seen.insert(ranked.plan.config->function).second) {
       continue;
     }
     CheckCuda(cudaMemset(const_cast<void*>(gpu.args.y.data), 0xFF,
@@ -322,12 +323,17 @@ constexpr sm90::WeightFormat kKernelFormats[] = {
 TEST_F(GemmGpuTest, EveryPlan) {
   constexpr Shape kShapes[] = {{1, 272, 144},  {3, 400, 1040}, {17, 1040, 2064}, {63, 528, 1552},
                                {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
+  // Of the many ways to split, each kernel's extremes.
+  const auto filter = [](const sm90::Plan& plan) {
+    const sm90::ClusterShape& c = plan.cluster;
+    return c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
+  };
   int runs = 0;
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     for (const Shape& shape : kShapes) {
-      RunPlans(kernel, false, shape, false, stream_, &runs);
+      RunPlans(kernel, false, shape, filter, false, stream_, &runs);
       if (shape.m % 16 != 1) {
-        RunPlans(kernel, true, shape, false, stream_, &runs);
+        RunPlans(kernel, true, shape, filter, false, stream_, &runs);
       }
       if (HasFailure()) {
         return;
@@ -338,16 +344,48 @@ TEST_F(GemmGpuTest, EveryPlan) {
   EXPECT_GT(runs, 500);
 }
 
-// Each kernel alone and in a cluster: little enough to run under compute-sanitizer.
-TEST_F(GemmGpuTest, EveryKernelOnce) {
+// Each kernel of a family once, little enough for compute-sanitizer.
+struct FamilyCase {
+  sm90::WeightFormat format;
+  sm90::Family family;
+  bool clusters;
+};
+
+class KernelFamilyGpuTest : public GpuTest, public ::testing::WithParamInterface<FamilyCase> {};
+
+TEST_P(KernelFamilyGpuTest, EveryKernelOnce) {
+  const FamilyCase& param = GetParam();
+  const auto filter = [&](const sm90::Plan& plan) {
+    return plan.config->family == param.family && (plan.cluster.size() > 1) == param.clusters;
+  };
   int runs = 0;
-  for (const sm90::WeightFormat kernel : kKernelFormats) {
-    RunPlans(kernel, false, {33, 272, 1040}, true, stream_, &runs);
-    RunPlans(kernel, true, {33, 272, 528}, true, stream_, &runs);
+  RunPlans(param.format, false, {33, 272, 400}, filter, true, stream_, &runs);
+  if (param.family == sm90::Family::kSplit) {
+    RunPlans(param.format, true, {33, 272, 400}, filter, true, stream_, &runs);
   }
-  std::printf("%d runs of kernels\n", runs);
-  EXPECT_GE(runs, static_cast<int>(sm90::KernelConfigs().size()));
+  EXPECT_GT(runs, 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    All, KernelFamilyGpuTest, ::testing::ValuesIn([] {
+      std::vector<FamilyCase> cases;
+      for (const sm90::WeightFormat format : kKernelFormats) {
+        for (const sm90::Family family : {sm90::Family::kSplit, sm90::Family::kPersistent}) {
+          for (const bool clusters : {false, true}) {
+            cases.push_back({format, family, clusters});
+          }
+        }
+      }
+      return cases;
+    }()),
+    [](const auto& test) {
+      const FamilyCase& param = test.param;
+      return std::string(param.format == sm90::WeightFormat::kNested ? "Nested"
+                         : param.format == sm90::WeightFormat::kE4m3 ? "E4m3"
+                                                                     : "Promoted") +
+             (param.family == sm90::Family::kSplit ? "Split" : "Persistent") +
+             (param.clusters ? "Clusters" : "");
+    });
 
 TEST_F(GemmGpuTest, ResidualMayBeY) {
   const TestFormat format{"nested", QuantFormat::kNested, DType::kF8E4M3, ScaleGranularity::kNone,

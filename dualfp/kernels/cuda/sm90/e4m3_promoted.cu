@@ -8,7 +8,8 @@ void AddE4m3Promoted(std::vector<KernelConfig>& table) {
   AddSplit<kFormat, 1, 1, 128, 2, 8, 16, 32, 64>(table);
   AddSplit<kFormat, 2, 1, 128, 2, 16, 32>(table);
   AddSplit<kFormat, 2, 1, 128, 1, 64, 128>(table);
-  AddPersistent<kFormat, 1, 1, 128, 2, 64>(table);
+  AddPersistent<kFormat, 1, 1, 128, 2, 64, 128>(table);
+  AddPersistent<kFormat, 2, 1, 128, 2, 64>(table);
   AddPersistent<kFormat, 2, 1, 128, 1, 32, 64, 96, 128>(table);
   AddPersistent<kFormat, 3, 1, 128, 1, 64, 96>(table);
 }
