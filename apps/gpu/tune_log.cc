@@ -188,7 +188,8 @@ sm90::TunedTable TableFromRecords(const std::vector<std::filesystem::path>& path
         const sm90::DeviceModel known;
         table.sms = static_cast<int>(
             fields.FindInt("sms", 1, 1 << 16).value_or(device == known.name ? known.sms : 0));
-        table.kernels = fields.FindString("kernels").value_or("unknown");
+        const std::string kernels = fields.FindString("kernels").value_or("unknown");
+        table.kernels = table.kernels.empty() || table.kernels == kernels ? kernels : "several";
       } else if (kind == "tuned" || kind == "point") {
         const TunePoint point = ReadPoint(fields);
         sm90::TunedRow& row = rows[point];

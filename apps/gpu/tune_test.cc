@@ -15,6 +15,7 @@
 
 #include "apps/gpu/tune_log.h"
 #include "apps/gpu/tuner.h"
+#include "apps/gpu_commands.h"
 #include "dualfp/base/error.h"
 
 namespace dualfp::gpu {
@@ -296,6 +297,18 @@ TEST_F(TuneTest, LaterRecordsReplaceEarlierOnes) {
   const sm90::TunedTable table = TableFromRecords({path_});
   ASSERT_EQ(table.rows.size(), 1u);
   EXPECT_EQ(Name(table.rows[0].plan), plans[1]);
+}
+
+// What was timed on the GPU, on weights that the model's constants were not fitted to.
+TEST(ChoiceQualityTest, TheModelChoosesWellOnUnseenShapes) {
+  const std::vector<ModelQuality> quality =
+      EvaluateModel({std::filesystem::path(DUALFP_RESULTS_DIR) / "h200-tune.jsonl"});
+  ASSERT_EQ(quality.size(), 2u);
+  for (const ModelQuality& q : quality) {
+    EXPECT_GT(q.unseen.count(), 100) << q.format;
+    EXPECT_GE(q.unseen.Mean(), 0.90) << q.format;
+    EXPECT_LE(q.unseen.Mean(), 1.0) << q.format;
+  }
 }
 
 }  // namespace
