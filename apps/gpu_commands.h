@@ -38,7 +38,6 @@ struct GpuBenchArguments {
   std::vector<int> m;
   std::vector<std::string> formats;  // nested, fp8
   int top = 0;                       // plans to try; 0: the one that the library would choose
-  std::string cublaslt;              // path; empty: the system's
   std::string json;                  // records are appended to this file
   std::string plots;                 // folder
   std::string command;

@@ -8,7 +8,7 @@ namespace dualfp {
 namespace {
 
 // Where files lie on the machine that measures says nothing about the measurement.
-const std::set<std::string> kUnrecorded = {"--output", "--log", "--json", "--plot", "--cublaslt"};
+const std::set<std::string> kUnrecorded = {"--output", "--log", "--json", "--plot"};
 
 // An option whose one argument `parse` turns into a value, or throws.
 template <class Parse>

@@ -464,7 +464,7 @@ void RunOnGpu(const CLI::App& command, const BenchArguments& arguments) {
 }
 
 void CheckGpuFlagsUnused(const CLI::App& command) {
-  for (const char* flag : {"--shape", "--top", "--cublaslt", "--plot"}) {
+  for (const char* flag : {"--shape", "--top", "--plot"}) {
     if (command.count(flag) > 0) {
       throw CLI::ValidationError(flag, "needs --device cuda");
     }
@@ -479,7 +479,8 @@ void AddBenchGemm(CLI::App& bench) {
       "Y[M,N] = X[M,K] W[N,K]^T: speed beside the machine's measured ceilings (on GPUs: beside "
       "cuBLASLt), and the error against FP64");
   gemm->footer(
-      "Example: dualfp bench gemm --device cuda --shape 4096,14336 --m 1,16,256 --plot plots");
+      "Example: dualfp bench gemm --device cuda --shape 4096,14336 --m 1,16,256 --plot plots\n"
+      "DUALFP_CUBLASLT names the baseline's library where it is not the system's.");
   auto arguments = std::make_shared<BenchArguments>();
   BenchArguments& a = *arguments;
   constexpr const char* kWhat = "What to measure";
@@ -525,9 +526,6 @@ void AddBenchGemm(CLI::App& bench) {
   gemm->add_option("--top", a.gpu.top, "Best of so many plans (default: the chosen one)")
       ->check(CLI::Range(1, 1 << 20))
       ->option_text("T")
-      ->group(kGpu);
-  gemm->add_option("--cublaslt", a.gpu.cublaslt, "The baseline (default: the system's)")
-      ->option_text("LIBRARY")
       ->group(kGpu);
   gemm->add_option("--plot", a.gpu.plots, "Draw TFLOP/s and GB/s over M as SVG here")
       ->option_text("DIR")

@@ -14,6 +14,7 @@
 #include "apps/gpu/watchdog.h"
 #include "apps/gpu_commands.h"
 #include "dualfp/base/check.h"
+#include "dualfp/base/env.h"
 #include "dualfp/io/file.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/sm90/device_model.h"
@@ -26,11 +27,11 @@ using sm90::WeightFormat;
 constexpr std::chrono::milliseconds kHangLimit{60'000};  // of a point
 
 // cuBLASLt, or null with a note where it is absent and nobody named it.
-std::unique_ptr<gpu::CublasLt> OpenBaseline(const std::string& library) {
+std::unique_ptr<gpu::CublasLt> OpenBaseline() {
   try {
-    return std::make_unique<gpu::CublasLt>(library);
+    return std::make_unique<gpu::CublasLt>();
   } catch (const Error& error) {
-    if (!library.empty()) {
+    if (GetEnv("DUALFP_CUBLASLT")) {
       throw;
     }
     fmt::print("no baseline, dualfp is measured alone: {}\n", error.what());
@@ -98,7 +99,7 @@ void RunGpuGemmBench(const GpuBenchArguments& arguments) {
   cuda::CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   const sm90::DeviceModel device = sm90::CurrentDevice();
   const sm90::Tables tables = sm90::DefaultTables(device);
-  const std::unique_ptr<gpu::CublasLt> baseline = OpenBaseline(arguments.cublaslt);
+  const std::unique_ptr<gpu::CublasLt> baseline = OpenBaseline();
 
   Json run = gpu::RunRecord(info, arguments.command);
   run["cublaslt"] = baseline != nullptr ? baseline->version() : "none";

@@ -1,85 +1,59 @@
 #include "apps/gpu/cublaslt.h"
 
-#include <dlfcn.h>
-
-#include "apps/gpu/cublaslt_api.h"
 #include "apps/gpu/device_memory.h"
 #include "dualfp/base/check.h"
+#include "dualfp/kernels/cuda/common/cublaslt_api.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 
 namespace dualfp::gpu {
+namespace lt = cuda::lt;
+
 namespace {
 
 constexpr size_t kWorkspaceBytes = 64 << 20;
-constexpr const char* kSonames[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
 
 void CheckLt(lt::Status status, const char* what) {
-  Check(status == 0, ErrorCode::kInternal, what, ": cuBLASLt status ", status);
+  Check(status == lt::kSuccess, ErrorCode::kInternal, what, ": cuBLASLt status ", status);
 }
 
-template <class Function>
-void Find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  Check(function != nullptr, ErrorCode::kUnsupported, "cuBLASLt has no ", name);
-}
-
-void* Open(const std::string& library) {
-  if (!library.empty()) {
-    void* opened = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-    Check(opened != nullptr, ErrorCode::kUnsupported, "cannot load cuBLASLt: ", dlerror());
-    return opened;
-  }
-  for (const char* soname : kSonames) {
-    if (void* opened = dlopen(soname, RTLD_NOW | RTLD_LOCAL)) {
-      return opened;
-    }
-  }
-  Fail(ErrorCode::kUnsupported, "cannot load cuBLASLt: ", dlerror());
+const lt::Api& LoadApi() {
+  std::string why;
+  const lt::Api* api = lt::Load(&why);
+  Check(api != nullptr, ErrorCode::kUnsupported, why);
+  return *api;
 }
 
 }  // namespace
 
 struct CublasLt::State {
-  lt::Functions f{};
-  lt::Handle handle = nullptr;
-  lt::MatmulDesc desc = nullptr;
-  lt::MatrixLayout w_layout = nullptr;
-  lt::MatrixLayout x_layout = nullptr;
-  lt::MatrixLayout y_layout = nullptr;
+  explicit State(const lt::Api& functions) : f(functions) {}
+
+  const lt::Api& f;
+  lt::Object handle = nullptr;
+  lt::Object desc = nullptr;
+  lt::Object w_layout = nullptr;
+  lt::Object x_layout = nullptr;
+  lt::Object y_layout = nullptr;
   DeviceMemory workspace{kWorkspaceBytes};
   DeviceMemory scale{sizeof(float)};  // of each FP8 operand
   Problem problem;
-  std::vector<lt::HeuristicResult> algorithms;
+  std::vector<lt::Heuristic> algorithms;
 
   void ReleaseProblem() {
     if (desc != nullptr) {
-      f.cublasLtMatmulDescDestroy(desc);
-      f.cublasLtMatrixLayoutDestroy(w_layout);
-      f.cublasLtMatrixLayoutDestroy(x_layout);
-      f.cublasLtMatrixLayoutDestroy(y_layout);
+      f.desc_destroy(desc);
+      f.layout_destroy(w_layout);
+      f.layout_destroy(x_layout);
+      f.layout_destroy(y_layout);
       desc = nullptr;
     }
   }
 };
 
-CublasLt::CublasLt(const std::string& library) {
-  void* opened = Open(library);
-  state_ = std::make_unique<State>();
-  lt::Functions& f = state_->f;
-  Find(opened, "cublasLtGetVersion", f.cublasLtGetVersion);
-  Find(opened, "cublasLtCreate", f.cublasLtCreate);
-  Find(opened, "cublasLtDestroy", f.cublasLtDestroy);
-  Find(opened, "cublasLtMatmulDescCreate", f.cublasLtMatmulDescCreate);
-  Find(opened, "cublasLtMatmulDescDestroy", f.cublasLtMatmulDescDestroy);
-  Find(opened, "cublasLtMatmulDescSetAttribute", f.cublasLtMatmulDescSetAttribute);
-  Find(opened, "cublasLtMatrixLayoutCreate", f.cublasLtMatrixLayoutCreate);
-  Find(opened, "cublasLtMatrixLayoutDestroy", f.cublasLtMatrixLayoutDestroy);
-  Find(opened, "cublasLtMatmulPreferenceCreate", f.cublasLtMatmulPreferenceCreate);
-  Find(opened, "cublasLtMatmulPreferenceDestroy", f.cublasLtMatmulPreferenceDestroy);
-  Find(opened, "cublasLtMatmulPreferenceSetAttribute", f.cublasLtMatmulPreferenceSetAttribute);
-  Find(opened, "cublasLtMatmulAlgoGetHeuristic", f.cublasLtMatmulAlgoGetHeuristic);
-  Find(opened, "cublasLtMatmul", f.cublasLtMatmul);
-  CheckLt(f.cublasLtCreate(&state_->handle), "cublasLtCreate");
+CublasLt::CublasLt() {
+  const lt::Api& api = LoadApi();
+  state_ = std::make_unique<State>(api);
+  CheckLt(api.create(&state_->handle), "cublasLtCreate");
   constexpr float root = 1.0f / 16;
   static_assert(kFp8Scale == root * root);
   cuda::CheckCuda(cudaMemcpy(state_->scale.bytes(), &root, sizeof(root), cudaMemcpyHostToDevice),
@@ -88,11 +62,11 @@ CublasLt::CublasLt(const std::string& library) {
 
 CublasLt::~CublasLt() {
   state_->ReleaseProblem();
-  state_->f.cublasLtDestroy(state_->handle);
+  state_->f.destroy(state_->handle);
 }
 
 std::string CublasLt::version() const {
-  const size_t version = state_->f.cublasLtGetVersion();
+  const size_t version = state_->f.get_version();
   return StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
 }
 
@@ -101,36 +75,34 @@ int CublasLt::Prepare(const Problem& problem, int most) {
   s.ReleaseProblem();
   s.problem = problem;
   // Column-major: Y is [N, M] = Wᵀ (stored [K, N]) · X (stored [K, M]).
-  CheckLt(s.f.cublasLtMatmulDescCreate(&s.desc, lt::kCompute32F, CUDA_R_32F),
-          "cublasLtMatmulDescCreate");
-  const auto set = [&](lt::DescAttribute attribute, const auto& value) {
-    CheckLt(s.f.cublasLtMatmulDescSetAttribute(s.desc, attribute, &value, sizeof(value)),
+  CheckLt(s.f.desc_create(&s.desc, lt::kCompute32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+  const auto set = [&](int attribute, const auto& value) {
+    CheckLt(s.f.desc_set(s.desc, attribute, &value, sizeof(value)),
             "cublasLtMatmulDescSetAttribute");
   };
-  set(lt::kTransA, lt::kOpT);
-  set(lt::kTransB, lt::kOpN);
+  set(lt::kDescTransA, lt::kOpTranspose);
   const cudaDataType_t type = problem.fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16F;
   if (problem.fp8) {
     const float* scale = s.scale.as<float>();
-    set(lt::kFastAccumulation, static_cast<int8_t>(problem.fast_accumulation));
-    set(lt::kScalePointerA, scale);
-    set(lt::kScalePointerB, scale);
+    set(lt::kDescFastAccumulation, static_cast<int8_t>(problem.fast_accumulation));
+    set(lt::kDescScalePointerA, scale);
+    set(lt::kDescScalePointerB, scale);
   }
-  const auto create = s.f.cublasLtMatrixLayoutCreate;
+  const auto create = s.f.layout_create;
   CheckLt(create(&s.w_layout, type, problem.k, problem.n, problem.k), "layout of W");
   CheckLt(create(&s.x_layout, type, problem.k, problem.m, problem.k), "layout of X");
   CheckLt(create(&s.y_layout, CUDA_R_16F, problem.n, problem.m, problem.n), "layout of Y");
-  lt::Preference preference = nullptr;
-  CheckLt(s.f.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
-  CheckLt(s.f.cublasLtMatmulPreferenceSetAttribute(preference, lt::kMaxWorkspaceBytes,
-                                                   &kWorkspaceBytes, sizeof(kWorkspaceBytes)),
+  lt::Object preference = nullptr;
+  CheckLt(s.f.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
+  CheckLt(s.f.preference_set(preference, lt::kPreferenceWorkspaceBytes, &kWorkspaceBytes,
+                             sizeof(kWorkspaceBytes)),
           "cublasLtMatmulPreferenceSetAttribute");
   s.algorithms.resize(most);
   int found = 0;
   const lt::Status status =
-      s.f.cublasLtMatmulAlgoGetHeuristic(s.handle, s.desc, s.w_layout, s.x_layout, s.y_layout,
-                                         s.y_layout, preference, most, s.algorithms.data(), &found);
-  s.f.cublasLtMatmulPreferenceDestroy(preference);
+      s.f.heuristic(s.handle, s.desc, s.w_layout, s.x_layout, s.y_layout, s.y_layout, preference,
+                    most, s.algorithms.data(), &found);
+  s.f.preference_destroy(preference);
   return status == 0 ? found : 0;
 }
 
@@ -138,10 +110,9 @@ void CublasLt::Run(int index, const void* w, cudaStream_t stream) {
   State& s = *state_;
   const float alpha = 1.0f;
   const float beta = 0.0f;
-  CheckLt(s.f.cublasLtMatmul(s.handle, s.desc, &alpha, w, s.w_layout, s.problem.x, s.x_layout,
-                             &beta, s.problem.y, s.y_layout, s.problem.y, s.y_layout,
-                             &s.algorithms[index].algorithm, s.workspace.bytes(), kWorkspaceBytes,
-                             stream),
+  CheckLt(s.f.matmul(s.handle, s.desc, &alpha, w, s.w_layout, s.problem.x, s.x_layout, &beta,
+                     s.problem.y, s.y_layout, s.problem.y, s.y_layout,
+                     &s.algorithms[index].algorithm, s.workspace.bytes(), kWorkspaceBytes, stream),
           "cublasLtMatmul");
 }
 

@@ -15,9 +15,9 @@ namespace dualfp::gpu {
 // current when it was made.
 class CublasLt {
  public:
-  // `library`: a path or a soname; empty: the sonames of known versions, newest first. Throws
-  // kUnsupported when none loads.
-  explicit CublasLt(const std::string& library);
+  // The library that DUALFP_CUBLASLT names, else the system's. Throws kUnsupported when it does not
+  // load.
+  CublasLt();
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;
   CublasLt& operator=(const CublasLt&) = delete;

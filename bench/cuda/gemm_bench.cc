@@ -109,7 +109,10 @@ void Speed(const Options& options, cudaStream_t stream, FILE* out) {
   const sm90::WeightFormat format = fp8 ? sm90::WeightFormat::kE4m3 : sm90::WeightFormat::kNested;
   std::unique_ptr<CublasLt> baseline;
   try {
-    baseline = std::make_unique<CublasLt>(options.library);
+    if (!options.library.empty()) {
+      setenv("DUALFP_CUBLASLT", options.library.c_str(), 1);
+    }
+    baseline = std::make_unique<CublasLt>();
     std::printf("cuBLASLt %s\n", baseline->version().c_str());
   } catch (const Error& error) {
     std::printf("no baseline: %s\n", error.what());

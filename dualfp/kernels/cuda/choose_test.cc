@@ -15,7 +15,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3};
+constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3,
+                                     WeightFormat::kE4m3Promoted};
 
 Choice ChooseBuiltIn(const GemmProblem& problem) {
   return Choose(problem, DeviceModel(), {&BuiltInTable()});

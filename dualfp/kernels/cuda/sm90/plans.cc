@@ -53,7 +53,9 @@ Plan PlanByName(std::string_view name) {
 }
 
 std::string_view FormatName(WeightFormat format) {
-  return format == WeightFormat::kNested ? "nested" : "e4m3";
+  return format == WeightFormat::kNested ? "nested"
+         : format == WeightFormat::kE4m3 ? "e4m3"
+                                         : "e4m3_promoted";
 }
 
 GemmProblem DenseProblem(WeightFormat format, int m, int n, int k) {

@@ -15,7 +15,7 @@ std::span<const Plan> AllPlans();
 // The plan that Name() calls so; throws kInvalidArgument when this build has none.
 Plan PlanByName(std::string_view name);
 
-// "nested", "e4m3": also how names of plans begin.
+// "nested", "e4m3", "e4m3_promoted".
 std::string_view FormatName(WeightFormat format);
 
 // A problem whose rows follow one another, without operands: what tables and explanations are

@@ -18,6 +18,8 @@ namespace dualfp::sm90 {
 namespace {
 
 constexpr std::string_view kMagic = "dualfp-tuned-table 1";
+constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3,
+                                     WeightFormat::kE4m3Promoted};
 constexpr int64_t kMaxBytes = int64_t{64} << 20;
 
 auto WeightKey(const TunedRow& row) { return std::tuple(row.format, row.n, row.k); }
@@ -108,9 +110,11 @@ class Parser {
            words.size() == 1 ? " word" : " words");
     TunedRow row;
     row.line = line_;
-    row.format =
-        words[0] == FormatName(WeightFormat::kE4m3) ? WeightFormat::kE4m3 : WeightFormat::kNested;
-    Expect(words[0] == FormatName(row.format), "expected format nested or e4m3");
+    const auto* const format =
+        std::find_if(std::begin(kFormats), std::end(kFormats),
+                     [&](WeightFormat candidate) { return FormatName(candidate) == words[0]; });
+    Expect(format != std::end(kFormats), "expected format nested, e4m3 or e4m3_promoted");
+    row.format = *format;
     constexpr const char* kNames[] = {"N", "K", "M"};
     int* const sizes[] = {&row.n, &row.k, &row.m};
     for (int i = 0; i < 3; ++i) {
