@@ -38,7 +38,9 @@ GemmData::GemmData(int n, int k, int max_m, int copies, cudaStream_t stream)
       y_(int64_t{max_m} * n * 2),
       rows_(kSampledRows * sizeof(int)),
       reference_(int64_t{kSampledRows} * n * sizeof(double)),
-      error_(2 * sizeof(double)) {
+      error_(2 * sizeof(double)),
+      workspace_(sm90::kStreamWorkspaceBytes) {
+  FillByte(workspace_.bytes(), sm90::kStreamFlagBytes, 0, stream);
   // Trained weights are about this wide; none is an outlier.
   FillNormal(w16_.bytes(), int64_t{copies} * n * k, 0.02f, 1.75f, 1 + n, stream);
   FillNormal(x16_.bytes(), int64_t{max_m} * k, 1.0f, 100.0f, 7 + k, stream);
@@ -75,6 +77,7 @@ sm90::GemmProblem GemmData::Problem(WeightFormat format, int m, int copy) const 
   problem.w_lower = lower_.bytes() + offset;
   problem.x = PlainX(fp8);
   problem.x_stride = k_;
+  problem.workspace = workspace_.bytes();
   problem.epilogue.y = y_.bytes();
   problem.epilogue.y_stride = n_;
   if (fp8) {

@@ -63,6 +63,7 @@ class GemmData {
   DeviceMemory rows_;
   DeviceMemory reference_;
   DeviceMemory error_;
+  DeviceMemory workspace_;
 };
 
 // Errors below this are rounding: of Y to FP16, and of wgmma's E4M3 accumulation.

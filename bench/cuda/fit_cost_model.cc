@@ -50,6 +50,8 @@ constexpr Constant kConstants[] = {
     {"split_value", &CostModel::split_value},
     {"tile_start", &CostModel::tile_start},
     {"tile_value", &CostModel::tile_value},
+    {"part_start", &CostModel::part_start},
+    {"part_value", &CostModel::part_value},
     {"cluster_cost", &CostModel::cluster_cost},
     {"busy_share", &CostModel::busy_share},
 };

@@ -19,9 +19,15 @@ const TunedRow* FindRow(const TunedTable& table, const GemmProblem& problem) {
   return nullptr;
 }
 
-// Some of the cluster would have nothing to do.
-bool Idle(const Plan& plan, const GemmProblem& problem) {
+// Some of the cluster would have nothing to do; or the plan does what another one does: where two
+// waves hold everything, the order of tiles does not matter.
+bool Idle(const Plan& plan, const GemmProblem& problem, const DeviceModel& device) {
   const ClusterShape& c = plan.cluster;
+  const int tiles = (problem.n + plan.config->rows() - 1) / plan.config->rows() *
+                    ((problem.m + plan.config->tokens - 1) / plan.config->tokens);
+  if (plan.raster_group != 8 && tiles <= 2 * device.sms) {
+    return true;
+  }
   return (c.share_w > 1 && problem.m <= plan.config->tokens * (c.share_w / 2)) ||
          (c.share_x > 1 && problem.n <= plan.config->rows() * (c.share_x / 2));
 }
@@ -84,7 +90,7 @@ Choice Choose(const GemmProblem& problem, const DeviceModel& device, const Table
 std::vector<RankedPlan> RankPlans(const GemmProblem& problem, const DeviceModel& device) {
   std::vector<RankedPlan> ranked;
   for (const Plan& plan : AllPlans()) {
-    if (!Idle(plan, problem) && Unsupported(plan, problem).empty()) {
+    if (!Idle(plan, problem, device) && Unsupported(plan, problem).empty()) {
       ranked.push_back({plan, EstimateCost(plan, problem, device).total});
     }
   }

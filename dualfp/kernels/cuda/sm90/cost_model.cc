@@ -53,6 +53,17 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   if (config.family == Family::kSplit) {
     tile *= CeilDiv(stages, cluster.split);
     tile += cost.split_start + values * cost.split_value;
+  } else if (plan.parts == Plan::kStream) {
+    // All clusters compute equally many stages; partial sums pass through L2 once, or several times
+    // where tiles are few.
+    const double slots = usable * config.ctas;
+    estimate.waves = ctas / slots;
+    tile *= stages;
+    tile += (cost.part_start + values * (1 + std::max(1.0, slots / ctas)) * cost.part_value) /
+            estimate.waves;
+  } else if (plan.parts > 1) {
+    tile *= CeilDiv(stages, plan.parts);
+    tile += cost.part_start + values * 2 * (1 - 1.0 / plan.parts) * cost.part_value;
   } else {
     tile *= stages;
     tile += cost.tile_start + values * cost.tile_value;

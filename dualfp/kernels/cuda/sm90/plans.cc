@@ -9,6 +9,9 @@
 namespace dualfp::sm90 {
 namespace {
 
+// Where a plan wants a workspace, whether there is one matters to Unsupported(), not what it is.
+char some_workspace;
+
 // A problem that hinders no plan: one token, few rows, K enough for any split.
 constexpr int kEasyN = 16;
 constexpr int kEasyK = 1 << 20;
@@ -20,9 +23,14 @@ std::vector<Plan> MakePlans() {
     for (const int split : {1, 2, 3, 4, 5, 6, 8}) {
       for (const int share_x : {1, 2, 4}) {
         for (const int share_w : {1, 2, 4}) {
-          const Plan plan{&config, {split, share_x, share_w}};
-          if (Unsupported(plan, easy).empty()) {
-            plans.push_back(plan);
+          for (const int group : {8, 16}) {
+            for (const int parts : {1, Plan::kStream, 2, 3, 4, 5, 6, 8}) {
+              const Plan plan{&config, {split, share_x, share_w}, group, parts};
+              const bool walks = config.family == Family::kPersistent;
+              if ((walks || group == 8) && Unsupported(plan, easy).empty()) {
+                plans.push_back(plan);
+              }
+            }
           }
         }
       }
@@ -66,6 +74,7 @@ GemmProblem DenseProblem(WeightFormat format, int m, int n, int k) {
   problem.k = k;
   problem.x_stride = k;
   problem.epilogue.y_stride = n;
+  problem.workspace = &some_workspace;
   return problem;
 }
 
