@@ -10,7 +10,7 @@ CMAKE ?= cmake
 CTEST ?= ctest
 
 .DEFAULT_GOAL := build
-.PHONY: dependencies test-dependencies configure build demo test sanitize bench accuracy format lint soak install clean
+.PHONY: dependencies test-dependencies configure build demo test sanitize bench accuracy performance format lint soak install clean
 
 dependencies:
 ifndef SKIP_DEPENDENCIES
@@ -56,6 +56,10 @@ accuracy: build
 	tools/accuracy.py --dualfp $(BUILD)/dualfp
 
 SOURCES = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
+
+# Rewrites docs/performance.md and its plots from the recorded GPU measurements.
+performance: build
+	$(BUILD)/dualfp bench report $(wildcard bench/results/h200-*.jsonl) --output docs/performance.md
 
 format:
 	clang-format-14 -i $(SOURCES)

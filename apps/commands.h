@@ -12,5 +12,6 @@ void AddEvalCommand(CLI::App& app);      // eval.cc
 void AddInspectCommand(CLI::App& app);   // inspect.cc
 void AddBenchCommand(CLI::App& app);     // bench/bench.cc
 void AddServeCommand(CLI::App& app);     // serve.cc
+void AddTuneCommand(CLI::App& app);      // tune.cc
 
 }  // namespace dualfp

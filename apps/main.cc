@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   dualfp::AddInspectCommand(app);
   dualfp::AddBenchCommand(app);
   dualfp::AddServeCommand(app);
+  dualfp::AddTuneCommand(app);
   try {
     CheckCommands(app, argc, argv);
     app.parse(argc, argv);

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "apps/progress_bar.h"
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/io/hf_config.h"
 #include "dualfp/model/model.h"
@@ -25,27 +26,6 @@ struct ModelArguments {
 
 // "512 B", "2.21 GB": powers of ten, three digits.
 std::string HumanBytes(int64_t bytes);
-
-// Shows a bar on stderr while a model loads where stderr is a terminal, and nothing elsewhere. The
-// bar is gone when this is.
-class ProgressBar {
- public:
-  // The rate shown is that of Update()'s numbers, divided by `unit`, a second.
-  explicit ProgressBar(std::string label, double unit = 1e9, const char* rate = "GB/s");
-  ~ProgressBar();
-  ProgressBar(const ProgressBar&) = delete;
-  ProgressBar& operator=(const ProgressBar&) = delete;
-
-  void Update(int64_t done, int64_t total);
-
- private:
-  std::string label_;
-  double unit_;
-  const char* rate_;
-  bool shown_ = false;
-  double start_seconds_;
-  double last_seconds_ = 0;
-};
 
 Model LoadModelWithProgress(const ModelArguments& arguments, const ModelConfig& config,
                             ThreadPool& threads);

@@ -20,7 +20,9 @@ constexpr int kGroupGap = 14;
 constexpr int kBottom = 44;
 constexpr const char* kColours[] = {"#4878a8", "#c8803c", "#5a9a5a", "#8868a8"};
 
-std::string Escape(const std::string& text) {
+}  // namespace
+
+std::string EscapeXml(const std::string& text) {
   std::string escaped;
   for (const char c : text) {
     switch (c) {
@@ -40,7 +42,6 @@ std::string Escape(const std::string& text) {
   return escaped;
 }
 
-// 1, 2 or 5 times a power of ten, so that at most six of them make `largest`.
 double TickStep(double largest) {
   const double raw = largest / 6;
   const double power = std::pow(10.0, std::floor(std::log10(raw)));
@@ -51,8 +52,6 @@ double TickStep(double largest) {
   }
   return 10 * power;
 }
-
-}  // namespace
 
 std::string DrawBarChart(const BarChart& chart) {
   double largest = 0;
@@ -72,7 +71,7 @@ std::string DrawBarChart(const BarChart& chart) {
       "height=\"{1}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#333\">\n"
       "<rect width=\"{0}\" height=\"{1}\" fill=\"#fff\"/>\n"
       "<text x=\"{2}\" y=\"24\" font-size=\"14\">{3}</text>\n",
-      kWidth, height, kLabelWidth, Escape(chart.title));
+      kWidth, height, kLabelWidth, EscapeXml(chart.title));
   const double step = TickStep(largest);
   for (int tick = 0; tick * step <= largest; ++tick) {
     svg += fmt::format(
@@ -89,7 +88,7 @@ std::string DrawBarChart(const BarChart& chart) {
           "<rect x=\"{3}\" y=\"{4}\" width=\"{5:.1f}\" height=\"{6}\" fill=\"{7}\"/>\n"
           "<path d=\"M{8:.1f} {9}H{10:.1f}M{8:.1f} {11}v6M{10:.1f} {11}v6\" stroke=\"#333\"/>\n"
           "<text x=\"{12:.1f}\" y=\"{1}\">{13:.3g}</text>\n",
-          kLabelWidth - 8, middle + 4, Escape(bar.label), kLabelWidth, y,
+          kLabelWidth - 8, middle + 4, EscapeXml(bar.label), kLabelWidth, y,
           x(bar.value) - kLabelWidth, kBarHeight, kColours[i % std::size(kColours)], x(bar.low),
           middle, x(bar.high), middle - 3, x(std::max(bar.value, bar.high)) + 6, bar.value);
       y += kRowHeight;
@@ -97,7 +96,7 @@ std::string DrawBarChart(const BarChart& chart) {
     y += kGroupGap;
   }
   svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n</svg>\n",
-                     kLabelWidth + kPlotWidth / 2, axis_y + 34, Escape(chart.axis));
+                     kLabelWidth + kPlotWidth / 2, axis_y + 34, EscapeXml(chart.axis));
   return svg;
 }
 

@@ -7,6 +7,12 @@
 
 namespace dualfp {
 
+// &, < and > as entities.
+std::string EscapeXml(const std::string& text);
+
+// 1, 2 or 5 times a power of ten, so that at most six of them make `largest` (> 0).
+double TickStep(double largest);
+
 struct Bar {
   std::string label;
   double value = 0;  // not negative

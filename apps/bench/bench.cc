@@ -12,6 +12,7 @@ void AddBenchCommand(CLI::App& app) {
   AddBenchThroughput(*bench);
   AddBenchLatency(*bench);
   AddBenchGemm(*bench);
+  AddBenchReport(*bench);
 }
 
 }  // namespace dualfp

@@ -18,6 +18,8 @@
 #include <random>
 
 #include "apps/bench/bench_commands.h"
+#include "apps/gpu_commands.h"
+#include "apps/usage.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/file.h"
@@ -43,13 +45,14 @@ struct BenchArguments {
   std::string device = "cpu";
   int64_t n = 4096;
   int64_t k = 4096;
-  std::vector<int64_t> m = {1, 8, 64, 512};
+  std::vector<int> m = {1, 8, 64, 512};
   std::vector<std::string> formats = {"f16", "nested", "nested-fp8"};
   int threads = 0;
   double seconds = 3.0;
   std::string clock = "wall";
   bool all_kernels = false;
   std::string json;
+  GpuBenchArguments gpu;
 };
 
 // How a weight is stored and multiplied.
@@ -393,9 +396,7 @@ double F16Seconds(const std::vector<Candidate>& candidates) {
   return 0;
 }
 
-void Run(const BenchArguments& arguments) {
-  Check(arguments.device == "cpu", ErrorCode::kUnsupported, "bench gemm: --device ",
-        arguments.device, " is not in this build; expected cpu");
+void RunOnCpu(const BenchArguments& arguments) {
   Check(arguments.clock == "wall" || arguments.threads == 1, ErrorCode::kInvalidArgument,
         "bench gemm: --clock cpu measures one thread; add --threads 1");
   for (const std::string& name : arguments.formats) {
@@ -410,7 +411,7 @@ void Run(const BenchArguments& arguments) {
   fmt::print("{:<22} {:>5} {:>9} {:>7} {:>6} {:>8} {:>6} {:>7} {:>9}  {}\n", "format", "M", "us",
              "GB/s", "read", "GFLOP/s", "FMA", "vs f16", "error", "kernel");
   Json rows = Json::array();
-  for (const int64_t m : arguments.m) {
+  for (const int m : arguments.m) {
     Ceilings ceilings;
     const std::vector<Candidate> candidates = bench.Run(m, ceilings);
     const double f16_seconds = F16Seconds(candidates);
@@ -434,41 +435,109 @@ void Run(const BenchArguments& arguments) {
   }
 }
 
+// The shapes, sizes and formats that --device cuda measures unless flags say otherwise.
+void RunOnGpu(const CLI::App& command, const BenchArguments& arguments) {
+  GpuBenchArguments gpu = arguments.gpu;
+  gpu.json = arguments.json;
+  gpu.command = CommandLine(command);
+  if (command.count("--n") + command.count("--k") > 0) {
+    gpu.shapes.push_back(ParseShape(StrCat(arguments.n, ",", arguments.k)));
+  } else if (gpu.shapes.empty()) {
+    gpu.shapes = SummaryShapes();
+  }
+  gpu.m = {1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096};
+  if (command.count("--m") > 0) {
+    gpu.m = arguments.m;
+  }
+  gpu.formats = {"nested", "fp8"};
+  if (command.count("--format") > 0) {
+    gpu.formats.clear();
+    for (const std::string& name : arguments.formats) {
+      if (name != "nested" && name != "nested-fp8") {
+        throw CLI::ValidationError(
+            "--format", name + " is not measured on GPUs; expected nested or nested-fp8");
+      }
+      gpu.formats.push_back(name == "nested" ? "nested" : "fp8");
+    }
+  }
+  RunGpuGemmBench(gpu);
+}
+
+void CheckGpuFlagsUnused(const CLI::App& command) {
+  for (const char* flag : {"--shape", "--top", "--plot"}) {
+    if (command.count(flag) > 0) {
+      throw CLI::ValidationError(flag, "needs --device cuda");
+    }
+  }
+}
+
 }  // namespace
 
 void AddBenchGemm(CLI::App& bench) {
   CLI::App* gemm = bench.add_subcommand(
       "gemm",
-      "Matrix multiplication Y[M,N] = X[M,K] W[N,K]^T: speed beside the measured ceilings of the "
-      "machine, and the error against FP64");
+      "Y[M,N] = X[M,K] W[N,K]^T: speed beside the machine's measured ceilings (on GPUs: beside "
+      "cuBLASLt), and the error against FP64");
+  gemm->footer(
+      "Example: dualfp bench gemm --device cuda --shape 4096,14336 --m 1,16,256 --plot plots\n"
+      "DUALFP_CUBLASLT names the baseline's library where it is not the system's.");
   auto arguments = std::make_shared<BenchArguments>();
-  gemm->add_option("--device", arguments->device, "cpu")->capture_default_str();
-  const CLI::Range positive(int64_t{1}, int64_t{1} << 24);
-  gemm->add_option("--n", arguments->n, "Rows of W")->check(positive)->capture_default_str();
-  gemm->add_option("--k", arguments->k, "Columns of W")->check(positive)->capture_default_str();
-  gemm->add_option("--m", arguments->m, "Rows of X, a comma-separated list")
+  BenchArguments& a = *arguments;
+  constexpr const char* kWhat = "What to measure";
+  gemm->add_option("--device", a.device, "Where (default cpu)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->option_text("{cpu,cuda}")
+      ->group(kWhat);
+  gemm->add_option("--n", a.n, "Rows of W (default 4096)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->option_text("N")
+      ->group(kWhat);
+  gemm->add_option("--k", a.k, "Columns of W (default 4096)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->option_text("K")
+      ->group(kWhat);
+  AddSizesOption(*gemm, "--m", a.m, "Rows of X (default 1,8,64,512)")->group(kWhat);
+  gemm->add_option("--format", a.formats, "Of: " + FormatNames())
       ->delimiter(',')
-      ->check(positive)
-      ->capture_default_str();
-  gemm->add_option("--format", arguments->formats,
-                   "Weights, a comma-separated list of: " + FormatNames())
-      ->delimiter(',')
-      ->capture_default_str();
-  gemm->add_option("--threads", arguments->threads, "Threads; 0: one per core")
+      ->option_text("FORMAT,...")
+      ->group(kWhat);
+  gemm->add_option("--json", a.json, "Write the results to this file, too")
+      ->option_text("FILE")
+      ->group("Output");
+
+  constexpr const char* kCpu = "On CPUs";
+  gemm->add_option("--threads", a.threads, "Threads (default one a core)")
       ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
-  gemm->add_option("--seconds", arguments->seconds, "Time for each M")
+      ->option_text("T")
+      ->group(kCpu);
+  gemm->add_option("--seconds", a.seconds, "Time for each M (default 3)")
       ->check(CLI::Range(0.0, 3600.0))
-      ->capture_default_str();
-  gemm->add_option("--clock", arguments->clock,
-                   "wall, or cpu: the thread's CPU time, which leaves out what a busy machine gave "
-                   "to others (with --threads 1)")
+      ->option_text("S")
+      ->group(kCpu);
+  gemm->add_option("--clock", a.clock, "cpu: without what others took (with --threads 1)")
       ->check(CLI::IsMember({"wall", "cpu"}))
-      ->capture_default_str();
-  gemm->add_flag("--all-kernels", arguments->all_kernels,
-                 "Every kernel that can run, not only the one that would be chosen");
-  gemm->add_option("--json", arguments->json, "Write the results to this file, too");
-  gemm->callback([arguments] { Run(*arguments); });
+      ->option_text("{wall,cpu}")
+      ->group(kCpu);
+  gemm->add_flag("--all-kernels", a.all_kernels, "Also kernels that would not be chosen")
+      ->group(kCpu);
+
+  constexpr const char* kGpu = "On GPUs (default six shapes, M = 1,16,...,4096, both formats)";
+  AddShapesOption(*gemm, "--shape", a.gpu.shapes, "Another weight; repeatable")->group(kGpu);
+  gemm->add_option("--top", a.gpu.top, "Best of so many plans (default: the chosen one)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->option_text("T")
+      ->group(kGpu);
+  gemm->add_option("--plot", a.gpu.plots, "Draw TFLOP/s and GB/s over M as SVG here")
+      ->option_text("DIR")
+      ->group(kGpu);
+  gemm->callback([gemm, arguments] {
+    if (arguments->device == "cuda") {
+      RunOnGpu(*gemm, *arguments);
+    } else {
+      CheckGpuFlagsUnused(*gemm);
+      RunOnCpu(*arguments);
+    }
+  });
 }
 
 }  // namespace dualfp

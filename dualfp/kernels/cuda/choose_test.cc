@@ -1,7 +1,8 @@
-// Selection needs no GPU: the kernel table, the cost model and the tuned rows are host data.
+// Selection needs no GPU: the kernel list, the cost model and the tuned rows are host data.
 
 #include "dualfp/kernels/cuda/sm90/choose.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <set>
@@ -12,17 +13,13 @@
 namespace dualfp::sm90 {
 namespace {
 
-GemmProblem MakeProblem(WeightFormat format, int m, int n, int k) {
-  GemmProblem p;
-  p.format = format;
-  p.m = m;
-  p.n = n;
-  p.k = k;
-  p.x_stride = k;
-  p.epilogue.y_stride = n;
-  static int workspace;  // never touched
-  p.workspace = &workspace;
-  return p;
+using ::testing::HasSubstr;
+
+constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3,
+                                     WeightFormat::kE4m3Promoted};
+
+Choice ChooseBuiltIn(const GemmProblem& problem) {
+  return Choose(problem, DeviceModel(), {&BuiltInTable()});
 }
 
 TEST(ChooseTest, KernelNamesAreUnique) {
@@ -33,40 +30,115 @@ TEST(ChooseTest, KernelNamesAreUnique) {
   }
 }
 
+TEST(ChooseTest, PlansAreFoundByTheirNames) {
+  std::set<std::string> names;
+  for (const Plan& plan : AllPlans()) {
+    EXPECT_TRUE(names.insert(Name(plan)).second) << Name(plan);
+    const Plan found = PlanByName(Name(plan));
+    EXPECT_EQ(found.config, plan.config);
+    EXPECT_EQ(Name(found), Name(plan));
+  }
+  EXPECT_THROW(PlanByName("nested_split_r1_t1_k1"), Error);
+}
+
+// Reading the table checks that each plan exists and can run its row: a kernel that was removed
+// while a row names it fails here.
 TEST(ChooseTest, TunedRowsAreTheChoice) {
-  ASSERT_FALSE(TunedRows().empty());
-  for (const TunedRow& row : TunedRows()) {
-    const GemmProblem p = MakeProblem(row.format, row.m, row.n, row.k);
-    EXPECT_EQ(Name(ChoosePlan(p, DeviceModel())), row.plan)
-        << row.n << " " << row.k << " " << row.m;
+  ASSERT_FALSE(BuiltInTable().rows.empty());
+  for (const TunedRow& row : BuiltInTable().rows) {
+    const GemmProblem p = DenseProblem(row.format, row.m, row.n, row.k);
+    const Choice choice = ChooseBuiltIn(p);
+    ASSERT_EQ(choice.row, &row) << row.line;
+    EXPECT_EQ(Name(choice.plan), Name(row.plan)) << row.line;
+    EXPECT_EQ(choice.microseconds, row.microseconds);
   }
 }
 
+TEST(ChooseTest, BetweenTwoRowsTheUpperOneCounts) {
+  const auto rows = BuiltInTable().Find(WeightFormat::kNested, 4096, 4096);
+  ASSERT_GE(rows.size(), 2u);
+  const int m = rows[0].m + 1;
+  ASSERT_LE(m, rows[1].m);
+  EXPECT_EQ(ChooseBuiltIn(DenseProblem(WeightFormat::kNested, m, 4096, 4096)).row, &rows[1]);
+  const int beyond = rows.back().m + 1;
+  EXPECT_EQ(ChooseBuiltIn(DenseProblem(WeightFormat::kNested, beyond, 4096, 4096)).row, nullptr);
+}
+
 TEST(ChooseTest, AnyShapeHasAPlan) {
-  for (const WeightFormat format : {WeightFormat::kNested, WeightFormat::kE4m3}) {
-    for (const int m : {1, 3, 17, 63, 65, 127, 257, 1000, 5000}) {
-      for (const int n : {16, 272, 1040, 5120, 128256}) {
-        for (const int k : {16, 144, 4096, 28672}) {
-          const GemmProblem p = MakeProblem(format, m, n, k);
-          const Plan plan = ChoosePlan(p, DeviceModel());
-          EXPECT_EQ(Unsupported(plan, p), "") << Name(plan);
-          EXPECT_EQ(plan.config->format, format);
+  int chosen = 0;
+  for (const WeightFormat format : kFormats) {
+    for (int m = 1; m <= 9000; m += 1 + m / 3) {
+      for (int n = 16; n <= 130'000; n += 16 * (1 + n / 48)) {
+        for (int k = 16; k <= 60'000; k += 16 * (1 + k / 32)) {
+          const GemmProblem p = DenseProblem(format, m, n, k);
+          const Plan plan = ChooseBuiltIn(p).plan;
+          ASSERT_EQ(Unsupported(plan, p), "") << Name(plan) << " " << m << " " << n << " " << k;
+          ASSERT_EQ(plan.config->format, format);
+          ++chosen;
         }
       }
+    }
+  }
+  EXPECT_GT(chosen, 10'000);
+}
+
+TEST(ChooseTest, TheSameProblemHasTheSameChoice) {
+  for (const int m : {1, 77, 500}) {
+    const GemmProblem p = DenseProblem(WeightFormat::kE4m3, m, 3184, 2000);
+    const DeviceModel device;
+    const Tables tables = {&BuiltInTable()};
+    EXPECT_EQ(Name(Choose(p, device, tables).plan), Name(Choose(p, device, tables).plan));
+    EXPECT_EQ(Explain(p, device, tables, 3), Explain(p, device, tables, 3));
+  }
+}
+
+TEST(ChooseTest, EstimatesArePositiveAndGrowWithTheProblem) {
+  for (const WeightFormat format : kFormats) {
+    const GemmProblem problem = DenseProblem(format, 512, 4096, 4096);
+    const GemmProblem larger = DenseProblem(format, 4096, 8192, 8192);
+    for (const RankedPlan& ranked : RankPlans(problem, DeviceModel())) {
+      ASSERT_GT(ranked.microseconds, 0) << Name(ranked.plan);
+      ASSERT_GT(EstimateCost(ranked.plan, larger, DeviceModel()).total, ranked.microseconds)
+          << Name(ranked.plan);
     }
   }
 }
 
 TEST(ChooseTest, EpiloguesAndTypesNarrowTheChoice) {
-  GemmProblem p = MakeProblem(WeightFormat::kNested, 4096, 4096, 4096);
+  GemmProblem p = DenseProblem(WeightFormat::kNested, 4096, 4096, 4096);
+  EXPECT_NE(ChooseBuiltIn(p).row, nullptr);
   p.epilogue.y_type = OutputType::kF32;
-  EXPECT_EQ(ChoosePlan(p, DeviceModel()).config->family, Family::kSplit);
+  const Choice choice = ChooseBuiltIn(p);
+  EXPECT_EQ(choice.plan.config->family, Family::kSplit);
+  EXPECT_EQ(choice.row, nullptr);
 }
 
 TEST(ChooseTest, RefusesWhatNoKernelRuns) {
-  EXPECT_THROW(ChoosePlan(MakeProblem(WeightFormat::kNested, 16, 4096, 4100), DeviceModel()),
-               Error);
-  EXPECT_THROW(ChoosePlan(MakeProblem(WeightFormat::kE4m3, 16, 4104, 4096), DeviceModel()), Error);
+  EXPECT_THROW(ChooseBuiltIn(DenseProblem(WeightFormat::kNested, 16, 4096, 4100)), Error);
+  EXPECT_THROW(ChooseBuiltIn(DenseProblem(WeightFormat::kE4m3, 16, 4104, 4096)), Error);
+}
+
+TEST(ChooseTest, AnEarlierTableComesFirstAndAnotherGpusDoesNotCount) {
+  const GemmProblem p = DenseProblem(WeightFormat::kNested, 16, 4096, 4096);
+  const std::string other = Name(RankPlans(p, DeviceModel()).back().plan);
+  const std::string rows = "nested 4096 4096 16 " + other + " 99.5\n";
+  const TunedTable mine =
+      ParseTunedTable("dualfp-tuned-table 1\ndevice 132 NVIDIA H200\n" + rows, "mine");
+  const TunedTable foreign =
+      ParseTunedTable("dualfp-tuned-table 1\ndevice 78 Another GPU\n" + rows, "foreign");
+  const DeviceModel device;
+  EXPECT_EQ(Name(Choose(p, device, {&mine, &BuiltInTable()}).plan), other);
+  EXPECT_EQ(Choose(p, device, {&foreign, &BuiltInTable()}).table, &BuiltInTable());
+  const std::string text = Explain(p, device, {&mine, &BuiltInTable()}, 3);
+  EXPECT_THAT(text, HasSubstr("plan: " + other));
+  EXPECT_THAT(text, HasSubstr("tuned, mine:3: measured 99.50 us at M = 16"));
+}
+
+TEST(ChooseTest, ExplainsTheModelsChoice) {
+  const GemmProblem p = DenseProblem(WeightFormat::kE4m3, 100, 1040, 2064);
+  const std::string text = Explain(p, DeviceModel(), {&BuiltInTable()}, 3);
+  EXPECT_THAT(text, HasSubstr("plan: " + Name(RankPlans(p, DeviceModel()).front().plan)));
+  EXPECT_THAT(text, HasSubstr("the cost model's best; no tuned row for N = 1040, K = 2064"));
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "dualfp/kernels/cuda/plain_gemm.h"
 #include "dualfp/kernels/cuda/quantize.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
+#include "dualfp/kernels/cuda/sm90/device_model.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
 #include "dualfp/kernels/gemm_kernels.h"
 #include "dualfp/numeric/nested.h"
@@ -158,7 +159,8 @@ Plan CachedPlan(const GemmProblem& p) {
                       static_cast<int>(p.epilogue.y_type), aligned, p.outliers.count > 0,
                       p.workspace != nullptr}];
   if (plan.config == nullptr) {
-    plan = sm90::ChoosePlan(p, sm90::DeviceModel());
+    static const sm90::DeviceModel device = sm90::CurrentDevice();
+    plan = sm90::Choose(p, device, sm90::DefaultTables(device)).plan;
   }
   return plan;
 }

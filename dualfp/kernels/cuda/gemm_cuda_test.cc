@@ -481,12 +481,15 @@ TEST(GemmCudaSelectionTest, OutliersAndPromotionNarrowTheChoice) {
   p.x_stride = 4096;
   p.epilogue.y_stride = 4096;
   p.outliers.count = 1;
-  EXPECT_EQ(sm90::ChoosePlan(p, sm90::DeviceModel()).config->family, sm90::Family::kSplit);
+  const auto choose = [&p] {
+    return sm90::Choose(p, sm90::DeviceModel(), {&sm90::BuiltInTable()}).plan;
+  };
+  EXPECT_EQ(choose().config->family, sm90::Family::kSplit);
   p.outliers.count = 0;
   p.format = sm90::WeightFormat::kE4m3Promoted;
   for (const int m : {1, 17, 300, 5000}) {
     p.m = m;
-    const sm90::Plan plan = sm90::ChoosePlan(p, sm90::DeviceModel());
+    const sm90::Plan plan = choose();
     EXPECT_EQ(plan.config->format, sm90::WeightFormat::kE4m3Promoted);
     EXPECT_THAT(Name(plan), HasSubstr("e4m3_promoted"));
   }

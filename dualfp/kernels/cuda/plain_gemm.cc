@@ -39,7 +39,9 @@ Library Open() {
     }
   };
   Api& api = library.api;
+  find("cublasLtGetVersion", api.get_version);
   find("cublasLtCreate", api.create);
+  find("cublasLtDestroy", api.destroy);
   find("cublasLtMatmulDescCreate", api.desc_create);
   find("cublasLtMatmulDescSetAttribute", api.desc_set);
   find("cublasLtMatmulDescDestroy", api.desc_destroy);

@@ -1,7 +1,7 @@
 // The part of cuBLASLt's C interface that dualfp calls, declared here because the library is loaded
-// at run time and its headers are a download of hundreds of megabytes. Names and values are those of
-// cublasLt.h of CUDA 13 (documented at docs.nvidia.com/cuda/cublas, "Using the cuBLASLt API"); the
-// version in the library's name guards them.
+// at run time and its headers are a download of hundreds of megabytes. Names and values are those
+// of cublasLt.h of CUDA 13 (documented at docs.nvidia.com/cuda/cublas, "Using the cuBLASLt API");
+// the version in the library's name guards them.
 
 #pragma once
 
@@ -21,6 +21,9 @@ constexpr Status kSuccess = 0;
 constexpr int kCompute32F = 68;
 constexpr int32_t kOpTranspose = 1;
 constexpr int kDescTransA = 3;
+constexpr int kDescScalePointerA = 17;  // of FP8 operands; const float* on the device
+constexpr int kDescScalePointerB = 18;
+constexpr int kDescFastAccumulation = 25;  // int8_t
 constexpr int kPreferenceWorkspaceBytes = 1;
 constexpr int kPreferenceAlignmentA = 5;  // then B, C, D; uint32_t bytes
 
@@ -37,7 +40,9 @@ struct Heuristic {
 };
 
 struct Api {
+  size_t (*get_version)();  // 130100: 13.1.0
   Status (*create)(Object* handle);
+  Status (*destroy)(Object handle);
   Status (*desc_create)(Object* desc, int compute, cudaDataType_t scale);
   Status (*desc_set)(Object desc, int attribute, const void* value, size_t bytes);
   Status (*desc_destroy)(Object desc);

@@ -1,52 +1,47 @@
-// Which plan runs a problem: a cost model over every feasible plan. Pure: depends on its arguments
-// alone, so that it can be printed and tested without a GPU.
+// Which plan runs a problem: a measured choice where a table has one for its N and K, else the cost
+// model's best. Pure: depends on its arguments alone, so that it can be printed and tested without
+// a GPU.
 
 #pragma once
 
-#include <array>
-#include <span>
-#include <string_view>
+#include <string>
 #include <vector>
 
-#include "dualfp/kernels/cuda/sm90/gemm.h"
+#include "dualfp/kernels/cuda/sm90/cost_model.h"
+#include "dualfp/kernels/cuda/sm90/plans.h"
+#include "dualfp/kernels/cuda/sm90/tuned_table.h"
 
 namespace dualfp::sm90 {
 
-// What the model knows of a device.
-struct DeviceModel {
-  int sms = 132;
-  double clock_ghz = 1.75;  // under load
-  double dram_bytes_per_us = 4.2e6;
-  double l2_bytes_per_us = 8.0e6;
-  // CTAs at one time, one to an SM, in clusters of 1..8 (index 0 unused).
-  std::array<int, 9> ctas_in_clusters = {0, 132, 132, 117, 120, 110, 102, 105, 120};
+// Tables in order of precedence; null ones are left out. A table counts for devices with as many
+// multiprocessors as its own.
+using Tables = std::vector<const TunedTable*>;
+
+// The environment's table, then the compiled-in one. Throws kInvalidFile when the former is for a
+// GPU unlike `device`.
+Tables DefaultTables(const DeviceModel& device);
+
+struct Choice {
+  Plan plan;
+  double microseconds = 0;            // of the row, or estimated
+  const TunedTable* table = nullptr;  // nullptr: the model chose
+  const TunedRow* row = nullptr;      // of `table`
 };
+
+// Throws kUnsupported when no kernel can run the problem.
+Choice Choose(const GemmProblem& problem, const DeviceModel& device, const Tables& tables);
 
 struct RankedPlan {
   Plan plan;
   double microseconds;  // estimated
 };
 
-// A measured choice (bench/results/, written by tools/tuned_table.py): for problems of this N and K
-// with M up to this one and above the previous row's.
-struct TunedRow {
-  WeightFormat format;
-  int n;
-  int k;
-  int m;
-  std::string_view plan;  // Name(Plan)
-};
-
-std::span<const TunedRow> TunedRows();
-
-double EstimateMicroseconds(const Plan& plan, const GemmProblem& problem,
-                            const DeviceModel& device);
-
-// The plan that runs `problem`: from the tuned table where it has the shape, else the model's best.
-// Throws kUnsupported when no kernel can.
-Plan ChoosePlan(const GemmProblem& problem, const DeviceModel& device);
-
 // Every plan that can run the problem, fastest estimate first.
 std::vector<RankedPlan> RankPlans(const GemmProblem& problem, const DeviceModel& device);
+
+// The choice for people: the plan's shape, why it was chosen, its estimate part by part, and the
+// model's `alternatives` best plans.
+std::string Explain(const GemmProblem& problem, const DeviceModel& device, const Tables& tables,
+                    int alternatives);
 
 }  // namespace dualfp::sm90

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace dualfp::bench {
+namespace dualfp::gpu {
 
 // Normal F16 values of this standard deviation, clamped to +-limit.
 void FillNormal(void* f16, int64_t count, float deviation, float limit, uint64_t seed,
@@ -27,4 +27,4 @@ void Compare(const void* y_f16, int64_t y_stride, const int* rows, int row_count
              const double* reference, double scale, const float* row_scale, double* result,
              cudaStream_t stream);
 
-}  // namespace dualfp::bench
+}  // namespace dualfp::gpu

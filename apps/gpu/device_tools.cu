@@ -1,11 +1,11 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
-#include "bench/cuda/device_tools.h"
+#include "apps/gpu/device_tools.h"
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 
-namespace dualfp::bench {
+namespace dualfp::gpu {
 namespace {
 
 __device__ uint64_t Mix(uint64_t z) {
@@ -153,4 +153,4 @@ void Compare(const void* y_f16, int64_t y_stride, const int* rows, int row_count
   cuda::CheckCuda(cudaGetLastError(), "Compare");
 }
 
-}  // namespace dualfp::bench
+}  // namespace dualfp::gpu

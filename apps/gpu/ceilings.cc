@@ -1,0 +1,53 @@
+#include "apps/gpu/ceilings.h"
+
+#include "apps/gpu/device_memory.h"
+#include "apps/gpu/device_tools.h"
+#include "apps/gpu/gemm_data.h"
+#include "apps/gpu/graph_replay.h"
+
+namespace dualfp::gpu {
+namespace {
+
+constexpr int kLargeProduct = 8192;
+constexpr int kSamples = 5;
+constexpr int kLaunches = 4;
+
+}  // namespace
+
+double CopyBytesPerMicrosecond(cudaStream_t stream) {
+  const int64_t bytes = int64_t{1} << 30;
+  DeviceMemory from(bytes);
+  DeviceMemory to(bytes);
+  FillNormal(from.bytes(), bytes / 2, 1.0f, 8.0f, 3, stream);
+  GraphReplay replay(stream, kLaunches,
+                     [&](int, cudaStream_t s) { Copy(from.bytes(), to.bytes(), bytes, s); });
+  return 2.0 * static_cast<double>(bytes) / MedianMicroseconds(replay, kSamples);
+}
+
+Ceilings MeasureCeilings(CublasLt* baseline, cudaStream_t stream) {
+  Ceilings ceilings;
+  ceilings.bytes_per_microsecond = CopyBytesPerMicrosecond(stream);
+  if (baseline == nullptr) {
+    return ceilings;
+  }
+  const GemmData data(kLargeProduct, kLargeProduct, kLargeProduct, 1, stream);
+  for (const bool fp8 : {false, true}) {
+    CublasLt::Problem problem;
+    problem.fp8 = fp8;
+    problem.m = problem.n = problem.k = kLargeProduct;
+    problem.x = data.PlainX(fp8);
+    problem.y = data.y();
+    if (baseline->Prepare(problem, 1) == 0) {
+      continue;
+    }
+    GraphReplay replay(stream, kLaunches, [&](int, cudaStream_t s) {
+      baseline->Run(0, data.PlainWeights(fp8, 0), s);
+    });
+    double& rate = fp8 ? ceilings.fp8_flop_per_microsecond : ceilings.fp16_flop_per_microsecond;
+    rate =
+        2.0 * kLargeProduct * kLargeProduct * kLargeProduct / MedianMicroseconds(replay, kSamples);
+  }
+  return ceilings;
+}
+
+}  // namespace dualfp::gpu

@@ -1,0 +1,20 @@
+// One GEMM problem against cuBLASLt: alternating replays in one process, correctness beside speed.
+
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <span>
+
+#include "apps/gemm_record.h"
+#include "apps/gpu/cublaslt.h"
+#include "apps/gpu/gemm_data.h"
+
+namespace dualfp::gpu {
+
+// The fastest of `plans` by a short trial (one plan: without a trial) against the fastest of
+// cuBLASLt's algorithms; `baseline` may be null. Throws kInternal when a plan's result is wrong.
+GemmRecord MeasureGemm(GemmData& data, sm90::WeightFormat format, int m,
+                       std::span<const sm90::Plan> plans, CublasLt* baseline, cudaStream_t stream);
+
+}  // namespace dualfp::gpu

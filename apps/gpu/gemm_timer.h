@@ -1,0 +1,36 @@
+// Times plans on the GPU for the tuner.
+
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "apps/gpu/gemm_data.h"
+#include "apps/gpu/tuner.h"
+
+namespace dualfp::gpu {
+
+// Launches for one replay: all copies of the weights in turn, for about 0.4 ms.
+int ReplayLaunches(sm90::WeightFormat format, int m, int n, int k, int copies);
+
+class GemmTimer : public PlanTimer {
+ public:
+  // On GPU `device`, which becomes the calling thread's; `max_m`: the largest M to come.
+  GemmTimer(int device, int max_m);
+  ~GemmTimer() override;
+
+  Time Measure(const TunePoint& point, const sm90::Plan& plan, double limit) override;
+  std::vector<double> Race(const TunePoint& point, std::span<const sm90::Plan> plans) override;
+
+ private:
+  // Operands of the point's N and K: kept from point to point while these stay the same.
+  void Prepare(const TunePoint& point);
+
+  int max_m_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<GemmData> data_;
+  TunePoint reference_;  // what data_ holds the reference of
+};
+
+}  // namespace dualfp::gpu

@@ -1,0 +1,85 @@
+#include "apps/gpu/graph_replay.h"
+
+#include <algorithm>
+
+#include "dualfp/kernels/cuda/common/cuda_check.h"
+
+namespace dualfp::gpu {
+
+using cuda::CheckCuda;
+
+GraphReplay::GraphReplay(cudaStream_t stream, int launches,
+                         const std::function<void(int, cudaStream_t)>& enqueue)
+    : stream_(stream), launches_(launches) {
+  CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "begin capture");
+  cudaGraph_t graph = nullptr;
+  try {
+    for (int i = 0; i < launches; ++i) {
+      enqueue(i, stream);
+    }
+  } catch (...) {
+    cudaStreamEndCapture(stream, &graph);
+    cudaGraphDestroy(graph);
+    throw;
+  }
+  CheckCuda(cudaStreamEndCapture(stream, &graph), "end capture");
+  const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+  cudaGraphDestroy(graph);
+  CheckCuda(status, "cudaGraphInstantiate");
+  CheckCuda(cudaEventCreate(&begin_), "cudaEventCreate");
+  CheckCuda(cudaEventCreate(&end_), "cudaEventCreate");
+}
+
+GraphReplay::~GraphReplay() {
+  cudaGraphExecDestroy(graph_);
+  cudaEventDestroy(begin_);
+  cudaEventDestroy(end_);
+}
+
+void GraphReplay::Warm() { CheckCuda(cudaGraphLaunch(graph_, stream_), "cudaGraphLaunch"); }
+
+double GraphReplay::Microseconds() {
+  CheckCuda(cudaEventRecord(begin_, stream_), "cudaEventRecord");
+  CheckCuda(cudaGraphLaunch(graph_, stream_), "cudaGraphLaunch");
+  CheckCuda(cudaEventRecord(end_, stream_), "cudaEventRecord");
+  CheckCuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
+  float milliseconds = 0.0f;
+  CheckCuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+  return milliseconds * 1e3 / launches_;
+}
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+double MedianMicroseconds(GraphReplay& replay, int samples, double limit) {
+  replay.Warm();
+  std::vector<double> values;
+  for (int i = 0; i < samples; ++i) {
+    values.push_back(replay.Microseconds());
+    if (values.back() > limit) {
+      break;
+    }
+  }
+  return Median(std::move(values));
+}
+
+std::vector<double> Race(const std::vector<GraphReplay*>& replays, int rounds) {
+  std::vector<std::vector<double>> samples(replays.size());
+  for (int round = 0; round <= rounds; ++round) {
+    for (size_t i = 0; i < replays.size(); ++i) {
+      const double microseconds = replays[i]->Microseconds();
+      if (round > 0) {
+        samples[i].push_back(microseconds);
+      }
+    }
+  }
+  std::vector<double> medians;
+  for (std::vector<double>& values : samples) {
+    medians.push_back(Median(std::move(values)));
+  }
+  return medians;
+}
+
+}  // namespace dualfp::gpu

@@ -1,0 +1,44 @@
+// Times what is enqueued on a stream: captured once as a CUDA graph and replayed between two
+// events, so that the host's launches are not measured.
+
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <vector>
+
+namespace dualfp::gpu {
+
+class GraphReplay {
+ public:
+  // Captures `launches` calls of enqueue(i, stream).
+  GraphReplay(cudaStream_t stream, int launches,
+              const std::function<void(int, cudaStream_t)>& enqueue);
+  ~GraphReplay();
+  GraphReplay(const GraphReplay&) = delete;
+  GraphReplay& operator=(const GraphReplay&) = delete;
+
+  void Warm();
+
+  // One replay: microseconds of each launch. Waits for it.
+  double Microseconds();
+
+ private:
+  cudaStream_t stream_;
+  int launches_;
+  cudaGraphExec_t graph_ = nullptr;
+  cudaEvent_t begin_ = nullptr;
+  cudaEvent_t end_ = nullptr;
+};
+
+// The upper middle value. `values` is not empty.
+double Median(std::vector<double> values);
+
+// Warms once, then the median of `samples` replays; stops after the first that exceeds `limit`.
+double MedianMicroseconds(GraphReplay& replay, int samples, double limit = 1e30);
+
+// Replays all in turn, `rounds` times after a first that does not count: a median for each.
+std::vector<double> Race(const std::vector<GraphReplay*>& replays, int rounds);
+
+}  // namespace dualfp::gpu

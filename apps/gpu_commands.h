@@ -1,0 +1,52 @@
+// The parts of the commands that need a GPU: apps/gpu/ in builds with CUDA, no_gpu.cc in others,
+// where they throw kUnsupported.
+
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "apps/gemm_shapes.h"
+#include "apps/performance_report.h"
+
+namespace dualfp {
+
+struct TuneArguments {
+  std::vector<GemmShape> shapes;
+  std::vector<int> m;
+  std::vector<std::string> formats;  // nested, fp8
+  std::vector<int> gpus;             // empty: all
+  int top = 0;                       // 0: every feasible plan
+  std::string output;
+  std::string log;  // empty: OUTPUT.jsonl
+  std::string command;
+};
+
+// Times plans and writes the selection table `output`.
+void RunTune(const TuneArguments& arguments);
+
+// Writes the selection table from records instead.
+void WriteTable(const std::vector<std::string>& records, const std::string& output);
+
+// Prints which plan would run [N, K, M] in each format, and why.
+void ExplainChoice(int n, int k, int m, const std::vector<std::string>& formats,
+                   const std::string& table);
+
+struct GpuBenchArguments {
+  std::vector<GemmShape> shapes;
+  std::vector<int> m;
+  std::vector<std::string> formats;  // nested, fp8
+  int top = 0;                       // plans to try; 0: the one that the library would choose
+  std::string json;                  // records are appended to this file
+  std::string plots;                 // folder
+  std::string command;
+};
+
+void RunGpuGemmBench(const GpuBenchArguments& arguments);
+
+// The cost model of this build on the "tuned" records of these files; nothing in builds without
+// CUDA.
+std::vector<ModelQuality> EvaluateModel(const std::vector<std::filesystem::path>& files);
+
+}  // namespace dualfp

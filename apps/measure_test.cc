@@ -1,0 +1,263 @@
+// Shapes, records, plots and the report of GPU measurements: all without a GPU.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <regex>
+
+#include "apps/gemm_shapes.h"
+#include "apps/performance_report.h"
+#include "apps/plot_lines.h"
+#include "apps/record_file.h"
+#include "dualfp/base/error.h"
+
+namespace dualfp {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+TEST(GemmShapesTest, ParsesSizes) {
+  EXPECT_THAT(ParseSizes("7"), ElementsAre(7));
+  EXPECT_THAT(ParseSizes("64,1,16,16"), ElementsAre(1, 16, 64));
+  EXPECT_THAT(ParseSizes("1,16:50:16"), ElementsAre(1, 16, 32, 48));
+  EXPECT_THAT(ParseSizes("3:3:5"), ElementsAre(3));
+  for (const char* bad : {"", "0", "-1", "1,", "4:2:1", "1:4", "1:4:0", "1:2:3:4", "x", "1.5",
+                          "99999999999", "1 2"}) {
+    EXPECT_THROW(ParseSizes(bad), Error) << bad;
+  }
+}
+
+TEST(GemmShapesTest, ParsesShapes) {
+  EXPECT_TRUE(ParseShape("6144,4096").SameSize({6144, 4096, ""}));
+  for (const char* bad : {"6144", "6144,", "6144,4096,1", "6144,4100", "0,16", "a,b"}) {
+    EXPECT_THROW(ParseShape(bad), Error) << bad;
+  }
+}
+
+TEST(GemmShapesTest, ThereAreFourteenPublishedSizes) {
+  EXPECT_EQ(PublishedShapes({1}).size(), 14u);
+  const std::vector<GemmShape> shards = PublishedShapes({1, 2, 4});
+  EXPECT_EQ(shards.size(), 42u);
+  for (const GemmShape& shape : shards) {
+    EXPECT_EQ(shape.n % 16, 0);
+    EXPECT_EQ(shape.k % 16, 0);
+  }
+  for (const GemmShape& summary : SummaryShapes()) {
+    EXPECT_TRUE(std::any_of(shards.begin(), shards.end(), [&](const GemmShape& s) {
+      return s.SameSize(summary);
+    })) << summary.name;
+  }
+}
+
+TEST(GemmShapesTest, ShardsDivideNOfQkvAndKOfDown) {
+  ModelConfig config;
+  config.hidden_size = 4096;
+  config.num_attention_heads = 32;
+  config.num_key_value_heads = 8;
+  config.head_dim = 128;
+  config.intermediate_size = 14336;
+  const std::vector<GemmShape> shapes = ModelShapes(config, "m", {2});
+  ASSERT_EQ(shapes.size(), 4u);
+  EXPECT_TRUE(shapes[0].SameSize({3072, 4096, ""}));
+  EXPECT_EQ(shapes[0].name, "m qkv / 2");
+  EXPECT_TRUE(shapes[1].SameSize({4096, 2048, ""}));
+  EXPECT_TRUE(shapes[2].SameSize({14336, 4096, ""}));
+  EXPECT_TRUE(shapes[3].SameSize({4096, 7168, ""}));
+}
+
+// Elements are closed, attributes quoted, and no number is missing: what a browser asks of SVG.
+void ExpectWellFormed(const std::string& svg) {
+  EXPECT_THAT(svg, StartsWith("<svg xmlns=\"http://www.w3.org/2000/svg\""));
+  EXPECT_THAT(svg, Not(HasSubstr("nan")));
+  EXPECT_THAT(svg, Not(HasSubstr("inf")));
+  std::vector<std::string> open;
+  const std::regex tag("<(/?)([a-z]+)((?: [a-zA-Z0-9-]+=\"[^\"<]*\")*)(/?)>");
+  size_t tags = 0;
+  for (auto it = std::sregex_iterator(svg.begin(), svg.end(), tag); it != std::sregex_iterator();
+       ++it) {
+    ++tags;
+    if ((*it)[1].length() > 0) {
+      ASSERT_FALSE(open.empty());
+      EXPECT_EQ(open.back(), (*it)[2].str());
+      open.pop_back();
+    } else if ((*it)[4].length() == 0) {
+      open.push_back((*it)[2].str());
+    }
+  }
+  EXPECT_TRUE(open.empty());
+  EXPECT_EQ(tags, static_cast<size_t>(std::count(svg.begin(), svg.end(), '<')));
+  EXPECT_GT(tags, 10u);
+}
+
+TEST(PlotLinesTest, DrawsWellFormedSvg) {
+  LineChart chart{"a < b & c", "M", "TFLOP/s"};
+  chart.lines = {{"one", LineColour(0), false, true, {{1, 2}, {16, 30}, {4096, 700}}},
+                 {"two <", LineColour(1), true, false, {{1, 3}, {4096, 800}}}};
+  const std::string svg = DrawLineCharts({chart, chart});
+  ExpectWellFormed(svg);
+  EXPECT_THAT(svg, HasSubstr("a &lt; b &amp; c"));
+  EXPECT_THAT(svg, HasSubstr("two &lt;"));
+  EXPECT_THAT(svg, HasSubstr("stroke-dasharray"));
+}
+
+TEST(PlotLinesTest, SurvivesWhatCannotBeDrawn) {
+  LineChart chart{"t", "x", "y"};
+  ExpectWellFormed(DrawLineCharts({chart}));
+  chart.lines = {{"none", LineColour(0), false, true, {}},
+                 {"zero", LineColour(1), false, true, {{0, 0}, {-1, 5}, {4, 0}}}};
+  ExpectWellFormed(DrawLineCharts({chart}));
+  chart.lines.push_back({"one point", LineColour(2), false, true, {{64, 3}}});
+  ExpectWellFormed(DrawLineCharts({chart}));
+  chart.log_y = false;
+  chart.mark = 1;
+  ExpectWellFormed(DrawLineCharts({chart}));
+}
+
+class ReportTest : public ::testing::Test {
+ protected:
+  ReportTest() {
+    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+    path_ = std::filesystem::path(::testing::TempDir()) /
+            (std::string("measure_test_") + test->name() + ".jsonl");
+  }
+
+  void Write(const std::vector<Json>& records) const {
+    std::ofstream file(path_);
+    for (const Json& record : records) {
+      file << record.dump() << "\n";
+    }
+  }
+
+  static GemmRecord Point(const std::string& format, int n, int k, int m, double us,
+                          double cublaslt_us) {
+    GemmRecord r;
+    r.format = format;
+    r.n = n;
+    r.k = k;
+    r.m = m;
+    r.plan = "a_plan";
+    r.microseconds = us;
+    r.no_overlap_microseconds = us + 1;
+    r.cublaslt_microseconds = cublaslt_us;
+    r.with_quantize_microseconds = format == "fp8" ? us + 2 : 0;
+    r.error = 2e-4;
+    return r;
+  }
+
+  std::filesystem::path path_;
+};
+
+const Json kRun = {{"kind", "run"}, {"gpu", "NVIDIA H200"}, {"driver", "580"}, {"command", "c"}};
+
+TEST_F(ReportTest, RecordsSurviveARoundTrip) {
+  const GemmRecord record = Point("fp8", 4096, 14336, 64, 18.25, 19.5);
+  const Json json = ToJson(record);
+  EXPECT_EQ(ToJson(ParseGemmRecord(JsonFields(json, "f:1"))), json);
+  EXPECT_DOUBLE_EQ(record.Speed(), 19.5 / 18.25);
+  EXPECT_DOUBLE_EQ(record.Operations(), 2.0 * 4096 * 14336 * 64);
+  EXPECT_DOUBLE_EQ(record.Bytes(), 4096.0 * 14336 + 64 * 14336 + 2 * 64 * 4096);
+  EXPECT_DOUBLE_EQ(Point("nested", 4096, 14336, 64, 1, 1).Bytes(),
+                   2.0 * (4096.0 * 14336 + 64 * 14336 + 64 * 4096));
+}
+
+TEST_F(ReportTest, SummarisesAgainstWhatIsWanted) {
+  // Speeds 0.5 and 2 at M = 1 and 16 in FP16: mean 1, worst 0.5, which is too low. FP8: 1.21 and 1.
+  // The last weight is none of the six: it is listed, not counted.
+  Write({kRun,
+         ToJson(Point("nested", 6144, 4096, 1, 20, 10)),
+         ToJson(Point("nested", 6144, 4096, 16, 5, 10)),
+         ToJson(Point("nested", 6144, 4096, 48, 10, 9.9)),
+         ToJson(Point("fp8", 6144, 4096, 1, 10, 12.1)),
+         ToJson(Point("fp8", 6144, 4096, 16, 3, 3)),
+         ToJson(Point("fp8", 1024, 1024, 16, 3, 300)),
+         {{"kind", "quantize"},
+          {"source", "plain"},
+          {"k", 4096},
+          {"m", 1024},
+          {"us", 5.0},
+          {"of_copy", 0.81}},
+         {{"kind", "quantize"},
+          {"source", "plain"},
+          {"k", 4096},
+          {"m", 1},
+          {"us", 1.0},
+          {"of_copy", 0.01}}});
+  ModelQuality quality{"fp8"};
+  quality.unseen.Add(0.96);
+  quality.unseen.Add(0.90);
+  const Report report =
+      MakePerformanceReport(ReadPerformanceRecords({path_}), {quality}, "plots", "the command");
+  const std::string& text = report.markdown;
+  EXPECT_THAT(text,
+              HasSubstr("| NestedFP16 ÷ cuBLASLt FP16, M = 1 … 4096 | 2 | **1.000** | 0.500 | "
+                        "≥ 0.97, none < 0.90 | ≥ 1.00 | no |"));
+  EXPECT_THAT(text,
+              HasSubstr("| the same, M ≤ 64 | 2 | **1.000** | 0.500 | ≥ 1.00 | ≥ 1.05 | yes |"));
+  EXPECT_THAT(text, HasSubstr("| 1 | **0.990** | 0.990 | ≥ 0.97, none < 0.90 | ≥ 1.00 | yes |"));
+  EXPECT_THAT(text,
+              HasSubstr("| FP8 ÷ cuBLASLt FP8, M = 1 … 4096 | 2 | **1.100** | 1.000 | ≥ 1.00, "
+                        "none < 0.92 | ≥ 1.05 | yes, and the aim |"));
+  // 10 / 12 and 10 / 5.
+  EXPECT_THAT(text,
+              HasSubstr("| FP8 with quantization of X ÷ cuBLASLt FP16 | 2 | **1.291** | 0.833"));
+  EXPECT_THAT(text, HasSubstr("M ≥ 1024 | 1 | **0.810**"));
+  EXPECT_THAT(text, HasSubstr("FP8, unseen shapes | 2 | **0.930** | 0.900"));
+  EXPECT_THAT(text, HasSubstr("Written by `the command`"));
+  EXPECT_THAT(text, HasSubstr("### N 1024, K 1024"));
+  EXPECT_THAT(text, HasSubstr("| 16 | 10.00 | 5.00 | 2.000 | 6.00 |"));
+  EXPECT_LT(text.find("## NestedFP16"), text.find("## FP8"));
+  for (const Plot& plot : report.plots) {
+    ExpectWellFormed(plot.svg);
+    EXPECT_THAT(text, HasSubstr("](plots/" + plot.file + ")"));
+  }
+  EXPECT_EQ(report.plots.size(), 2u + 3u);
+}
+
+TEST_F(ReportTest, ALaterRecordReplacesAnEarlierOne) {
+  Write({kRun, ToJson(Point("fp8", 6144, 4096, 1, 20, 10)),
+         ToJson(Point("fp8", 6144, 4096, 1, 10, 10))});
+  const PerformanceRecords records = ReadPerformanceRecords({path_});
+  ASSERT_EQ(records.points.size(), 1u);
+  EXPECT_EQ(records.points[0].microseconds, 10);
+}
+
+TEST_F(ReportTest, TheRooflineBoundsEveryPoint) {
+  const std::vector<GemmRecord> records = {Point("nested", 6144, 4096, 1, 15, 16),
+                                           Point("nested", 6144, 4096, 4096, 300, 280)};
+  const Ceilings highest = CompleteCeilings({}, records);
+  EXPECT_DOUBLE_EQ(highest.fp16_flop_per_microsecond, records[1].Operations() / 280);
+  EXPECT_DOUBLE_EQ(highest.bytes_per_microsecond,
+                   std::max(records[0].Bytes() / 15, records[1].Bytes() / 280));
+  const Ceilings known = CompleteCeilings({9e6, 1e8, 0}, records);
+  EXPECT_EQ(known.bytes_per_microsecond, 9e6);
+  EXPECT_EQ(known.fp16_flop_per_microsecond, highest.fp16_flop_per_microsecond);
+}
+
+TEST_F(ReportTest, ErrorsNameTheFileAndTheLine) {
+  const auto error_of = [&](const std::string& text) -> std::string {
+    std::ofstream(path_) << text;
+    try {
+      ReadPerformanceRecords({path_});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  const std::string at = path_.string();
+  EXPECT_THAT(error_of(kRun.dump() + "\n{\"kind\":\"point\"}\n"),
+              StartsWith(at + ":2: field format"));
+  EXPECT_THAT(error_of("{\"kind\":\"run\",\"gpu\":\"A\"}\n{\"kind\":\"run\",\"gpu\":\"B\"}\n"),
+              StartsWith(at + ":2: field gpu: the other records are of another GPU"));
+  EXPECT_THAT(error_of("[1]\n"), StartsWith(at + ":1"));
+  EXPECT_THAT(error_of("nonsense\n"), StartsWith(at + ":1"));
+  EXPECT_THROW(ReadPerformanceRecords({path_.string() + ".none"}), Error);
+}
+
+}  // namespace
+}  // namespace dualfp

@@ -1,0 +1,53 @@
+// What a plan should cost: microseconds from counts of operations and bytes. Pure. The constants
+// are fitted to measured times by bench/cuda/fit_cost_model.cc; docs/kernels.md has the outcome.
+
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "dualfp/kernels/cuda/sm90/gemm.h"
+
+namespace dualfp::sm90 {
+
+// The constants of the model. Cycles are of one SM.
+struct CostModel {
+  double tensor_share = 1.276;      // cycles of a stage over what the tensor cores need
+  double tensor_floor = 40.3;       // cycles of a wgmma instruction at least
+  double shared_bytes_cycle = 139;  // shared memory's bandwidth
+  double decode_cycles = 410;       // of 64 x 64 nested weights
+  double load_bytes_cycle = 35.0;   // that one SM's loads from L2 draw
+  double stage_cycles = 11.7;       // more of any stage
+  double alone_cycles = 215;    // more where one warpgroup has the SM to itself: nothing overlaps
+  double split_start = 3613;    // of a tile of the split family
+  double split_value = 0.501;   // ... and of each of its values
+  double tile_start = 63;       // of a tile of the persistent family
+  double tile_value = 0.059;    // ... and of each of its values
+  double part_start = 2000;         // of a tile that several clusters compute
+  double part_value = 0.125;        // ... and of each partial sum written or read
+  double cluster_cost = 0.070;  // share of time more for each doubling of a cluster
+  double busy_share = 2.88;     // 1 / this of the SMs draw all of the DRAM's bandwidth
+};
+
+// What the model knows of a device. The defaults are an H200.
+struct DeviceModel {
+  std::string name = "NVIDIA H200";
+  int sms = 132;
+  double clock_ghz = 1.75;  // under load
+  double dram_bytes_per_us = 4.2e6;
+  // CTAs at one time, one to an SM, in clusters of 1..8 (index 0 unused).
+  std::array<int, 9> ctas_in_clusters = {0, 132, 132, 117, 120, 110, 102, 105, 120};
+  CostModel cost;
+};
+
+// The parts of an estimate, each in microseconds.
+struct Estimate {
+  double compute = 0;  // stages and epilogues of the busiest SM
+  double dram = 0;     // each operand once
+  double total = 0;
+  double waves = 0;  // rounds of tiles over the SMs
+};
+
+Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const DeviceModel& device);
+
+}  // namespace dualfp::sm90

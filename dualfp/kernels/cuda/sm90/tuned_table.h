@@ -1,0 +1,63 @@
+// Measured choices, as text: what `dualfp tune` writes, what is compiled in (tuned_h200.txt), and
+// what DUALFP_TUNED_TABLE names.
+//
+//   dualfp-tuned-table 1
+//   device 132 NVIDIA H200               multiprocessors, name
+//   kernels 6f1c0a2b9d3e                 KernelFingerprint() of the build that was timed
+//   # format  n  k  m  plan  microseconds
+//   nested 4096 4096 16 nested_split_r64_t16_k128_c2/s2 11.2
+//
+// A row is for problems of its format, N and K with M up to its own and above the row's before.
+
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dualfp/kernels/cuda/sm90/gemm.h"
+
+namespace dualfp::sm90 {
+
+// Of the sources that the Hopper kernels are compiled from: times of another fingerprint may not
+// be those of this build.
+std::string_view KernelFingerprint();
+
+struct TunedRow {
+  WeightFormat format = WeightFormat::kNested;
+  int n = 0;
+  int k = 0;
+  int m = 0;
+  Plan plan;
+  double microseconds = 0;
+  int line = 0;
+};
+
+struct TunedTable {
+  std::string origin;  // the file's path, for messages
+  std::string device;
+  int sms = 0;
+  std::string kernels;
+  std::vector<TunedRow> rows;  // by format, n, k, m
+
+  // Rows of one weight, by M.
+  std::span<const TunedRow> Find(WeightFormat format, int n, int k) const;
+  std::string ToText() const;
+};
+
+// Throws kInvalidFile "ORIGIN:LINE: ...": a malformed line, a plan that this build does not have or
+// that cannot run the row's problem, a row given twice.
+TunedTable ParseTunedTable(std::string_view text, std::string_view origin);
+
+// Throws kNotFound, kIo and what ParseTunedTable() throws.
+TunedTable LoadTunedTable(const std::filesystem::path& path);
+
+// Compiled in.
+const TunedTable& BuiltInTable();
+
+// The table that DUALFP_TUNED_TABLE names, read once; nullptr where it is not set.
+const TunedTable* EnvironmentTable();
+
+}  // namespace dualfp::sm90
