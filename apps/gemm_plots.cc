@@ -60,8 +60,11 @@ LineChart RateChart(const std::map<int, GemmRecord>& points, const Ceilings& cei
   }
   GemmRecord ideal = points.begin()->second;
   const int last = points.rbegin()->first;
-  for (double m = ideal.m; m < last * 1.001; m *= std::exp2(1 / kRooflineSteps)) {
-    ideal.m = static_cast<int>(std::lround(m));
+  const int first = ideal.m;
+  const int steps = static_cast<int>(std::ceil(kRooflineSteps * std::log2(1.0 * last / first)));
+  for (int step = 0; step <= steps; ++step) {
+    ideal.m =
+        std::min(last, static_cast<int>(std::lround(first * std::exp2(step / kRooflineSteps))));
     roofline.points.emplace_back(ideal.m,
                                  amount(ideal) * unit / RooflineMicroseconds(ideal, ceilings));
   }

@@ -144,7 +144,7 @@ std::vector<int> ParseSizes(const std::string& text) {
 GemmShape ParseShape(const std::string& text) {
   const std::vector<std::string_view> parts = Split(text, ',');
   Check(parts.size() == 2, ErrorCode::kInvalidArgument, QuoteForMessage(text), ": expected N,K");
-  const GemmShape shape{ParseSize(parts[0], text), ParseSize(parts[1], text), ""};
+  GemmShape shape{ParseSize(parts[0], text), ParseSize(parts[1], text), ""};
   Check(shape.n % 16 == 0 && shape.k % 16 == 0, ErrorCode::kInvalidArgument, QuoteForMessage(text),
         ": expected multiples of 16");
   return shape;

@@ -87,8 +87,9 @@ class Axes {
     std::vector<double> ticks;
     if (!chart_.log_y) {
       const double step = TickStep(y_.high - y_.low);
-      for (double tick = std::ceil(y_.low / step) * step; tick <= y_.high; tick += step) {
-        ticks.push_back(tick);
+      const auto last = static_cast<int>(std::floor(y_.high / step));
+      for (int i = static_cast<int>(std::ceil(y_.low / step)); i <= last; ++i) {
+        ticks.push_back(i * step);
       }
       return ticks;
     }
@@ -166,8 +167,8 @@ std::string DrawLegend(const LineChart& chart, double left) {
   for (size_t i = 0; i < chart.lines.size(); ++i) {
     const Line& line = chart.lines[i];
     const double x = left + static_cast<double>(i % kLegendColumns) * kPlotWidth / kLegendColumns;
-    const double y =
-        kTop + kPlotHeight + kAxisHeight + kLegendRow * static_cast<double>(i / kLegendColumns) + 6;
+    const size_t row = i / kLegendColumns;
+    const double y = kTop + kPlotHeight + kAxisHeight + kLegendRow * static_cast<double>(row) + 6;
     svg += fmt::format(
         "<line x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\" stroke=\"{}\" stroke-width=\"2.5\"{}/>\n"
         "<text x=\"{}\" y=\"{}\">{}</text>\n",

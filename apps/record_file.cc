@@ -17,8 +17,10 @@ size_t ReadRecords(const std::filesystem::path& path,
                    const std::function<void(const JsonFields&)>& visit, bool skip_torn_line) {
   const std::string content = ReadFile(path, kMaxBytes);
   const size_t complete = content.rfind('\n') + 1;  // 0 where there is none
-  std::string_view text =
-      std::string_view(content).substr(0, skip_torn_line ? complete : std::string_view::npos);
+  std::string_view text = content;
+  if (skip_torn_line) {
+    text = text.substr(0, complete);
+  }
   for (int number = 1; !text.empty(); ++number) {
     const size_t end = text.find('\n');
     const std::string_view line = text.substr(0, end);

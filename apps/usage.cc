@@ -82,9 +82,9 @@ std::vector<int> ParseTriple(const std::string& text) {
 }
 
 std::string CommandLine(const CLI::App& command) {
-  std::string line;
-  for (const CLI::App* app = &command; app != nullptr; app = app->get_parent()) {
-    line = app->get_name() + (line.empty() ? "" : " " + line);
+  std::string line = command.get_name();
+  for (const CLI::App* app = command.get_parent(); app != nullptr; app = app->get_parent()) {
+    line.insert(0, app->get_name() + " ");
   }
   for (const CLI::Option* option : command.get_options()) {
     if (option->count() == 0 || kUnrecorded.contains(option->get_name())) {

@@ -152,7 +152,7 @@ void StreamedAnswer::OnEnd(int status, const std::string& error) {
 }
 
 std::string DescribeRefusal(int status, std::string_view body) {
-  const std::string head = status == 200 ? "error in the stream" : StrCat("HTTP ", status);
+  std::string head = status == 200 ? "error in the stream" : StrCat("HTTP ", status);
   try {
     const Json json = ParseJson(body, "answer");
     const auto error = json.find("error");

@@ -77,8 +77,10 @@ std::vector<double> ModulatedPoisson(int64_t count, double rate, std::mt19937_64
   for (double minute = 0; static_cast<int64_t>(times.size()) < count; minute += 60) {
     // The mean of exp(level) is exp(variance / 2).
     std::exponential_distribution<double> gap(rate * std::exp(level - variance / 2));
-    for (double at = minute + gap(random); at < minute + 60; at += gap(random)) {
+    double at = minute + gap(random);
+    while (at < minute + 60) {
       times.push_back(at);
+      at += gap(random);
     }
     level = kMinuteCorrelation * level +
             std::sqrt(variance * (1 - kMinuteCorrelation * kMinuteCorrelation)) * normal(random);
@@ -108,8 +110,10 @@ std::vector<double> OnOff(int64_t count, double rate, std::mt19937_64& random) {
   double now = 0;
   while (static_cast<int64_t>(times.size()) < count) {
     const double end = now + burst(random);
-    for (double at = now + gap(random); at < end; at += gap(random)) {
+    double at = now + gap(random);
+    while (at < end) {
       times.push_back(at);
+      at += gap(random);
     }
     now = end + pause(random);
   }

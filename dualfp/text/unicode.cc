@@ -141,17 +141,12 @@ char32_t DecodeUtf8(std::string_view text, size_t* position) {
   const uint8_t* p = Bytes(text) + *position;
   const int length = Utf8Length(static_cast<char>(p[0]));
   *position += static_cast<size_t>(length);
-  switch (length) {
-    case 1:
-      return p[0];
-    case 2:
-      return char32_t(p[0] & 0x1f) << 6 | (p[1] & 0x3f);
-    case 3:
-      return char32_t(p[0] & 0x0f) << 12 | char32_t(p[1] & 0x3f) << 6 | (p[2] & 0x3f);
-    default:
-      return char32_t(p[0] & 0x07) << 18 | char32_t(p[1] & 0x3f) << 12 |
-             char32_t(p[2] & 0x3f) << 6 | (p[3] & 0x3f);
+  // What the first byte holds beside its length; six bits more from each other byte.
+  char32_t code_point = length == 1 ? p[0] : p[0] & (0x7f >> length);
+  for (int i = 1; i < length; ++i) {
+    code_point = code_point << 6 | (p[i] & 0x3f);
   }
+  return code_point;
 }
 
 void AppendUtf8(char32_t c, std::string* out) {

@@ -64,8 +64,9 @@ struct SloSlackOptions {
 };
 
 // The fewest FP8 layers with which every deadline is met by the cost model's prediction; where no
-// number suffices all of them, or none if the model has learnt that FP8 is slower for such a step. Attack is immediate; release is gradual, so that a queue that
-// oscillates does not make the precision oscillate.
+// number suffices all of them, or none if the model has learnt that FP8 is slower for such a step.
+// Attack is immediate; release is gradual, so that a queue that oscillates does not make the
+// precision oscillate.
 std::unique_ptr<PrecisionController> MakeSloSlackController(int num_layers,
                                                             SloSlackOptions options = {});
 

@@ -138,8 +138,7 @@ void* StreamWorkspace(cudaStream_t stream) {
   const std::lock_guard lock(mutex);
   void*& workspace = workspaces[{device, stream}];
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  if (workspace == nullptr &&
-      cudaStreamIsCapturing(stream, &capture) == cudaSuccess &&
+  if (workspace == nullptr && cudaStreamIsCapturing(stream, &capture) == cudaSuccess &&
       capture == cudaStreamCaptureStatusNone) {
     cuda::CheckCuda(cudaMalloc(&workspace, sm90::kStreamWorkspaceBytes), "cudaMalloc");
     cuda::CheckCuda(cudaMemsetAsync(workspace, 0, sm90::kStreamFlagBytes, stream),
@@ -155,9 +154,9 @@ Plan CachedPlan(const GemmProblem& p) {
   const bool aligned =
       p.epilogue.y_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.epilogue.y) % 16 == 0;
   const std::lock_guard lock(mutex);
-  Plan& plan = plans[{static_cast<int>(p.format), p.m, p.n, p.k,
-                      static_cast<int>(p.epilogue.y_type), aligned, p.outliers.count > 0,
-                      p.workspace != nullptr}];
+  Plan& plan =
+      plans[{static_cast<int>(p.format), p.m, p.n, p.k, static_cast<int>(p.epilogue.y_type),
+             aligned, p.outliers.count > 0, p.workspace != nullptr}];
   if (plan.config == nullptr) {
     static const sm90::DeviceModel device = sm90::CurrentDevice();
     plan = sm90::Choose(p, device, sm90::DefaultTables(device)).plan;

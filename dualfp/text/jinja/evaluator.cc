@@ -33,6 +33,7 @@ class Loop {
     cycle_ = cycle.get();
     const Value function = heap.NewFunction(std::move(cycle));
     std::vector<std::pair<Value, Value>> fields;
+    fields.reserve(kNames.size() + 1);
     for (const std::string_view name : kNames) {
       fields.emplace_back(Value::String(name), Value::Int(0));
     }

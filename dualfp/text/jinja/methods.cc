@@ -30,6 +30,7 @@ struct MethodCall {
   Value ListOf(const std::vector<std::string_view>& parts) const {
     heap.ChargeText(self.text().size());
     std::vector<Value> items;
+    items.reserve(parts.size());
     for (const std::string_view part : parts) {
       items.push_back(Value::String(part, self.is_markup()));
     }

@@ -25,6 +25,7 @@ std::vector<Value> SortBy(Heap& heap, const std::vector<Value>& items,
     return reverse ? Less(heap, keys[b], keys[a]) : Less(heap, keys[a], keys[b]);
   });
   std::vector<Value> sorted;
+  sorted.reserve(order.size());
   for (const size_t i : order) {
     sorted.push_back(items[i]);
   }

@@ -87,7 +87,10 @@ class ByteLevelRun final : public DecoderRun {
   explicit ByteLevelRun(const Config&) {}
   void Push(std::string_view token, const TextSink& sink) override {
     out_.clear();
-    utf8_.Push(AlphabetToBytes(token, &bytes_) ? std::string_view(bytes_) : token, &out_);
+    if (AlphabetToBytes(token, &bytes_)) {
+      token = bytes_;
+    }
+    utf8_.Push(token, &out_);
     if (!out_.empty()) {
       sink(out_);
     }

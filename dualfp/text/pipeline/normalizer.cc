@@ -29,11 +29,12 @@ class ReplaceNormalizer final : public Normalizer {
   void Apply(std::string* text, bool* from_origin, RegexScratch* scratch) const override {
     std::string out;
     out.reserve(text->size());
+    const std::string_view before = *text;
     size_t copied = 0;
     pattern_.ForEachMatch(*text, scratch, [&](size_t begin, size_t end) {
       // A replacement counts as coming from the last character it replaces.
       if (begin == 0 && end > 0 &&
-          (content_.empty() || CountCodePoints(std::string_view(*text).substr(0, end)) > 1)) {
+          (content_.empty() || CountCodePoints(before.substr(0, end)) > 1)) {
         *from_origin = false;
       }
       out.append(*text, copied, begin - copied);

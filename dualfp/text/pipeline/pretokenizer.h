@@ -26,7 +26,8 @@ struct PieceList {
   std::vector<Piece> pieces;
 
   std::string_view Text(const Piece& piece) const {
-    return std::string_view(text).substr(piece.begin, piece.end - piece.begin);
+    const std::string_view all = text;
+    return all.substr(piece.begin, piece.end - piece.begin);
   }
 };
 

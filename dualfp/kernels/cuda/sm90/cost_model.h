@@ -23,8 +23,8 @@ struct CostModel {
   double split_value = 0.501;   // ... and of each of its values
   double tile_start = 63;       // of a tile of the persistent family
   double tile_value = 0.059;    // ... and of each of its values
-  double part_start = 2000;         // of a tile that several clusters compute
-  double part_value = 0.125;        // ... and of each partial sum written or read
+  double part_start = 2000;     // of a tile that several clusters compute
+  double part_value = 0.125;    // ... and of each partial sum written or read
   double cluster_cost = 0.070;  // share of time more for each doubling of a cluster
   double busy_share = 2.88;     // 1 / this of the SMs draw all of the DRAM's bandwidth
 };

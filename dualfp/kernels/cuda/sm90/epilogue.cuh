@@ -45,9 +45,10 @@ __device__ __forceinline__ void StoreGlobalIf(bool condition, void* address, con
       : "memory");
 }
 
-// Scales and bias of kTokens tokens and kRows rows, for kThreads threads that finish them. The token
-// scale includes alpha and a weight scale that all rows share. Fetched into registers before the
-// tile's K loop and published to shared memory after it, so that nothing waits for global memory.
+// Scales and bias of kTokens tokens and kRows rows, for kThreads threads that finish them. The
+// token scale includes alpha and a weight scale that all rows share. Fetched into registers before
+// the tile's K loop and published to shared memory after it, so that nothing waits for global
+// memory.
 template <int kTokens, int kRows, int kThreads>
 class TileConstants {
  public:

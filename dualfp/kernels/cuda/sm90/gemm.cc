@@ -80,8 +80,8 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
     }
     if (plan.UsesWorkspace()) {
       p.flags = static_cast<uint32_t*>(problem.workspace);
-      p.partials = reinterpret_cast<float*>(static_cast<uint8_t*>(problem.workspace) +
-                                            kStreamFlagBytes);
+      p.partials =
+          reinterpret_cast<float*>(static_cast<uint8_t*>(problem.workspace) + kStreamFlagBytes);
     }
   }
   return p;
@@ -143,8 +143,9 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if (config.tokens % (8 * c.share_x) != 0 || config.rows() % (8 * c.share_w) != 0) {
     return "shares of a tile are multiples of 8 rows";
   }
-  if (plan.UsesWorkspace() && (config.family != Family::kPersistent || problem.workspace == nullptr ||
-                      config.rows() * config.tokens > kMostPartialSums || config.ctas != 1)) {
+  if (plan.UsesWorkspace() &&
+      (config.family != Family::kPersistent || problem.workspace == nullptr ||
+       config.rows() * config.tokens > kMostPartialSums || config.ctas != 1)) {
     return "sums over clusters need a persistent kernel and a workspace";
   }
   const Epilogue& e = problem.epilogue;

@@ -34,7 +34,8 @@ struct GemmProblem {
 };
 
 constexpr int64_t kStreamFlagBytes = 16384;
-constexpr int64_t kStreamWorkspaceBytes = kStreamFlagBytes + 160 * 4 * kMostPartialSums;  // 160 CTAs
+constexpr int64_t kStreamWorkspaceBytes =
+    kStreamFlagBytes + 160 * 4 * kMostPartialSums;  // 160 CTAs
 
 enum class Family { kSplit, kPersistent };
 

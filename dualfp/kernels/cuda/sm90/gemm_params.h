@@ -70,8 +70,7 @@ struct Divisor {
   Divisor() = default;
   explicit Divisor(int divisor)
       : value(static_cast<uint32_t>(divisor)),
-        reciprocal(divisor == 1 ? 0
-                                : static_cast<uint32_t>((uint64_t{1} << 32) / value + 1)) {}
+        reciprocal(divisor == 1 ? 0 : static_cast<uint32_t>((uint64_t{1} << 32) / value + 1)) {}
 
 #ifdef __CUDACC__
   __device__ __forceinline__ int Quotient(int dividend) const {
@@ -103,7 +102,7 @@ struct GemmParams {
   int token_clusters = 0;  // and along M
   Divisor stages;          // of all K
   Divisor split;
-  uint32_t one = 1;        // see DecodeNested
+  uint32_t one = 1;       // see DecodeNested
   uint64_t w_policy = 0;  // L2 eviction priority of the weights
   uint64_t x_policy = 0;
 
@@ -111,10 +110,10 @@ struct GemmParams {
   Divisor raster_group;       // weight tiles that are walked together,
   Divisor raster_last_group;  // of which the last group may have fewer
   Divisor raster_group_tiles;
-  Divisor parts;           // clusters that compute a part of each tile
-  int whole_tiles = 0;     // these are computed by one cluster each
-  int share_stages = 0;    // stages of the others that each cluster computes, and of how many
-  int share_longer = 0;    // clusters it is one more
+  Divisor parts;              // clusters that compute a part of each tile
+  int whole_tiles = 0;        // these are computed by one cluster each
+  int share_stages = 0;       // stages of the others that each cluster computes, and of how many
+  int share_longer = 0;       // clusters it is one more
   float* partials = nullptr;  // [CTA][rows * tokens]
   // [CTA][warpgroup][kMostParts]: its partial sums are complete, one flag for each CTA that waits
   // for them, which clears it.

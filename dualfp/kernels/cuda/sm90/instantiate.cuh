@@ -26,8 +26,8 @@ void AddSplit(std::vector<KernelConfig>& table) {
 }
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens, int kK, int kCtas>
-using PersistentTile = Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas,
-                            kWarpgroups * StagingBytes(kTokens)>;
+using PersistentTile =
+    Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas, kWarpgroups * StagingBytes(kTokens)>;
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
 void AddPersistent(std::vector<KernelConfig>& table) {

@@ -194,8 +194,7 @@ class Consumer {
  public:
   float acc[T::kBlocks][T::kTokens / 2];
 
-  __device__ Consumer(const GemmParams& p, const SharedLayout<T>& shared,
-                      const ClusterPlace& place)
+  __device__ Consumer(const GemmParams& p, const SharedLayout<T>& shared, const ClusterPlace& place)
       : shared_(shared),
         one_(p.one),
         // The shuffle tells the compiler that the value is uniform across the warp.
@@ -284,10 +283,9 @@ class Consumer {
       for (int b = 0; b < T::kBlocks; ++b) {
         const int i = j / 2;
         const int w = 2 * (j % 2);
-        cuda::DecodeNested(raw.upper[b][i][w], raw.lower[b][i][w], a[b][j][0], a[b][j][2],
+        cuda::DecodeNested(raw.upper[b][i][w], raw.lower[b][i][w], a[b][j][0], a[b][j][2], one_);
+        cuda::DecodeNested(raw.upper[b][i][w + 1], raw.lower[b][i][w + 1], a[b][j][1], a[b][j][3],
                            one_);
-        cuda::DecodeNested(raw.upper[b][i][w + 1], raw.lower[b][i][w + 1], a[b][j][1],
-                           a[b][j][3], one_);
       }
     }
   }
@@ -298,7 +296,8 @@ class Consumer {
   template <int kFragment, int kPart, bool kSteady>
   __device__ __forceinline__ void Granule(int left, bool first, int last_k) {
     cuda::WgmmaFence();
-    const uint64_t x = cuda::WgmmaDescriptor128B(shared_.X(0)) + index_.stage * (T::kStageBytes / 16);
+    const uint64_t x =
+        cuda::WgmmaDescriptor128B(shared_.X(0)) + index_.stage * (T::kStageBytes / 16);
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
       constexpr int kBase = kPart * kSteps;
@@ -347,8 +346,8 @@ class Consumer {
   template <bool kSteady, int kGranule = 0>
   __device__ __forceinline__ void Period(int left, bool first, int last_k) {
     if (kSteady || left > kGranule) {
-      Granule<kGranule % 2, kGranule % kGranules, kSteady>(
-          left - kGranule, first && kGranule < kGranules, last_k);
+      Granule<kGranule % 2, kGranule % kGranules, kSteady>(left - kGranule,
+                                                           first && kGranule < kGranules, last_k);
       if constexpr (kGranule + 1 < kPeriod) {
         Period<kSteady, kGranule + 1>(left, first, last_k);
       }

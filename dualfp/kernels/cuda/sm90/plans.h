@@ -18,8 +18,8 @@ Plan PlanByName(std::string_view name);
 // "nested", "e4m3", "e4m3_promoted".
 std::string_view FormatName(WeightFormat format);
 
-// A problem whose rows follow one another, with a workspace but without operands: what tables and explanations are
-// about.
+// A problem whose rows follow one another, with a workspace but without operands: what tables and
+// explanations are about.
 GemmProblem DenseProblem(WeightFormat format, int m, int n, int k);
 
 }  // namespace dualfp::sm90

@@ -52,8 +52,8 @@ struct Work {
 };
 
 // Either `parts` neighbouring clusters compute equal parts of one tile each and share its end, or
-// the first whole_tiles tiles are dealt out whole. Then the stages of the others form a line, which is
-// cut into one share a cluster, so that all clusters finish together although the tiles do not
+// the first whole_tiles tiles are dealt out whole. Then the stages of the others form a line, which
+// is cut into one share a cluster, so that all clusters finish together although the tiles do not
 // divide evenly among them. A cluster begins with the end of its share, if that leaves a tile
 // unfinished, and ends with the beginning of it: the cluster that finishes a tile finds the
 // others' sums ready, and clusters wait only for clusters before them.

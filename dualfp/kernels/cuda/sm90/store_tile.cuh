@@ -45,14 +45,14 @@ __device__ __forceinline__ void StoreChunks(const GemmParams& p, const ConsumerO
   const int warp = thread / 32;
   const int lane = thread % 32;
   // stmatrix: this lane addresses 16 bytes (8 of the warp's 16 rows) of one of 16 tokens.
-  uint32_t turned = staging + (lane / 16 * 8 + lane % 8) * 128 +
-                    (((warp * 2 + lane / 8 % 2) ^ (lane % 8)) << 4);
+  uint32_t turned =
+      staging + (lane / 16 * 8 + lane % 8) * 128 + (((warp * 2 + lane / 8 % 2) ^ (lane % 8)) << 4);
   // Then each thread stores 16 bytes of every 16th token.
   const int own = thread / 8;
   uint32_t read = staging + own * 128 + ((thread % 8 ^ own % 8) << 4);
   uint32_t scales = constants.token_scale + lane % 4 * 8;
-  int to_other = kChunk * 128;  // buffer
-  int left = p.m - token0 - own;                        // tokens from this thread's first on
+  int to_other = kChunk * 128;    // buffer
+  int left = p.m - token0 - own;  // tokens from this thread's first on
   const int64_t step = 16 * e.y_stride * 2;
   // The compiler would compute these again for every chunk.
   asm("" : "+r"(turned), "+r"(read), "+r"(scales), "+r"(left));
@@ -120,8 +120,8 @@ __device__ __forceinline__ void StoreChunks(const GemmParams& p, const ConsumerO
       }
 #pragma unroll
       for (int i = 0; i < columns; i += 2) {
-        const bool exists =
-            (first + i) * 8 < tokens && (i + 1 < columns || own < 8);  // of 16 tokens, or the last 8
+        const bool exists = (first + i) * 8 < tokens &&
+                            (i + 1 < columns || own < 8);  // of 16 tokens, or the last 8
         const float4& b = bits[i / 2];
         if (!kGeneral || (!e.silu && !e.silu_mul && e.residual == nullptr)) {
           StoreGlobalIf(exists, y, b);

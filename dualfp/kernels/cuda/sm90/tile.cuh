@@ -17,9 +17,7 @@ constexpr int kBarrierBytes = 16 * kMostStages + 32;
 
 // Tokens that a warpgroup of a persistent kernel stores at a time; it has two buffers for them, of
 // 128 bytes a token.
-DUALFP_HOST_DEVICE constexpr int StoreChunkTokens(int tokens) {
-  return tokens < 32 ? tokens : 32;
-}
+DUALFP_HOST_DEVICE constexpr int StoreChunkTokens(int tokens) { return tokens < 32 ? tokens : 32; }
 DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
   return 2 * StoreChunkTokens(tokens) * 128;
 }
