@@ -32,6 +32,7 @@ std::vector<ModelQuality> EvaluateModel(const std::vector<std::filesystem::path>
     }
   }
   std::vector<ModelQuality> all;
+  all.reserve(by_format.size());
   for (auto& [format, quality] : by_format) {
     all.push_back(quality);
   }

@@ -76,6 +76,7 @@ std::vector<double> Race(const std::vector<GraphReplay*>& replays, int rounds) {
     }
   }
   std::vector<double> medians;
+  medians.reserve(samples.size());
   for (std::vector<double>& values : samples) {
     medians.push_back(Median(std::move(values)));
   }

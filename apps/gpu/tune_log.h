@@ -27,6 +27,7 @@ struct TunePoint {
   int k = 0;
   int m = 0;
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the 0 inside for a pointer.
   auto operator<=>(const TunePoint&) const = default;
 };
 

@@ -223,7 +223,9 @@ void Clusters() {
 void Planes(cudaStream_t stream, FILE* out) {
   const double copy = CopyBytesPerMicrosecond(stream);
   std::printf("copy %.3f TB/s\n", copy * 1e-6);
-  for (const auto& [n, k] : {std::pair{4096, 4096}, {28672, 4096}, {65536, 5120}}) {
+  for (const auto& [rows, columns] : {std::pair{4096, 4096}, {28672, 4096}, {65536, 5120}}) {
+    const int n = rows;  // lambdas of C++20 may not capture a binding in every compiler
+    const int k = columns;
     GemmData data(n, k, 16, GemmData::CopiesFor(n, k), stream);
     DeviceMemory counts(sizeof(cuda::SplitCounts));
     DeviceMemory merged(int64_t{data.copies()} * n * k * 2);
@@ -300,7 +302,7 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
         });
         const double us = MedianMicroseconds(replay, 5);
         // Bytes that must move: a per-tensor scale needs x twice only where L2 does not keep it.
-        const double bytes = in_elements * 2.0 + double(m) * k + (source == 1 ? 4.0 * m * k : 0.0);
+        const double bytes = in_elements * 2.0 + 1.0 * m * k + (source == 1 ? 4.0 * m * k : 0.0);
         std::printf("%-8s %6d %6d | %9.2f %9.3f\n", kNames[source], k, m, us, bytes / us / copy);
         if (out != nullptr) {
           std::fprintf(out,

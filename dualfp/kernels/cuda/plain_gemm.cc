@@ -99,6 +99,7 @@ struct Product {
   int64_t d_stride;
   std::array<uint32_t, 4> alignment;  // of W, X, C, D
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the 0 inside for a pointer.
   auto operator<=>(const Product&) const = default;
 };
 
