@@ -42,7 +42,7 @@ inline constexpr int kMaxTile = 32;  // sums of a loop
 inline constexpr int kMaxPanelBytes = 16384;
 inline constexpr int kMaxBlockK = 1024;
 inline constexpr int kUnitColumns = 24;     // every loop's columns divide this
-inline constexpr int kBlockRows = 64;      // and a whole tile's rows this
+inline constexpr int kBlockRows = 64;       // and a whole tile's rows this
 inline constexpr int kMaxTileOverhead = 2;  // TileSize() to sums
 
 // Floats that a loop may touch for a tile's sums: its stores come in eights.
