@@ -3,43 +3,22 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
 #include <filesystem>
-#include <new>
+#include <string>
 
+#include "dualfp/base/testing/count_allocations.h"
 #include "dualfp/engine/decoder_runner.h"
 #include "dualfp/engine/testing/fake_vocabulary.h"
 #include "dualfp/engine/testing/harness.h"
 #include "dualfp/model/weights.h"
 
-namespace {
-std::atomic<int64_t> allocations{0};
-
-void* Count(std::size_t size) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  void* memory = std::malloc(size);
-  if (memory == nullptr) {
-    throw std::bad_alloc();
-  }
-  return memory;
-}
-}  // namespace
-
-void* operator new(std::size_t size) { return Count(size); }
-void* operator new[](std::size_t size) { return Count(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-
 namespace dualfp {
 namespace {
 
 TEST(Allocation, TheCounterCounts) {
-  const int64_t before = allocations;
+  const int64_t before = CountAllocations();
   auto* value = new std::string(100, 'x');
-  EXPECT_GE(allocations - before, 2);
+  EXPECT_GE(CountAllocations() - before, 2);
   delete value;
 }
 
@@ -89,11 +68,11 @@ TEST(Allocation, NoneInAStepOnceWarm) {
   }
   ASSERT_EQ(core.scheduler().running().size(), 64u);
   outputs = 0;
-  const int64_t before = allocations;
+  const int64_t before = CountAllocations();
   for (int step = 0; step < 200; ++step) {
     core.Step();
   }
-  EXPECT_EQ(allocations - before, 0);
+  EXPECT_EQ(CountAllocations() - before, 0);
   EXPECT_EQ(outputs, 200 * 64);
   EXPECT_GT(metrics.precision_switches_total.value() + metrics.precision_tokens_total[1].value(),
             0u);
@@ -132,11 +111,11 @@ TEST(Allocation, NoneInAStepOfTheReferenceModel) {
   }
   const auto run_at = [&](Precision precision) {
     core.SetController(MakeFixedController(PrecisionPlan::Uniform(info.num_layers, precision)));
-    const int64_t before = allocations;
+    const int64_t before = CountAllocations();
     for (int step = 0; step < 15; ++step) {
       core.Step();
     }
-    return allocations - before;
+    return CountAllocations() - before;
   };
   run_at(Precision::kFp16);
   run_at(Precision::kFp8);

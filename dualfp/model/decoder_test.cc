@@ -8,7 +8,7 @@
 
 #include <numeric>
 
-#include "dualfp/model/count_allocations.h"
+#include "dualfp/base/testing/count_allocations.h"
 #include "dualfp/model/rope_frequencies.h"
 #include "dualfp/model/test_models.h"
 #include "dualfp/model/weights.h"

@@ -1,5 +1,6 @@
 // For tests: how often this process has called operator new. Linking count_allocations.cc replaces
-// the operator.
+// the operator in all its forms (those that do not throw, too: a sanitizer finds memory of the one
+// freed by the other).
 
 #pragma once
 
