@@ -36,6 +36,13 @@ int FastestAlgorithm(CublasLt& baseline, const GemmData& data, bool fp8, int fou
   return fastest;
 }
 
+std::vector<double> RaceOwned(const std::vector<std::unique_ptr<GraphReplay>>& replays) {
+  std::vector<GraphReplay*> all;
+  std::transform(replays.begin(), replays.end(), std::back_inserter(all),
+                 [](const auto& owned) { return owned.get(); });
+  return Race(all, kRounds);
+}
+
 }  // namespace
 
 GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<const Plan> plans,
@@ -54,8 +61,9 @@ GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<con
       Launch(plan, data.Problem(format, m, i), s, overlap);
     });
   };
-  const Plan* best = nullptr;
   double best_time = 1e30;
+  std::vector<double> sampled;
+  std::vector<double> errors;
   for (const Plan& plan : plans) {
     data.Poison(m, stream);
     Launch(plan, data.Problem(format, m, 0), stream, false);
@@ -65,14 +73,25 @@ GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<con
     const double time = plans.size() == 1 ? 0.0
                                           : MedianMicroseconds(*replay(plan, true), kSamples,
                                                                best_time * kHopeless);
-    if (time < best_time) {
-      best_time = time;
-      best = &plan;
-      record.error = error;
-    }
+    best_time = std::min(best_time, time);
+    sampled.push_back(time);
+    errors.push_back(error);
   }
-  Check(best != nullptr, ErrorCode::kUnsupported, "no plan for M ", m, " N ", data.n(), " K ",
+  Check(!plans.empty(), ErrorCode::kUnsupported, "no plan for M ", m, " N ", data.n(), " K ",
         data.k());
+  // Samples of plans taken one after the other differ by more than the plans do.
+  const std::vector<size_t> finalists = Finalists(sampled);
+  size_t winner = finalists.front();
+  if (finalists.size() > 1) {
+    std::vector<std::unique_ptr<GraphReplay>> contenders;
+    for (const size_t i : finalists) {
+      contenders.push_back(replay(plans[i], true));
+    }
+    const std::vector<double> raced = RaceOwned(contenders);
+    winner = finalists[std::min_element(raced.begin(), raced.end()) - raced.begin()];
+  }
+  const Plan* best = &plans[winner];
+  record.error = errors[winner];
   record.plan = Name(*best);
 
   int algorithm = -1;
@@ -107,10 +126,7 @@ GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<con
     baseline->Run(algorithm, data.PlainWeights(fp8, 0), stream);
     record.cublaslt_error = data.Error(format, false, stream);
   }
-  std::vector<GraphReplay*> all;
-  std::transform(replays.begin(), replays.end(), std::back_inserter(all),
-                 [](const auto& owned) { return owned.get(); });
-  const std::vector<double> times = Race(all, kRounds);
+  const std::vector<double> times = RaceOwned(replays);
   record.microseconds = times[0];
   record.no_overlap_microseconds = times[1];
   record.with_quantize_microseconds = fp8 ? times[2] : 0.0;

@@ -1,6 +1,7 @@
 #include "apps/gpu/graph_replay.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 
@@ -63,6 +64,21 @@ double MedianMicroseconds(GraphReplay& replay, int samples, double limit) {
     }
   }
   return Median(std::move(values));
+}
+
+std::vector<size_t> Finalists(const std::vector<double>& times) {
+  constexpr double kClose = 1.05;  // times the best
+  constexpr size_t kMost = 6;
+  std::vector<size_t> order(times.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return times[a] < times[b]; });
+  size_t count = 0;
+  while (count < std::min(order.size(), kMost) && times[order[count]] <= times[order[0]] * kClose) {
+    ++count;
+  }
+  order.resize(count);
+  return order;
 }
 
 std::vector<double> Race(const std::vector<GraphReplay*>& replays, int rounds) {

@@ -38,6 +38,10 @@ double Median(std::vector<double> values);
 // Warms once, then the median of `samples` replays; stops after the first that exceeds `limit`.
 double MedianMicroseconds(GraphReplay& replay, int samples, double limit = 1e30);
 
+// Which of these sampled times are close enough to the best for a race to tell them apart: a few,
+// the best first.
+std::vector<size_t> Finalists(const std::vector<double>& times);
+
 // Replays all in turn, `rounds` times after a first that does not count: a median for each.
 std::vector<double> Race(const std::vector<GraphReplay*>& replays, int rounds);
 

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "apps/gpu/gemm_data.h"
+#include "apps/gpu/graph_replay.h"
 #include "apps/gpu/watchdog.h"
 #include "dualfp/base/check.h"
 
@@ -17,9 +18,7 @@ namespace {
 
 using sm90::Plan;
 
-constexpr double kHopeless = 1.5;   // times the best so far: not sampled further
-constexpr double kFinalist = 1.05;  // times the best: raced
-constexpr size_t kMostFinalists = 4;
+constexpr double kHopeless = 1.5;  // times the best so far: not sampled further
 
 // The work of one GPU's thread at one point.
 class PointTuner {
@@ -57,12 +56,14 @@ class PointTuner {
     });
 
     TunedPoint result{point_, "", 0, {}};
-    std::vector<Plan> finalists;
+    std::vector<double> sampled;
     for (const Candidate& candidate : candidates) {
       result.timed.emplace_back(Name(candidate.plan), candidate.microseconds);
-      if (finalists.size() < kMostFinalists && candidate.microseconds <= best * kFinalist) {
-        finalists.push_back(candidate.plan);
-      }
+      sampled.push_back(candidate.microseconds);
+    }
+    std::vector<Plan> finalists;
+    for (const size_t i : Finalists(sampled)) {
+      finalists.push_back(candidates[i].plan);
     }
     const Watchdog::Watch watch(dog_, [this] { ReportHang("the fastest plans"); });
     const std::vector<double> times = timer_.Race(point_, finalists);

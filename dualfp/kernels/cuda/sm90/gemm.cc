@@ -23,7 +23,8 @@ void AddE4m3Promoted(std::vector<KernelConfig>& table);
 namespace {
 
 constexpr int kLeastSms = 132;
-constexpr int kMaxClusterSize = 8;  // what every device with clusters offers
+constexpr int kMaxClusterSize = 8;   // what every device with clusters offers
+constexpr int64_t kKeptX = 8 << 20;  // elements that may crowd out others from L2
 constexpr uint64_t kEvictNormal = 0x1000000000000000;
 constexpr uint64_t kEvictFirst = 0x12F0000000000000;
 constexpr uint64_t kEvictLast = 0x14F0000000000000;
@@ -57,9 +58,13 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
   p.token_clusters = CeilDiv(problem.m, config.tokens * plan.cluster.share_w);
   p.stages = Divisor(CeilDiv(problem.k, config.k));
   p.split = Divisor(plan.cluster.split);
-  // Weights that one tile column reads once need not stay in L2.
-  p.w_policy = problem.m <= config.tokens ? kEvictFirst : kEvictNormal;
-  p.x_policy = problem.m <= config.tokens ? kEvictLast : kEvictNormal;
+  // Weights that are read once, or by CTAs that run at one time, need not stay in L2; X need, for
+  // the next rows of weights.
+  const bool passing = problem.m <= config.tokens ||
+                       p.row_clusters * p.token_clusters * plan.cluster.size() <= kLeastSms;
+  const bool small_x = static_cast<int64_t>(problem.m) * problem.k <= kKeptX;
+  p.w_policy = passing ? kEvictFirst : kEvictNormal;
+  p.x_policy = passing && small_x ? kEvictLast : kEvictNormal;
   if (config.family == Family::kPersistent) {
     const int group = std::min(plan.raster_group, p.row_clusters);
     const int last = p.row_clusters % group;

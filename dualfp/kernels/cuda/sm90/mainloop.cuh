@@ -67,6 +67,10 @@ __device__ __forceinline__ void InitRing(const SharedLayout<T>& shared, const Cl
     if (lane < T::kStages) {
       cuda::BarrierInit(shared.Full(lane), 1);
       cuda::BarrierInit(shared.Empty(lane), T::kConsumers / 32 * place.peers());
+      if constexpr (T::kSeparate) {
+        cuda::BarrierInit(shared.FullX(lane), 1);
+        cuda::BarrierInit(shared.EmptyX(lane), T::kConsumers / 32 * place.peers());
+      }
     }
     if (lane < T::kWarpgroups) {
       cuda::BarrierInit(shared.SumBarrier(lane), 1);
@@ -113,19 +117,23 @@ class Loader {
     const int offset = rank * ((kIsX ? T::kTokens : T::kRows) / shares);
     const uint16_t mask = kIsX ? place.XMask() : place.WMask();
     for (int i = 0; i < stages; ++i) {
-      cuda::BarrierWait(shared.Empty(index.stage), index.phase ^ 1);
+      cuda::BarrierWait(kIsX ? shared.EmptyX(index.stage) : shared.Empty(index.stage),
+                        index.phase ^ 1);
       if (cuda::ElectOne()) {
-        const uint32_t full = shared.Full(index.stage);
+        const uint32_t full = kIsX ? shared.FullX(index.stage) : shared.Full(index.stage);
         const int column = k + i * T::kK;
         if constexpr (kOperand == Operand::kWeights) {
-          // All bytes of the stage, the other operands' and the other CTAs' parts included.
-          cuda::BarrierArriveExpect(full, T::kStageBytes);
+          // All bytes that complete the barrier, other warps' and other CTAs' parts included.
+          cuda::BarrierArriveExpect(full, T::kSeparate ? T::kWeightBytes : T::kStageBytes);
           Load(shared.Weights(index.stage) + offset * T::kK, &p.w, full, column, first + offset,
                shares, mask, p.w_policy);
         } else if constexpr (kOperand == Operand::kLower) {
           Load(shared.Lower(index.stage) + offset * T::kK, &p.w_lower, full, column, first + offset,
                shares, mask, p.w_policy);
         } else {
+          if constexpr (T::kSeparate) {
+            cuda::BarrierArriveExpect(full, T::kXBytes);
+          }
 #pragma unroll
           for (int box = 0; box < T::kXBoxes; ++box) {
             Load(shared.X(index.stage) + (box * T::kTokens + offset) * 128, &p.x, full,
@@ -166,7 +174,8 @@ __device__ __forceinline__ void ForEachOperand(const GemmParams& p, const Body& 
   }
 }
 
-// Tells the loaders that fill a stage that this warp has finished with it.
+// Tells the loaders that fill a stage that this warp has finished with its weights, or with X and
+// so with all of it.
 template <class T>
 class StageRelease {
  public:
@@ -175,14 +184,19 @@ class StageRelease {
     peer_ = cuda::ClusterAddress(own_, place.Peer(min(lane_, peers_ - 1)));
   }
 
-  // No branches: one of the arrivals is predicated off.
-  __device__ __forceinline__ void Stage(uint32_t stage, bool really = true) const {
-    cuda::BarrierArriveIf(really && peers_ == 1 && lane_ == 0, own_ + 8 * stage);
-    cuda::BarrierArriveAtIf(really && peers_ > 1 && lane_ < peers_, peer_ + 8 * stage);
+  __device__ __forceinline__ void Weights(uint32_t stage) const { Arrive(8 * stage, true); }
+  __device__ __forceinline__ void X(uint32_t stage, bool really = true) const {
+    Arrive(8 * stage + SharedLayout<T>::kXBarriers, really);
   }
 
  private:
-  uint32_t own_;   // barrier of stage 0,
+  // No branches: one of the arrivals is predicated off.
+  __device__ __forceinline__ void Arrive(uint32_t offset, bool really) const {
+    cuda::BarrierArriveIf(really && peers_ == 1 && lane_ == 0, own_ + offset);
+    cuda::BarrierArriveAtIf(really && peers_ > 1 && lane_ < peers_, peer_ + offset);
+  }
+
+  uint32_t own_;   // empty barrier of stage 0,
   uint32_t peer_;  // and of the CTA that this lane tells
   int peers_;
   int lane_;
@@ -235,7 +249,9 @@ class Consumer {
   // behind the decoding of the granule between, but leave a granule less of the ring to wait for
   // copies: right where tensor cores bound, wrong where memory does.
   static constexpr int kAhead =
-      T::kBlocks == 1 && T::kK == 64 && T::kTokens >= 96 && T::kStages >= 6 ? 2 : 1;
+      T::kBlocks == 1 && T::kK == 64 && T::kTokens >= 96 && T::kStages >= (T::kSeparate ? 5 : 6)
+          ? 2
+          : 1;
 
   struct Raw {
     uint32_t upper[T::kBlocks][kSteps / 2][4];
@@ -295,6 +311,9 @@ class Consumer {
   // granule's place in its stage; kSteady: there are kAhead more, none of them in the last stage.
   template <int kFragment, int kPart, bool kSteady>
   __device__ __forceinline__ void Granule(int left, bool first, int last_k) {
+    if constexpr (T::kSeparate && kPart == 0) {
+      cuda::BarrierWait(shared_.FullX(index_.stage), index_.phase);
+    }
     cuda::WgmmaFence();
     const uint64_t x =
         cuda::WgmmaDescriptor128B(shared_.X(0)) + index_.stage * (T::kStageBytes / 16);
@@ -309,6 +328,9 @@ class Consumer {
       }
     }
     cuda::WgmmaCommit();
+    if constexpr (T::kSeparate && kPart == kGranules - 1) {
+      release_.Weights(index_.stage);  // they have become fragments
+    }
     constexpr int kReadPart = (kPart + kAhead) % kGranules;
     if (kSteady || left > kAhead) {
       Read<kReadPart>(raw_[(kFragment + kAhead) % kAhead]);
@@ -319,7 +341,7 @@ class Consumer {
     }
     cuda::WgmmaWait<1>();
     if constexpr (kPart == 0) {
-      release_.Stage(Before(index_.stage), !first);
+      release_.X(Before(index_.stage), !first);
     }
     if (kSteady || left > 1) {
       Decode(raw_[(kFragment + 1) % kAhead], fragments_[kFragment ^ 1]);
@@ -387,7 +409,7 @@ class Consumer {
       first = false;
     }
     cuda::WgmmaWait<0>();
-    release_.Stage(Before(index_.stage));
+    release_.X(Before(index_.stage));
   }
 
   __device__ __forceinline__ void RunShared(int stages) {
@@ -408,12 +430,12 @@ class Consumer {
       cuda::WgmmaCommit();
       cuda::WgmmaWait<1>();
       if (i > 0) {
-        release_.Stage(Before(index_.stage));
+        release_.X(Before(index_.stage));
       }
       index_.template Advance<T::kStages>();
     }
     cuda::WgmmaWait<0>();
-    release_.Stage(Before(index_.stage));
+    release_.X(Before(index_.stage));
   }
 
   const SharedLayout<T>& shared_;

@@ -55,7 +55,7 @@ class PromotedConsumer {
       cuda::WgmmaCommit();
       cuda::WgmmaWait<0>();
       cuda::WgmmaPin(part);
-      release_.Stage(index_.stage);
+      release_.X(index_.stage);
       index_.template Advance<T::kStages>();
       if (scaled) {
 #pragma unroll

@@ -13,7 +13,6 @@ namespace dualfp::sm90 {
 constexpr int kSharedBytesPerSm = 233472;   // 228 KiB, of which each CTA costs 1 KiB more
 constexpr int kSharedBytesPerCta = 232448;  // 227 KiB
 constexpr int kMostStages = 24;
-constexpr int kBarrierBytes = 16 * kMostStages + 32;
 
 // Tokens that a warpgroup of a persistent kernel stores at a time; it has two buffers for them, of
 // 128 bytes a token.
@@ -62,6 +61,15 @@ struct Tile {
   static constexpr int kXBoxElements = kNested ? 64 : 128;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
 
+  // Whether weights and X have full and empty barriers of their own. Consumers read nested weights
+  // well before they multiply by X and have done with them earlier, so that the ring holds more
+  // that is on its way: half as much again. But waiting twice takes time that narrow tiles do not
+  // have between their multiplications, and deep rings have enough on its way.
+  static constexpr bool kSeparate =
+      kNested &&
+      (kTokens >= 192 || (kTokens >= 96 && (kK == 128 || kBlocks == 2 || kWarpgroups == 3)));
+  static constexpr int kStageBarriers = kSeparate ? 4 : 2;
+  static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 32;
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
   static constexpr int kConstantBytes = 4 * (kWarpgroups * kTokens + 2 * kRows);
   static constexpr int kBudget =
@@ -72,7 +80,7 @@ struct Tile {
   static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kRegionBytes =  // ring and staging
       (kStagingBytesValue == 0 ? kBudget : kRingBytes + kStagingBytesValue) / 128 * 128;
-  // Alignment slack, region, constants, then full and empty barriers and those for sums.
+  // Alignment slack, region, constants, barriers.
   static constexpr int kSharedBytes = 1024 + kRegionBytes + kConstantBytes + kBarrierBytes;
 
   static_assert(kStages >= 2);
@@ -124,8 +132,14 @@ struct SharedLayout {
     return ring + T::kRegionBytes + T::kConstantBytes + 8 * stage;
   }
   __device__ uint32_t Empty(uint32_t stage) const { return Full(stage) + 8 * T::kStages; }
+  // Those of X: the same, unless it has its own.
+  static constexpr uint32_t kXBarriers = T::kSeparate ? 16 * T::kStages : 0;
+  __device__ uint32_t FullX(uint32_t stage) const { return Full(stage) + kXBarriers; }
+  __device__ uint32_t EmptyX(uint32_t stage) const { return Empty(stage) + kXBarriers; }
   // For sums of other CTAs: of a warpgroup, or (0) of all.
-  __device__ uint32_t SumBarrier(int warpgroup) const { return Full(2 * T::kStages + warpgroup); }
+  __device__ uint32_t SumBarrier(int warpgroup) const {
+    return Full(T::kStageBarriers * T::kStages + warpgroup);
+  }
 };
 
 }  // namespace dualfp::sm90
