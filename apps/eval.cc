@@ -11,9 +11,9 @@
 #include <memory>
 #include <optional>
 
+#include "apps/charts/bars.h"
 #include "apps/commands.h"
 #include "apps/model_arguments.h"
-#include "apps/plot_svg.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"
@@ -391,10 +391,7 @@ void Evaluation::WriteSvg(const std::vector<Candidate>& candidates,
     const bool layer = candidates[i].plan.linears.empty();
     chart.groups[layer ? 0 : 1].push_back({candidates[i].name, kl.value, kl.low, kl.high});
   }
-  const std::string svg = DrawBarChart(chart);
-  AtomicFile file(arguments_.svg);
-  file.WriteAt(0, svg.data(), svg.size());
-  file.Commit();
+  WriteFileAtomically(arguments_.svg, DrawBars(chart).File());
 }
 
 void Evaluation::Run() {

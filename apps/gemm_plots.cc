@@ -9,14 +9,15 @@
 #include <tuple>
 #include <utility>
 
-#include "apps/plot_lines.h"
+#include "apps/charts/panels.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 
 namespace dualfp {
 namespace {
 
-constexpr const char* kRooflineColour = "#999999";
+// Speeds are drawn from here, since those of interest are about 1.
+constexpr double kLeastSpeed = 0.6;
 
 // By format (FP16 before FP8), N, K; each by M. A later record of a point replaces an earlier one.
 using Series = std::map<std::tuple<bool, std::string, int, int>, std::map<int, GemmRecord>>;
@@ -40,22 +41,23 @@ double RooflineMicroseconds(const GemmRecord& record, const Ceilings& ceilings) 
 
 // `amount` a microsecond, times `unit`, over M.
 template <class Amount>
-LineChart RateChart(const std::map<int, GemmRecord>& points, const Ceilings& ceilings,
-                    const std::string& title, const std::string& axis, double unit,
-                    const Amount& amount) {
-  Line ours{"dualfp", LineColour(0)};
-  Line theirs{IsFp8(points.begin()->second.format) ? "cuBLASLt FP8" : "cuBLASLt FP16",
-              LineColour(1)};
-  Line quantized{"dualfp with quantization of X", LineColour(4)};
-  Line roofline{"roofline", kRooflineColour, /*dashed=*/true, /*markers=*/false};
+ChartPanel RatePanel(const std::map<int, GemmRecord>& points, const Ceilings& ceilings,
+                     const std::string& title, const std::string& axis, double unit,
+                     const Amount& amount) {
+  const char* baseline = IsFp8(points.begin()->second.format) ? "cuBLASLt FP8" : "cuBLASLt FP16";
+  ChartLayer roofline{"roofline", Colour::kMuted, LayerKind::kDashedLine};
+  ChartLayer theirs{baseline, SeriesColour(1), LayerKind::kMarkedLine};
+  ChartLayer ours{"dualfp", SeriesColour(0), LayerKind::kMarkedLine};
+  ChartLayer quantized{"dualfp with quantization of X", SeriesColour(4), LayerKind::kMarkedLine};
   for (const auto& [m, record] : points) {
     const double scaled = amount(record) * unit;
-    ours.points.emplace_back(m, scaled / record.microseconds);
+    const double x = m;
+    ours.points.push_back({x, scaled / record.microseconds});
     if (record.cublaslt_microseconds > 0) {
-      theirs.points.emplace_back(m, scaled / record.cublaslt_microseconds);
+      theirs.points.push_back({x, scaled / record.cublaslt_microseconds});
     }
     if (record.with_quantize_microseconds > 0) {
-      quantized.points.emplace_back(m, scaled / record.with_quantize_microseconds);
+      quantized.points.push_back({x, scaled / record.with_quantize_microseconds});
     }
   }
   GemmRecord ideal = points.begin()->second;
@@ -65,15 +67,23 @@ LineChart RateChart(const std::map<int, GemmRecord>& points, const Ceilings& cei
   for (int step = 0; step <= steps; ++step) {
     ideal.m =
         std::min(last, static_cast<int>(std::lround(first * std::exp2(step / kRooflineSteps))));
-    roofline.points.emplace_back(ideal.m,
-                                 amount(ideal) * unit / RooflineMicroseconds(ideal, ceilings));
+    roofline.points.push_back({static_cast<double>(ideal.m),
+                               amount(ideal) * unit / RooflineMicroseconds(ideal, ceilings)});
   }
-  LineChart chart{title, "M (tokens)", axis};
-  chart.lines = {roofline, theirs, ours};
+  ChartPanel panel{title, {axis, ScaleKind::kLog10}, {roofline, theirs, ours}};
   if (!quantized.points.empty()) {
-    chart.lines.push_back(quantized);
+    panel.layers.push_back(quantized);
   }
-  return chart;
+  return panel;
+}
+
+std::string Draw(const std::vector<ChartPanel>& panels) {
+  ChartLayout layout;
+  layout.x = {"M (tokens)", ScaleKind::kLog2};
+  layout.columns = panels.size();
+  layout.width = panels.size() == 1 ? 720 : 940;
+  layout.panel_height = 260;
+  return DrawPanels(panels, layout).File();
 }
 
 }  // namespace
@@ -103,34 +113,35 @@ Ceilings CompleteCeilings(Ceilings ceilings, const std::vector<GemmRecord>& reco
 }
 
 std::vector<Plot> SpeedPlots(const std::vector<GemmRecord>& records) {
-  std::map<std::pair<bool, std::string>, LineChart> charts;
+  std::map<std::pair<bool, std::string>, std::vector<ChartLayer>> lines;
   for (const auto& [key, points] : Group(records)) {
     const auto& [fp8, format, n, k] = key;
-    LineChart& chart = charts[{fp8, format}];
-    Line line{fmt::format("{} x {}", n, k), LineColour(chart.lines.size())};
+    std::vector<ChartLayer>& others = lines[{fp8, format}];
+    ChartLayer line{fmt::format("{} x {}", n, k), SeriesColour(others.size()),
+                    LayerKind::kMarkedLine};
     for (const auto& [m, record] : points) {
       if (record.cublaslt_microseconds > 0) {
-        line.points.emplace_back(m, record.Speed());
+        line.points.push_back({static_cast<double>(m), record.Speed()});
       }
     }
     if (!line.points.empty()) {
-      chart.lines.push_back(line);
+      others.push_back(std::move(line));
     }
   }
   std::vector<Plot> plots;
-  for (auto& [key, chart] : charts) {
+  for (auto& [key, layers] : lines) {
     const auto& [fp8, format] = key;
-    if (chart.lines.empty()) {
+    if (layers.empty()) {
       continue;
     }
-    const char* baseline = fp8 ? "cuBLASLt FP8" : "cuBLASLt FP16";
-    chart.title = fmt::format("{}: speed over {}", FormatTitle(format), baseline);
-    chart.x_axis = "M (tokens)";
-    chart.y_axis = "cuBLASLt's time / dualfp's";
-    chart.log_y = false;
-    chart.least = 0.6;
-    chart.mark = 1.0;
-    plots.push_back({format + "_speed.svg", chart.title, DrawLineCharts({chart})});
+    ChartPanel panel;
+    panel.title = fmt::format("{}: speed over {}", FormatTitle(format),
+                              fp8 ? "cuBLASLt FP8" : "cuBLASLt FP16");
+    panel.y = {"its time / dualfp's"};
+    panel.y.from = kLeastSpeed;
+    panel.mark = {1.0, ""};
+    panel.layers = std::move(layers);
+    plots.push_back({format + "_speed.svg", panel.title, Draw({panel})});
   }
   return plots;
 }
@@ -143,11 +154,10 @@ std::vector<Plot> RatePlots(const std::vector<GemmRecord>& records, const Ceilin
     plot.file = fmt::format("{}_{}_{}.svg", format, n, k);
     plot.title = fmt::format("{}, N {}, K {}", FormatTitle(format), n, k);
     // Operations a microsecond are 1e-6 TFLOP/s, bytes a microsecond 1e-3 GB/s.
-    plot.svg = DrawLineCharts(
-        {RateChart(points, ceilings, plot.title, "TFLOP/s", 1e-6,
-                   [](const GemmRecord& record) { return record.Operations(); }),
-         RateChart(points, ceilings, "The same: bandwidth, each operand counted once", "GB/s", 1e-3,
-                   [](const GemmRecord& record) { return record.Bytes(); })});
+    plot.svg = Draw({RatePanel(points, ceilings, plot.title, "TFLOP/s", 1e-6,
+                               [](const GemmRecord& record) { return record.Operations(); }),
+                     RatePanel(points, ceilings, "The same, each operand counted once", "GB/s",
+                               1e-3, [](const GemmRecord& record) { return record.Bytes(); })});
     plots.push_back(std::move(plot));
   }
   return plots;

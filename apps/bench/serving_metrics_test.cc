@@ -7,7 +7,6 @@
 
 #include <cmath>
 
-#include "apps/bench/chart_svg.h"
 #include "apps/bench/openai_stream.h"
 #include "apps/bench/server_sampler.h"
 #include "dualfp/base/error.h"
@@ -159,16 +158,6 @@ TEST(ServerMetricsTest, ReadsOursAndVllms) {
   EXPECT_EQ(vllm->running, 7);
   EXPECT_FALSE(vllm->fp8_layers.has_value());
   EXPECT_FALSE(ParseServerMetrics("<html>\x00\xff{ 3\nfoo 1\n", 0).has_value());
-}
-
-TEST(ChartTest, EscapesAndSurvivesEmptyAndBrokenData) {
-  ChartPanel panel{"<b>&\"", "ms", {{"x<y", "ink", LayerKind::kLine, {{0, NAN}, {1, 2}}}}};
-  panel.layers.push_back({"", "fp8", LayerKind::kArea, {}});
-  panel.layers.push_back({"", "fp8", LayerKind::kStack, {}});
-  const std::string svg = DrawPanels({panel, {}}, {});
-  EXPECT_THAT(svg, ::testing::HasSubstr("&lt;b&gt;&amp;&quot;"));
-  EXPECT_THAT(svg, ::testing::Not(::testing::HasSubstr("nan")));
-  EXPECT_THAT(svg, ::testing::Not(::testing::HasSubstr("inf")));
 }
 
 }  // namespace

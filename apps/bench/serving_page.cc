@@ -109,9 +109,9 @@ void Distributions(const ServingReport& report, std::string* html) {
     ChartLayout layout;
     layout.width = 320;
     layout.panel_height = 130;
-    layout.x_title = "ms";
-    layout.x_end = drawn.x_end;
-    *html += DrawPanels({drawn.panel}, layout);
+    layout.x = {"ms"};
+    layout.x.to = drawn.x_end;
+    *html += DrawPanels({drawn.panel}, layout).Element();
   }
   *html += "</div></section>\n";
 }
@@ -153,10 +153,10 @@ void Settings(const ServingReport& report, std::string* html) {
   *html += "</dl></section>\n";
 }
 
-std::string DrawTimeline(const ServingReport& report) {
+Svg DrawTimeline(const ServingReport& report) {
   ChartLayout layout;
-  layout.x_title = "seconds";
-  layout.x_end = std::max(1e-3, report.load.duration);
+  layout.x = {"seconds"};
+  layout.x.to = std::max(1e-3, report.load.duration);
   return DrawPanels(Timeline(report.load, report.goodput), layout);
 }
 
@@ -168,10 +168,11 @@ std::string ToHtml(const ServingReport& report) {
       "<meta name=\"viewport\" content=\"width=device-width\">\n"
       "<title>{0}: load test</title>\n<style>{1}{2}</style>\n</head>\n<body>\n<main>\n"
       "<header><h1>{0}</h1><p>{3}</p><p>{4}</p></header>\n",
-      EscapeMarkup(report.model), kChartStyle, kPageStyle, EscapeMarkup(report.workload),
+      EscapeMarkup(report.model), ThemeStyle(), kPageStyle, EscapeMarkup(report.workload),
       EscapeMarkup(report.date));
   Tiles(report, &html);
-  html += "<section class=\"card\"><h2>Timeline</h2>\n" + DrawTimeline(report) + "</section>\n";
+  html += "<section class=\"card\"><h2>Timeline</h2>\n" + DrawTimeline(report).Element() +
+          "</section>\n";
   Distributions(report, &html);
   Latencies(report.metrics, &html);
   Settings(report, &html);
@@ -179,11 +180,6 @@ std::string ToHtml(const ServingReport& report) {
   return html;
 }
 
-std::string ToSvg(const ServingReport& report) {
-  std::string svg = DrawTimeline(report);
-  const size_t head = svg.find('>') + 1;
-  return svg.insert(
-      head, fmt::format("\n<style>{}svg {{ background: var(--card); }}</style>", kChartStyle));
-}
+std::string ToSvg(const ServingReport& report) { return DrawTimeline(report).File(); }
 
 }  // namespace dualfp

@@ -16,12 +16,7 @@ constexpr int kDistributionPoints = 160;
 class Bins {
  public:
   explicit Bins(double duration) {
-    const double raw = std::max(duration, 1e-3) / kMaxBins;
-    const double power = std::pow(10.0, std::floor(std::log10(raw)));
-    width_ = 10 * power;
-    for (const double factor : {5.0, 2.0, 1.0}) {
-      width_ = factor * power >= raw ? factor * power : width_;
-    }
+    width_ = RoundStep(std::max(duration, 1e-3) / kMaxBins);
     count_ = static_cast<size_t>(std::max(1.0, std::ceil(duration / width_)));
   }
 
@@ -50,7 +45,7 @@ ChartPanel Arrivals(const LoadResult& load, const Bins& bins) {
   for (const RequestRecord& record : load.records) {
     arrivals[bins.At(record.planned)] += 1 / bins.width();
   }
-  return {"Arrivals", "requests/s", {{"", "ink", LayerKind::kArea, bins.Line(arrivals)}}};
+  return {"Arrivals", {"requests/s"}, {{"", Colour::kInk, LayerKind::kArea, bins.Line(arrivals)}}};
 }
 
 ChartPanel InFlight(const LoadResult& load, const Bins& bins) {
@@ -64,8 +59,9 @@ ChartPanel InFlight(const LoadResult& load, const Bins& bins) {
       running[bin] += std::max(0.0, overlap) / bins.width();
     }
   }
-  ChartPanel panel{"Requests", "", {{"in flight", "second", LayerKind::kArea, bins.Line(running)}}};
-  ChartLayer waiting{"waiting in the server", "bad", LayerKind::kLine, {}};
+  ChartPanel panel{
+      "Requests", {}, {{"in flight", Colour::kSecond, LayerKind::kArea, bins.Line(running)}}};
+  ChartLayer waiting{"waiting in the server", Colour::kBad, LayerKind::kLine, {}};
   for (const ServerSample& sample : load.samples) {
     waiting.points.push_back({sample.at, sample.waiting});
   }
@@ -81,11 +77,11 @@ bool HasPrecisions(const LoadResult& load) {
 
 // Rows computed a second, from the growth of the server's counters.
 ChartPanel TokensByPrecisionPanel(const LoadResult& load, const Bins& bins) {
-  constexpr std::pair<PrecisionClass, const char*> kOrder[] = {{PrecisionClass::kFp16, "fp16"},
-                                                               {PrecisionClass::kMixed, "mixed"},
-                                                               {PrecisionClass::kFp8, "fp8"}};
-  ChartPanel panel{"Tokens computed, prompts included", "tokens/s", {}};
-  for (const auto& [precision, name] : kOrder) {
+  constexpr std::pair<PrecisionClass, Colour> kOrder[] = {{PrecisionClass::kFp16, Colour::kFp16},
+                                                          {PrecisionClass::kMixed, Colour::kMixed},
+                                                          {PrecisionClass::kFp8, Colour::kFp8}};
+  ChartPanel panel{"Tokens computed, prompts included", {"tokens/s"}};
+  for (const auto& [precision, colour] : kOrder) {
     const auto index = static_cast<size_t>(precision);
     std::vector<double> rate(bins.count());
     for (size_t i = 1; i < load.samples.size(); ++i) {
@@ -99,7 +95,8 @@ ChartPanel TokensByPrecisionPanel(const LoadResult& load, const Bins& bins) {
         rate[bin] += grown * std::max(0.0, overlap) / (b.at - a.at) / bins.width();
       }
     }
-    panel.layers.push_back({name, name, LayerKind::kStack, bins.Line(rate)});
+    panel.layers.push_back(
+        {std::string(PrecisionClassName(precision)), colour, LayerKind::kStack, bins.Line(rate)});
   }
   return panel;
 }
@@ -113,12 +110,12 @@ ChartPanel OutputTokens(const LoadResult& load, const Bins& bins) {
       rate[bins.At(at += gap)] += 1 / bins.width();
     }
   }
-  return {"Output tokens", "tokens/s", {{"", "fp16", LayerKind::kArea, bins.Line(rate)}}};
+  return {"Output tokens", {"tokens/s"}, {{"", Colour::kFp16, LayerKind::kArea, bins.Line(rate)}}};
 }
 
 ChartPanel Fp8Layers(const LoadResult& load) {
-  ChartPanel panel{"Layers in FP8", "%", {{"", "fp8", LayerKind::kArea, {}}}};
-  panel.top = 100;
+  ChartPanel panel{"Layers in FP8", {"%"}, {{"", Colour::kFp8, LayerKind::kArea, {}}}};
+  panel.y.to = 100;
   for (const ServerSample& sample : load.samples) {
     panel.layers[0].points.push_back({sample.at, 100 * sample.fp8_layers.value_or(0)});
   }
@@ -132,7 +129,7 @@ class BinnedLatencies {
 
   void Add(double at, double seconds) { values_[bins_.At(at)].push_back(seconds); }
 
-  ChartLayer Layer(const char* name, const char* colour, double q) {
+  ChartLayer Layer(const char* name, Colour colour, double q) {
     std::vector<double> line;
     for (std::vector<double>& values : values_) {
       line.push_back(Quantile(values, q));  // a gap where there is none
@@ -146,8 +143,8 @@ class BinnedLatencies {
 };
 
 ChartPanel Ttft(const LoadResult& load, const Bins& bins, const Goodput& goodput) {
-  ChartPanel panel{"Time to first token", "ms", {}};
-  ChartLayer dots{"a request", "fp16", LayerKind::kPoints, {}};
+  ChartPanel panel{"Time to first token", {"ms"}};
+  ChartLayer dots{"a request", Colour::kFp16, LayerKind::kPoints, {}};
   BinnedLatencies latencies(bins);
   for (const RequestRecord& record : load.records) {
     if (record.ok()) {
@@ -158,11 +155,11 @@ ChartPanel Ttft(const LoadResult& load, const Bins& bins, const Goodput& goodput
   if (dots.points.size() <= kMaxDots) {
     panel.layers.push_back(std::move(dots));
   } else {
-    panel.layers.push_back(latencies.Layer("p99", "bad", 0.99));
+    panel.layers.push_back(latencies.Layer("p99", Colour::kBad, 0.99));
   }
-  panel.layers.push_back(latencies.Layer("median", "ink", 0.5));
+  panel.layers.push_back(latencies.Layer("median", Colour::kInk, 0.5));
   if (goodput.ttft) {
-    panel.limit = 1e3 * *goodput.ttft;
+    panel.mark = {1e3 * *goodput.ttft, "goal"};
   }
   return panel;
 }
@@ -175,11 +172,11 @@ ChartPanel Itl(const LoadResult& load, const Bins& bins, const Goodput& goodput)
       latencies.Add(at += gap, gap);
     }
   }
-  ChartPanel panel{"Inter-token latency", "ms", {}};
-  panel.layers.push_back(latencies.Layer("p99", "bad", 0.99));
-  panel.layers.push_back(latencies.Layer("median", "ink", 0.5));
+  ChartPanel panel{"Inter-token latency", {"ms"}};
+  panel.layers.push_back(latencies.Layer("p99", Colour::kBad, 0.99));
+  panel.layers.push_back(latencies.Layer("median", Colour::kInk, 0.5));
   if (goodput.tpot) {
-    panel.limit = 1e3 * *goodput.tpot;
+    panel.mark = {1e3 * *goodput.tpot, "goal"};
   }
   return panel;
 }
@@ -205,9 +202,9 @@ Distribution DrawDistribution(const std::string& title, std::vector<double> seco
   distribution.x_end = 1e3 * std::max(1e-6, 1.05 * Quantile(seconds, 0.995));
   std::sort(seconds.begin(), seconds.end());
   distribution.panel.title = title;
-  distribution.panel.unit = "% of the sample";
-  distribution.panel.top = 100;
-  ChartLayer line{"", "fp16", LayerKind::kArea, {{0, 0}}};
+  distribution.panel.y.title = "% of the sample";
+  distribution.panel.y.to = 100;
+  ChartLayer line{"", Colour::kFp16, LayerKind::kArea, {{0, 0}}};
   for (int i = 0; i <= kDistributionPoints; ++i) {
     const double share = static_cast<double>(i) / kDistributionPoints;
     const double value =

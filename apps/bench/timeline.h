@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "apps/bench/chart_svg.h"
 #include "apps/bench/load_test.h"
+#include "apps/charts/panels.h"
 
 namespace dualfp {
 

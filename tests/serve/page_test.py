@@ -2,16 +2,13 @@
 
 import concurrent.futures
 import os
-import shutil
 import sys
 
 import pytest
-from playwright.sync_api import sync_playwright
 
-sys.path.insert(0, os.path.dirname(__file__))
+sys.path[:0] = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+from browser import open_browser  # noqa: E402
 from running import serve  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 
 
 def wait_until(page, expression):
@@ -31,10 +28,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with open_browser() as running:
+        yield running
 
 
 @pytest.fixture

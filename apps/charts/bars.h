@@ -1,17 +1,13 @@
-// Bar charts as SVG, drawn without a library: text that a browser, a README and a diff can show.
+// Horizontal bars with confidence intervals.
 
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "apps/charts/svg.h"
+
 namespace dualfp {
-
-// &, < and > as entities.
-std::string EscapeXml(const std::string& text);
-
-// 1, 2 or 5 times a power of ten, so that at most six of them make `largest` (> 0).
-double TickStep(double largest);
 
 struct Bar {
   std::string label;
@@ -26,7 +22,6 @@ struct BarChart {
   std::vector<std::vector<Bar>> groups;  // drawn one below the other with a gap, coloured apart
 };
 
-// Horizontal bars from zero with whiskers, and ticks at round numbers.
-std::string DrawBarChart(const BarChart& chart);
+Svg DrawBars(const BarChart& chart);
 
 }  // namespace dualfp
