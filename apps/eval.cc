@@ -11,9 +11,9 @@
 #include <memory>
 #include <optional>
 
+#include "apps/arguments/model_arguments.h"
 #include "apps/charts/bars.h"
 #include "apps/commands.h"
-#include "apps/model_arguments.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"

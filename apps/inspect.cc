@@ -5,8 +5,8 @@
 
 #include <memory>
 
+#include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
-#include "apps/model_arguments.h"
 #include "dualfp/io/json.h"
 #include "dualfp/model/decoder.h"
 #include "dualfp/model/rope_frequencies.h"

@@ -17,8 +17,8 @@
 #include <memory>
 #include <thread>
 
+#include "apps/arguments/engine_arguments.h"
 #include "apps/commands.h"
-#include "apps/engine_arguments.h"
 #include "dualfp/base/log.h"
 #include "dualfp/server/access_log.h"
 #include "dualfp/server/http/http_server.h"

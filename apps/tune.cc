@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "apps/commands.h"
-#include "apps/gpu_commands.h"
-#include "apps/usage.h"
+#include "apps/gemm/gemm_arguments.h"
+#include "apps/gpu/gpu_commands.h"
 #include "dualfp/base/check.h"
 
 namespace dualfp {

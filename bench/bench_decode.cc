@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/statistics.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/hf_config.h"
 #include "dualfp/model/decoder.h"
@@ -26,11 +27,6 @@ namespace dualfp {
 namespace {
 
 constexpr int kTokensPerBlock = 4;
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 void Run(const std::string& shape, int blocks, int num_threads) {
   const ModelConfig config = LoadModelConfig(std::string(DUALFP_SHAPES_DIR) + "/" + shape);

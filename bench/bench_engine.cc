@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/engine/decoder_runner.h"
@@ -23,16 +24,6 @@
 
 namespace dualfp {
 namespace {
-
-double Quantile(std::vector<double> values, double q) {
-  Check(!values.empty(), ErrorCode::kInternal, "nothing was measured");
-  const auto at =
-      values.begin() + static_cast<int64_t>(q * (static_cast<double>(values.size()) - 1));
-  std::nth_element(values.begin(), at, values.end());
-  return *at;
-}
-
-double Median(const std::vector<double>& values) { return Quantile(values, 0.5); }
 
 class NullRunner : public ModelRunner {
  public:
@@ -132,7 +123,7 @@ void Overhead(ThreadPool* threads) {
       }
       std::printf("%-12d %-12ld %10s %14.1f %14.1f\n", 64, static_cast<long>(vocab_size),
                   temperature == 0.0f ? "greedy" : "random", 1e6 * Median(seconds),
-                  1e6 * Quantile(seconds, 0.99));
+                  1e6 * InterpolatedQuantile(seconds, 0.99));
     }
   }
 }
@@ -201,7 +192,7 @@ void Switch(const std::string& directory, ThreadPool* threads) {
                 sequences, ratios[0].size());
     for (const int side : {0, 1}) {
       std::printf("   to %s   median %.3f   p90 %.3f\n", side == 0 ? "fp8 " : "fp16",
-                  Median(ratios[side]), Quantile(ratios[side], 0.9));
+                  Median(ratios[side]), InterpolatedQuantile(ratios[side], 0.9));
     }
   }
 }

@@ -18,8 +18,9 @@
 #include <random>
 
 #include "apps/bench/bench_commands.h"
-#include "apps/gpu_commands.h"
-#include "apps/usage.h"
+#include "apps/gemm/gemm_arguments.h"
+#include "apps/gpu/gpu_commands.h"
+#include "apps/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/file.h"
@@ -189,11 +190,6 @@ struct Ceilings {
   double bytes_per_second = 0;
   double operations_per_second = 0;
 };
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 // The benchmark of one shape (n, k).
 class GemmBench {

@@ -5,11 +5,11 @@
 #include <memory>
 #include <mutex>
 
+#include "apps/arguments/engine_arguments.h"
 #include "apps/bench/bench_commands.h"
 #include "apps/bench/engine_load.h"
 #include "apps/bench/run_progress.h"
-#include "apps/bench/statistics.h"
-#include "apps/engine_arguments.h"
+#include "apps/statistics.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"

@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "apps/bench/bench_commands.h"
-#include "apps/gpu_commands.h"
-#include "apps/performance_report.h"
+#include "apps/gemm/performance_report.h"
+#include "apps/gpu/gpu_commands.h"
 #include "dualfp/io/file.h"
 
 namespace dualfp {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "apps/model_arguments.h"
+#include "apps/arguments/model_arguments.h"
 #include "dualfp/engine/request.h"
 
 namespace dualfp {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/bench/statistics.h"
+#include "apps/statistics.h"
 #include "dualfp/engine/request.h"
 
 namespace dualfp {

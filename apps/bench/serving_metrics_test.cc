@@ -16,17 +16,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-TEST(StatisticsTest, InterpolatesAsNumpy) {
-  std::vector<double> values = {4, 1, 3, 2};
-  EXPECT_DOUBLE_EQ(Quantile(values, 0.5), 2.5);
-  EXPECT_DOUBLE_EQ(Quantile(values, 0.9), 3.7);
-  EXPECT_DOUBLE_EQ(Quantile(values, 1), 4);
-  const Summary summary = Summarize({2, 4});
-  EXPECT_DOUBLE_EQ(summary.mean, 3);
-  EXPECT_DOUBLE_EQ(summary.deviation, 1);
-  EXPECT_TRUE(std::isnan(Summarize({}).p99));
-}
-
 RequestRecord Record(double start, double ttft, std::vector<double> itl) {
   RequestRecord record;
   record.start = start;

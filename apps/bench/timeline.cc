@@ -132,7 +132,7 @@ class BinnedLatencies {
   ChartLayer Layer(const char* name, Colour colour, double q) {
     std::vector<double> line;
     for (std::vector<double>& values : values_) {
-      line.push_back(Quantile(values, q));  // a gap where there is none
+      line.push_back(InterpolatedQuantile(values, q));  // a gap where there is none
     }
     return {name, colour, LayerKind::kLine, bins_.Line(line, 1e3)};
   }
@@ -199,7 +199,7 @@ std::vector<ChartPanel> Timeline(const LoadResult& load, const Goodput& goodput)
 
 Distribution DrawDistribution(const std::string& title, std::vector<double> seconds) {
   Distribution distribution;
-  distribution.x_end = 1e3 * std::max(1e-6, 1.05 * Quantile(seconds, 0.995));
+  distribution.x_end = 1e3 * std::max(1e-6, 1.05 * InterpolatedQuantile(seconds, 0.995));
   std::sort(seconds.begin(), seconds.end());
   distribution.panel.title = title;
   distribution.panel.y.title = "% of the sample";

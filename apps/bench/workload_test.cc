@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "apps/bench/statistics.h"
 #include "apps/bench/synthetic_trace.h"
+#include "apps/statistics.h"
 #include "dualfp/base/error.h"
 
 namespace dualfp {
@@ -96,7 +96,8 @@ TEST_P(SyntheticTraceTest, HasThePublishedQuantiles) {
       // Stratified: off by one stratum at most, and by the rounding to whole tokens.
       const double tolerance = count > 1000 ? 0.002 : 0.02;
       const auto expect_near = [&](std::vector<double>& sample, double q, double wanted) {
-        EXPECT_NEAR(Quantile(sample, q), wanted, 0.5 + tolerance * wanted) << published.name;
+        EXPECT_NEAR(InterpolatedQuantile(sample, q), wanted, 0.5 + tolerance * wanted)
+            << published.name;
       };
       expect_near(prompts, 0.5, published.prompt_median);
       expect_near(prompts, 0.9, published.prompt_p90);

@@ -6,13 +6,13 @@
 #include <cmath>
 #include <memory>
 
-#include "apps/gemm_plots.h"
-#include "apps/gemm_statistics.h"
+#include "apps/gemm/plots.h"
 #include "apps/gpu/ceilings.h"
 #include "apps/gpu/gemm_speed.h"
+#include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/gpu_info.h"
 #include "apps/gpu/watchdog.h"
-#include "apps/gpu_commands.h"
+#include "apps/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/env.h"
 #include "dualfp/io/file.h"
@@ -70,7 +70,7 @@ void PrintRow(const GemmRecord& r) {
 
 void PrintSummary(const std::vector<GemmRecord>& records) {
   for (const char* format : {"nested", "fp8"}) {
-    Statistics speed;
+    GeometricMean speed;
     for (const GemmRecord& record : records) {
       if (record.format == format && record.cublaslt_microseconds > 0) {
         speed.Add(record.Speed());

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "apps/gemm_plots.h"
+#include "apps/gemm/plots.h"
 #include "apps/gpu/cublaslt.h"
 
 namespace dualfp::gpu {

@@ -3,9 +3,9 @@
 #include <map>
 #include <unordered_map>
 
+#include "apps/gemm/record_file.h"
+#include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/tune_log.h"
-#include "apps/gpu_commands.h"
-#include "apps/record_file.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 
 namespace dualfp {

@@ -6,7 +6,7 @@
 
 #include <span>
 
-#include "apps/gemm_record.h"
+#include "apps/gemm/record.h"
 #include "apps/gpu/cublaslt.h"
 #include "apps/gpu/gemm_data.h"
 

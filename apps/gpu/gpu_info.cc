@@ -6,7 +6,7 @@
 #include <ctime>
 #include <fstream>
 
-#include "apps/commit.h"
+#include "apps/gpu/commit.h"
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/sm90/tuned_table.h"

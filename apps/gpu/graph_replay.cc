@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "apps/statistics.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 
 namespace dualfp::gpu {
@@ -47,11 +48,6 @@ double GraphReplay::Microseconds() {
   float milliseconds = 0.0f;
   CheckCuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
   return milliseconds * 1e3 / launches_;
-}
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 double MedianMicroseconds(GraphReplay& replay, int samples, double limit) {

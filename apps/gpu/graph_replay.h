@@ -32,9 +32,6 @@ class GraphReplay {
   cudaEvent_t end_ = nullptr;
 };
 
-// The upper middle value. `values` is not empty.
-double Median(std::vector<double> values);
-
 // Warms once, then the median of `samples` replays; stops after the first that exceeds `limit`.
 double MedianMicroseconds(GraphReplay& replay, int samples, double limit = 1e30);
 

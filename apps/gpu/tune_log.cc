@@ -10,7 +10,7 @@
 #include <cstring>
 #include <map>
 
-#include "apps/record_file.h"
+#include "apps/gemm/record_file.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 #include "dualfp/kernels/cuda/sm90/cost_model.h"

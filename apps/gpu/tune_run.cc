@@ -8,9 +8,9 @@
 #include <optional>
 
 #include "apps/gpu/gemm_timer.h"
+#include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/gpu_info.h"
 #include "apps/gpu/tuner.h"
-#include "apps/gpu_commands.h"
 #include "apps/progress_bar.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"

@@ -13,9 +13,9 @@
 #include <sstream>
 #include <thread>
 
+#include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/tune_log.h"
 #include "apps/gpu/tuner.h"
-#include "apps/gpu_commands.h"
 #include "dualfp/base/error.h"
 
 namespace dualfp::gpu {

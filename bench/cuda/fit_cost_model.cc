@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include "apps/gemm_shapes.h"
-#include "apps/gemm_statistics.h"
+#include "apps/gemm/shapes.h"
 #include "apps/gpu/tune_log.h"
+#include "apps/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 
@@ -134,8 +134,8 @@ double Loss(const std::vector<Point>& points, const sm90::DeviceModel& device) {
 void PrintQuality(const char* title, const std::vector<Point>& points,
                   const sm90::DeviceModel& device) {
   for (const auto format : {sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3}) {
-    Statistics seen;
-    Statistics unseen;
+    GeometricMean seen;
+    GeometricMean unseen;
     for (const Point& point : points) {
       if (point.point.format == format) {
         const double ratio = point.best / point.timed[Chosen(point, device)].second;

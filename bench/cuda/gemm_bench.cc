@@ -19,7 +19,6 @@
 #include <utility>
 #include <vector>
 
-#include "apps/gemm_statistics.h"
 #include "apps/gpu/ceilings.h"
 #include "apps/gpu/cublaslt.h"
 #include "apps/gpu/device_memory.h"
@@ -28,6 +27,7 @@
 #include "apps/gpu/gemm_speed.h"
 #include "apps/gpu/graph_replay.h"
 #include "apps/gpu/watchdog.h"
+#include "apps/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/planes.h"
@@ -119,9 +119,9 @@ void Speed(const Options& options, cudaStream_t stream, FILE* out) {
   }
   std::printf("%-12s %5s | %9s %9s %6s | %9s %6s | %8s %7s | %s\n", "N,K", "M", "cublas us",
               "ours us", "ratio", "no-PDL us", "ratio", "err", fp8 ? "with-q" : "TF/s", "plan");
-  Statistics all;
-  Statistics small;
-  Statistics without_overlap;
+  GeometricMean all;
+  GeometricMean small;
+  GeometricMean without_overlap;
   Watchdog dog(kHangLimit);
   for (const auto& [n, k] : options.shapes) {
     const int max_m = *std::max_element(options.ms.begin(), options.ms.end());

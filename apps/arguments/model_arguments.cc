@@ -1,4 +1,4 @@
-#include "apps/model_arguments.h"
+#include "apps/arguments/model_arguments.h"
 
 #include <fmt/core.h>
 

@@ -1,4 +1,4 @@
-#include "apps/record_file.h"
+#include "apps/gemm/record_file.h"
 
 #include <string>
 #include <string_view>

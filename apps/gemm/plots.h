@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/gemm_record.h"
+#include "apps/gemm/record.h"
 
 namespace dualfp {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/model_arguments.h"
+#include "apps/arguments/model_arguments.h"
 #include "dualfp/engine/engine.h"
 #include "dualfp/server/tokenizer_codec.h"
 

@@ -1,4 +1,4 @@
-#include "apps/performance_report.h"
+#include "apps/gemm/performance_report.h"
 
 #include <fmt/core.h>
 
@@ -9,8 +9,8 @@
 #include <set>
 #include <tuple>
 
-#include "apps/gemm_shapes.h"
-#include "apps/record_file.h"
+#include "apps/gemm/record_file.h"
+#include "apps/gemm/shapes.h"
 
 namespace dualfp {
 namespace {
@@ -30,14 +30,14 @@ bool IsSummaryShape(const GemmRecord& record) {
 // A line of the summary: what was measured beside what is wanted.
 struct Figure {
   std::string name;
-  Statistics measured;
+  GeometricMean measured;
   double must = 0;
   double must_worst = 0;  // 0: no bound
   double aim = 0;
 };
 
 std::string ToText(const Figure& figure) {
-  const Statistics& s = figure.measured;
+  const GeometricMean& s = figure.measured;
   const bool met = s.Mean() >= figure.must && s.worst() >= figure.must_worst;
   std::string wanted = fmt::format("≥ {:.2f}", figure.must);
   if (figure.must_worst > 0) {
@@ -50,9 +50,9 @@ std::string ToText(const Figure& figure) {
                                               : "yes");
 }
 
-Statistics SpeedOver(const std::vector<GemmRecord>& points, const std::string& format,
-                     const std::function<bool(int)>& wanted) {
-  Statistics speed;
+GeometricMean SpeedOver(const std::vector<GemmRecord>& points, const std::string& format,
+                        const std::function<bool(int)>& wanted) {
+  GeometricMean speed;
   for (const GemmRecord& point : points) {
     if (point.format == format && point.cublaslt_microseconds > 0 && IsSummaryShape(point) &&
         wanted(point.m)) {
@@ -63,14 +63,14 @@ Statistics SpeedOver(const std::vector<GemmRecord>& points, const std::string& f
 }
 
 // FP8 including quantization against cuBLASLt in FP16 at the same points.
-Statistics QuantizedOverFp16(const std::vector<GemmRecord>& points) {
+GeometricMean QuantizedOverFp16(const std::vector<GemmRecord>& points) {
   std::map<std::tuple<int, int, int>, double> fp16;
   for (const GemmRecord& point : points) {
     if (point.format == "nested") {
       fp16[{point.n, point.k, point.m}] = point.cublaslt_microseconds;
     }
   }
-  Statistics speed;
+  GeometricMean speed;
   for (const GemmRecord& point : points) {
     const auto baseline = fp16.find({point.n, point.k, point.m});
     if (point.format == "fp8" && point.with_quantize_microseconds > 0 && IsSummaryShape(point) &&
@@ -81,8 +81,8 @@ Statistics QuantizedOverFp16(const std::vector<GemmRecord>& points) {
   return speed;
 }
 
-Statistics QuantizationShare(const std::vector<Json>& records) {
-  Statistics share;
+GeometricMean QuantizationShare(const std::vector<Json>& records) {
+  GeometricMean share;
   for (const Json& record : records) {
     if (record.value("kind", "") == "quantize" && record.value("source", "") == "plain" &&
         record.value("m", 0) >= kLargeM) {

@@ -1,4 +1,4 @@
-#include "apps/gemm_shapes.h"
+#include "apps/gemm/shapes.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,4 +1,4 @@
-#include "apps/session.h"
+#include "apps/generate/session.h"
 
 #include <algorithm>
 #include <cmath>

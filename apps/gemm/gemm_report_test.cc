@@ -8,9 +8,9 @@
 #include <fstream>
 #include <regex>
 
-#include "apps/gemm_shapes.h"
-#include "apps/performance_report.h"
-#include "apps/record_file.h"
+#include "apps/gemm/performance_report.h"
+#include "apps/gemm/record_file.h"
+#include "apps/gemm/shapes.h"
 #include "dualfp/base/error.h"
 
 namespace dualfp {

@@ -1,4 +1,4 @@
-#include "apps/gemm_record.h"
+#include "apps/gemm/record.h"
 
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "apps/engine_arguments.h"
+#include "apps/arguments/engine_arguments.h"
 
 #include <fmt/core.h>
 
@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <utility>
 
-#include "apps/layer_sensitivity.h"
+#include "apps/arguments/layer_sensitivity.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/log.h"
 #include "dualfp/engine/decoder_runner.h"

@@ -1,4 +1,4 @@
-#include "apps/bench/statistics.h"
+#include "apps/statistics.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 namespace dualfp {
 
-double Quantile(std::vector<double>& values, double q) {
+double InterpolatedQuantile(std::vector<double>& values, double q) {
   if (values.empty()) {
     return std::numeric_limits<double>::quiet_NaN();
   }
@@ -20,6 +20,8 @@ double Quantile(std::vector<double>& values, double q) {
   const double next = *std::min_element(at + 1, values.end());
   return *at + (position - static_cast<double>(below)) * (next - *at);
 }
+
+double Median(std::vector<double> values) { return InterpolatedQuantile(values, 0.5); }
 
 Summary Summarize(std::vector<double> values) {
   Summary summary;
@@ -35,9 +37,9 @@ Summary Summarize(std::vector<double> values) {
     squares += (value - summary.mean) * (value - summary.mean);
   }
   summary.deviation = std::sqrt(squares / count);
-  summary.median = Quantile(values, 0.5);
-  summary.p90 = Quantile(values, 0.9);
-  summary.p99 = Quantile(values, 0.99);
+  summary.median = InterpolatedQuantile(values, 0.5);
+  summary.p90 = InterpolatedQuantile(values, 0.9);
+  summary.p99 = InterpolatedQuantile(values, 0.99);
   return summary;
 }
 

@@ -6,17 +6,17 @@
 #include <string>
 #include <vector>
 
-#include "apps/gemm_plots.h"
-#include "apps/gemm_statistics.h"
+#include "apps/gemm/plots.h"
+#include "apps/statistics.h"
 
 namespace dualfp {
 
 // How good the cost model's choice is: the best measured time over that of its choice.
 struct ModelQuality {
   std::string format;
-  Statistics seen;    // on the shapes that the model's constants were fitted to
-  Statistics unseen;  // on others
-  int untimed = 0;    // points whose choice had not been timed: the best-ranked timed plan counts
+  GeometricMean seen;    // on the shapes that the model's constants were fitted to
+  GeometricMean unseen;  // on others
+  int untimed = 0;  // points whose choice had not been timed: the best-ranked timed plan counts
 };
 
 // What record files hold, read into memory.

@@ -1,4 +1,4 @@
-#include "apps/sampling.h"
+#include "apps/generate/sampling.h"
 
 #include <algorithm>
 #include <cmath>

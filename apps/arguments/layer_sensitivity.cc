@@ -1,4 +1,4 @@
-#include "apps/layer_sensitivity.h"
+#include "apps/arguments/layer_sensitivity.h"
 
 #include <algorithm>
 #include <limits>

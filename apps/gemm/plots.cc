@@ -1,4 +1,4 @@
-#include "apps/gemm_plots.h"
+#include "apps/gemm/plots.h"
 
 #include <fmt/core.h>
 

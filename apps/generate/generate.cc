@@ -13,10 +13,10 @@
 #include <memory>
 #include <optional>
 
+#include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
-#include "apps/model_arguments.h"
-#include "apps/sampling.h"
-#include "apps/session.h"
+#include "apps/generate/sampling.h"
+#include "apps/generate/session.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"

@@ -1,4 +1,4 @@
-// The parts of the commands that need a GPU: apps/gpu/ in builds with CUDA, no_gpu.cc in others,
+// The parts of the commands that need a GPU: this folder in builds with CUDA, no_gpu.cc in others,
 // where they throw kUnsupported.
 
 #pragma once
@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "apps/gemm_shapes.h"
-#include "apps/performance_report.h"
+#include "apps/gemm/performance_report.h"
+#include "apps/gemm/shapes.h"
 
 namespace dualfp {
 

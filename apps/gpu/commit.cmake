@@ -5,7 +5,7 @@ execute_process(COMMAND git describe --always --dirty --exclude=*
 if(NOT commit)
   set(commit unknown)
 endif()
-file(CONFIGURE OUTPUT ${OUTPUT} @ONLY CONTENT "#include \"apps/commit.h\"
+file(CONFIGURE OUTPUT ${OUTPUT} @ONLY CONTENT "#include \"apps/gpu/commit.h\"
 
 namespace dualfp {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/gemm_shapes.h"
+#include "apps/gemm/shapes.h"
 
 namespace dualfp {
 

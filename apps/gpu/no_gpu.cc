@@ -1,6 +1,6 @@
-// Stands in for apps/gpu/ in builds without CUDA.
+// Stands in for this folder in builds without CUDA.
 
-#include "apps/gpu_commands.h"
+#include "apps/gpu/gpu_commands.h"
 #include "dualfp/base/check.h"
 
 namespace dualfp {

@@ -1,4 +1,4 @@
-#include "apps/usage.h"
+#include "apps/gemm/gemm_arguments.h"
 
 #include <set>
 
