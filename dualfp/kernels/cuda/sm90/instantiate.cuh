@@ -12,8 +12,11 @@ namespace dualfp::sm90 {
 
 template <class T>
 KernelConfig Describe(Family family, const void* function) {
-  return {family,   T::kFormat, T::kWarpgroups, T::kBlocks,      T::kTokens,      T::kK,
-          T::kCtas, T::kStages, T::kThreads,    T::kSharedBytes, T::kRegionBytes, function};
+  return {family,          T::kFormat,      T::kWarpgroups,
+          T::kBlocks,      T::kTokens,      T::kK,
+          T::kCtas,        T::kStages,      T::kThreads,
+          T::kSharedBytes, T::kRegionBytes, T::kCopiesOut ? StoreChunkTokens(T::kTokens) : 0,
+          T::kFinishes,    function};
 }
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>

@@ -71,7 +71,7 @@ class PartialSums {
   __device__ __forceinline__ void Take(ConsumerOf<T>& consumer, TokenRange tokens, int count,
                                        int reader, uint32_t& phase, const Cta& cta) const {
     static_assert(T::kBlocks * kVectors * kVectorBytes <= kRingShare);
-    cuda::NamedBarrierSync(kWholeBarrier, T::kConsumers);  // all have finished with the ring
+    cuda::NamedBarrierSync(kWholeBarrier<T>, T::kConsumers);  // all have finished with the ring
     const int warpgroup = threadIdx.x / 128;
     const uint32_t barrier = shared_.SumBarrier(warpgroup);
     const uint32_t sums = shared_.ring + warpgroup * kRingShare;
@@ -117,8 +117,7 @@ class PartialSums {
   static constexpr int kVectors = T::kTokens / 8;  // float4s of a thread in a block of rows
   static constexpr int kVectorBytes = 128 * 16;    // of all threads
   static constexpr int kChunk = StoreChunkTokens(T::kTokens);
-  static constexpr int kChunks = CeilDiv(T::kTokens, kChunk);
-  static constexpr int kWholeBarrier = 1 + T::kWarpgroups;
+  static constexpr int kChunks = T::kTokens / kChunk;
   static constexpr int kRingShare = T::kRingBytes / T::kWarpgroups / 128 * 128;
 
   __device__ uint8_t* Slot(int cta) const {

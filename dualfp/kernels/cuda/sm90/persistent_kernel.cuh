@@ -1,12 +1,12 @@
 // As many clusters as fit walk over the tiles; loading runs ahead across tiles, and the warpgroups
-// of a CTA never wait for each other: one may store while another multiplies.
-// 16-bit output; activation and residual see values rounded to it.
+// of a CTA never wait for each other: one may store while another multiplies. 16-bit output.
 
 #pragma once
 
 #include "dualfp/kernels/cuda/sm90/partial_sums.cuh"
 #include "dualfp/kernels/cuda/sm90/schedule.cuh"
 #include "dualfp/kernels/cuda/sm90/store_tile.cuh"
+#include "dualfp/kernels/cuda/sm90/tile_copies.cuh"
 
 namespace dualfp::sm90 {
 
@@ -60,7 +60,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     const int row_offset = warpgroup * T::kBlocks * 64;
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
     StoreConstants<T> constants(shared.Constants(warpgroup));
-    const uint32_t staging = shared.Staging() + warpgroup * StagingBytes(T::kTokens);
+    const uint32_t staging = shared.Staging() + warpgroup * T::kWarpgroupStagingBytes;
+    std::conditional_t<T::kCopiesOut, TileCopies<T>, TileStores<T>> store(p, constants, staging);
     Schedule schedule(p, cluster, clusters);
     Work work;
     while (schedule.Next(work)) {
@@ -68,7 +69,8 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
       const int row0 = position.row + row_offset;
       constants.Fetch(p, row0, position.token);
       RunTile<T>(consumer, p, work.begin, work.end - work.begin,
-                 work.end == all_stages ? last_k : T::kK, position.row, position.token);
+                 work.end == all_stages ? last_k : T::kK, position.row, position.token,
+                 [&](auto part) { store.Between(part); });
       TokenRange range{0, T::kTokens};
       if constexpr (PartialSums<T>::kFits) {
         const int parts = static_cast<int>(p.parts.value);
@@ -84,6 +86,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
           }
         }
         if (!finishes) {
+          store.TakeNothing();
           continue;  // the last part finishes the tile
         }
         if (parts > 1 || work.begin > 0) {
@@ -98,8 +101,9 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
           } while (parts == 1 && Schedule::ShareBegin(p, from) > tile_begin);
         }
       }
-      StoreTile<T>(p, kind, consumer, constants, staging, row0, position.token, range);
+      store.Take(kind, consumer, row0, position.token, range);
     }
+    store.Finish(shared.ring);
     LeaveCluster(place);
   }
 #endif

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "dualfp/kernels/cuda/common/matrix.cuh"
 #include "dualfp/kernels/cuda/sm90/epilogue.cuh"
 #include "dualfp/kernels/cuda/sm90/mainloop.cuh"
@@ -12,154 +14,269 @@ namespace dualfp::sm90 {
 template <class T>
 using StoreConstants = TileConstants<T::kTokens, 64 * T::kBlocks, 128>;
 
-// Plain tiles want token scales (FP8) or nothing (nested) and are what most tiles are; the rest is
-// general. The output type is known at compile time: while they store, warps have little to hide
-// instructions behind.
-enum class StoreKind { kPlainF16, kPlainBf16, kGeneral };
+// What an accumulator needs on its way, most tiles the least: plain values want their token's scale
+// (FP8) or nothing (nested), scaled ones a row's scale and bias too, finished ones an activation or
+// a residual. The output type of plain ones is known at compile time: while they store, warps have
+// little to hide instructions behind.
+enum class StoreKind { kPlainF16, kPlainBf16, kScaled, kFinished };
 
 template <class T>
 __device__ __forceinline__ StoreKind StoreKindOf(const Epilogue& e) {
   const bool row_scales = e.w_scale != nullptr && e.w_scale_stride != 0;
   const bool scaled = e.x_scale != nullptr || e.w_scale != nullptr || e.alpha != 1.0f;
-  if (row_scales || (T::kNested && scaled) || e.bias != nullptr || e.silu || e.silu_mul ||
-      e.residual != nullptr) {
-    return StoreKind::kGeneral;
+  if (e.silu || e.silu_mul || e.residual != nullptr) {
+    return StoreKind::kFinished;
+  }
+  if (row_scales || (T::kNested && scaled) || e.bias != nullptr) {
+    return StoreKind::kScaled;
   }
   return e.y_type == OutputType::kBf16 ? StoreKind::kPlainBf16 : StoreKind::kPlainF16;
 }
 
-// Chunks of tokens are turned around in two staging buffers in turn, [token][64 rows], so that the
-// threads store whole 128-byte lines of Y. The eight 16-byte parts of a token change places by
-// token, which keeps stmatrix and the loads free of bank conflicts. (The copy engine would need a
-// proxy fence a chunk, which costs more than storing.)
-template <bool kGeneral, class T>
-__device__ __forceinline__ void StoreChunks(const GemmParams& p, const ConsumerOf<T>& consumer,
-                                            const StoreConstants<T>& constants, uint32_t staging,
-                                            int row0, int token0, TokenRange range,
-                                            OutputType type) {
-  constexpr int kChunk = StoreChunkTokens(T::kTokens);
-  constexpr int kChunks = CeilDiv(T::kTokens, kChunk);  // the last may be smaller
-  constexpr int kColumns = T::kTokens / 8;              // of 8 tokens
+// Of the two rows, eight apart, that a lane holds of a block of 64.
+struct RowConstants {
+  float scale[2];
+  float bias[2];
+
+  template <class Constants>
+  __device__ __forceinline__ RowConstants(const Constants& constants, int block) {
+    const int row = block * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      scale[h] = LoadShared(constants.row_scale + 4 * (row + 8 * h));
+      bias[h] = LoadShared(constants.row_bias + 4 * (row + 8 * h));
+    }
+  }
+};
+
+// Two accumulators of one row (h = 0, 1) and two tokens.
+template <bool kScaled, class T>
+__device__ __forceinline__ float2 Scale(const float* d, float2 token_scale,
+                                        const RowConstants& rows, int h) {
+  if constexpr (kScaled) {
+    return {d[0] * (token_scale.x * rows.scale[h]) + rows.bias[h],
+            d[1] * (token_scale.y * rows.scale[h]) + rows.bias[h]};
+  } else if constexpr (T::kNested) {
+    return {d[0], d[1]};
+  } else {
+    return {d[0] * token_scale.x, d[1] * token_scale.y};
+  }
+}
+
+// Chunks of tokens are turned around in staging memory, [token][64 rows] of 128 bytes. The eight
+// 16-byte parts of a token change places by token, as the copy engine's 128-byte swizzle has it,
+// which keeps stmatrix and the loads free of bank conflicts.
+template <class T>
+struct Chunks {
+  static constexpr int kTokens = StoreChunkTokens(T::kTokens);
+  static constexpr int kBytes = kTokens * 128;
+  static constexpr int kCount = T::kTokens / kTokens;
+  static constexpr int kColumns = kTokens / 8;  // of 8 tokens
+
+  // Values of 8 tokens a column, rounded; `lane_scale` is where the scales of this lane's first two
+  // tokens are.
+  template <bool kScaled>
+  __device__ __forceinline__ static void Pack(const float* acc, uint32_t lane_scale,
+                                              const RowConstants& rows, OutputType type,
+                                              uint32_t (&packed)[2 * kColumns]) {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      float2 scale;
+      if constexpr (kScaled || !T::kNested) {
+        scale = LoadShared2(lane_scale + i * 32);
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 v = Scale<kScaled, T>(acc + 4 * i + 2 * h, scale, rows, h);
+        packed[2 * i + h] = sm90::Pack(v.x, v.y, type);
+      }
+    }
+  }
+
+  // stmatrix: this lane addresses 16 bytes (8 of the warp's 16 rows) of one of 16 tokens.
+  __device__ __forceinline__ static void Turn(const uint32_t (&packed)[2 * kColumns],
+                                              uint32_t lane_target) {
+#pragma unroll
+    for (int i = 0; i < kColumns; i += 2) {
+      if (i + 1 < kColumns) {
+        cuda::StoreMatrix4Transposed(lane_target + i * 8 * 128, packed[2 * i], packed[2 * i + 1],
+                                     packed[2 * i + 2], packed[2 * i + 3]);
+      } else {
+        cuda::StoreMatrix2Transposed(lane_target + i * 8 * 128 - threadIdx.x % 32 / 16 * 8 * 128,
+                                     packed[2 * i], packed[2 * i + 1]);
+      }
+    }
+  }
+  __device__ static uint32_t LaneTarget(uint32_t staging) {
+    const int warp = threadIdx.x % 128 / 32;
+    const int lane = threadIdx.x % 32;
+    return staging + (lane / 16 * 8 + lane % 8) * 128 +
+           (((warp * 2 + lane / 8 % 2) ^ (lane % 8)) << 4);
+  }
+};
+
+// Through two staging buffers in turn, from where the threads store whole 128-byte lines of Y.
+template <bool kScaled, class T>
+__device__ __forceinline__ void StoreByThreads(const GemmParams& p, const ConsumerOf<T>& consumer,
+                                               const StoreConstants<T>& constants, uint32_t staging,
+                                               int row0, int token0, TokenRange range,
+                                               OutputType type) {
+  using C = Chunks<T>;
   const Epilogue& e = p.epilogue;
   const int thread = threadIdx.x % 128;
-  const int warp = thread / 32;
-  const int lane = thread % 32;
-  // stmatrix: this lane addresses 16 bytes (8 of the warp's 16 rows) of one of 16 tokens.
-  uint32_t turned =
-      staging + (lane / 16 * 8 + lane % 8) * 128 + (((warp * 2 + lane / 8 % 2) ^ (lane % 8)) << 4);
-  // Then each thread stores 16 bytes of every 16th token.
+  uint32_t target = C::LaneTarget(staging);
+  // Each thread stores 16 bytes of every 16th token.
   const int own = thread / 8;
   uint32_t read = staging + own * 128 + ((thread % 8 ^ own % 8) << 4);
-  uint32_t scales = constants.token_scale + lane % 4 * 8;
-  int to_other = kChunk * 128;    // buffer
+  uint32_t scales = constants.token_scale + thread % 4 * 8;
+  int to_other = C::kBytes;
   int left = p.m - token0 - own;  // tokens from this thread's first on
-  const int64_t step = 16 * e.y_stride * 2;
+  const int64_t row_bytes = e.y_stride * 2;
   // The compiler would compute these again for every chunk.
-  asm("" : "+r"(turned), "+r"(read), "+r"(scales), "+r"(left));
+  asm("" : "+r"(target), "+r"(read), "+r"(scales), "+r"(left));
 #pragma unroll
   for (int block = 0; block < T::kBlocks; ++block) {
+    const RowConstants rows(constants, block);
     const int row = row0 + block * 64 + thread % 8 * 8;
     uint8_t* y = static_cast<uint8_t*>(e.y) + ((token0 + own) * e.y_stride + row) * 2;
     const int tokens = row < p.n ? left : 0;
-    float row_scale[2];
-    float bias[2];
-    if constexpr (kGeneral) {
-      const uint32_t lane_row = 4 * (block * 64 + warp * 16 + lane / 4);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        row_scale[h] = LoadShared(constants.row_scale + lane_row + 32 * h);
-        bias[h] = LoadShared(constants.row_bias + lane_row + 32 * h);
-      }
-    }
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      const int first = chunk * kChunk / 8;
-      const int columns = min(kChunk / 8, kColumns - first);
-      if (!range.Holds(chunk * kChunk)) {
-        y += CeilDiv(columns, 2) * step;
+    for (int chunk = 0; chunk < C::kCount; ++chunk) {
+      uint8_t* first = y;
+      y += C::kTokens * row_bytes;
+      if (!range.Holds(chunk * C::kTokens)) {
         continue;
       }
-      float2 scale[kChunk / 8];
-      if constexpr (kGeneral || !T::kNested) {
-#pragma unroll
-        for (int i = 0; i < columns; ++i) {
-          scale[i] = LoadShared2(scales + (first + i) * 32);
-        }
-      }
-      uint32_t packed[kChunk / 8][2];
-#pragma unroll
-      for (int i = 0; i < columns; ++i) {
-        const float* d = &consumer.acc[block][(first + i) * 4];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          if constexpr (kGeneral) {
-            packed[i][h] = Pack(d[2 * h] * (scale[i].x * row_scale[h]) + bias[h],
-                                d[2 * h + 1] * (scale[i].y * row_scale[h]) + bias[h], type);
-          } else if constexpr (T::kNested) {
-            packed[i][h] = Pack(d[2 * h], d[2 * h + 1], type);
-          } else {
-            packed[i][h] = Pack(d[2 * h] * scale[i].x, d[2 * h + 1] * scale[i].y, type);
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < columns; i += 2) {
-        if (i + 1 < columns) {
-          cuda::StoreMatrix4Transposed(turned + i * 8 * 128, packed[i][0], packed[i][1],
-                                       packed[i + 1][0], packed[i + 1][1]);
-        } else {
-          cuda::StoreMatrix2Transposed(turned + i * 8 * 128 - lane / 16 * 8 * 128, packed[i][0],
-                                       packed[i][1]);
-        }
-      }
+      uint32_t packed[2 * C::kColumns];
+      C::template Pack<kScaled>(consumer.acc[block] + chunk * C::kTokens / 2,
+                                scales + chunk * C::kTokens * 4, rows, type, packed);
+      C::Turn(packed, target);
       WarpgroupSync();
-      float4 bits[(kChunk + 15) / 16];
+      constexpr int kReads = CeilDiv(C::kTokens, 16);
+      float4 bits[kReads];
 #pragma unroll
-      for (int i = 0; i < columns; i += 2) {
-        bits[i / 2] = LoadShared4(read + i * 8 * 128);
+      for (int i = 0; i < kReads; ++i) {
+        bits[i] = LoadShared4(read + i * 16 * 128);
       }
 #pragma unroll
-      for (int i = 0; i < columns; i += 2) {
-        const bool exists = (first + i) * 8 < tokens &&
-                            (i + 1 < columns || own < 8);  // of 16 tokens, or the last 8
-        const float4& b = bits[i / 2];
-        if (!kGeneral || (!e.silu && !e.silu_mul && e.residual == nullptr)) {
-          StoreGlobalIf(exists, y, b);
-        } else if (exists) {
-          const float2 f[4] = {
-              Unpack(__float_as_uint(b.x), e.y_type), Unpack(__float_as_uint(b.y), e.y_type),
-              Unpack(__float_as_uint(b.z), e.y_type), Unpack(__float_as_uint(b.w), e.y_type)};
-          float v[8] = {f[0].x, f[0].y, f[1].x, f[1].y, f[2].x, f[2].y, f[3].x, f[3].y};
-          FinishRow(e, token0 + (first + i) * 8 + own, row, v);
-        }
-        y += step;
+      for (int i = 0; i < kReads; ++i) {
+        const bool in_chunk = C::kTokens >= 16 * (i + 1) || own < C::kTokens - 16 * i;
+        StoreGlobalIf(in_chunk && chunk * C::kTokens + i * 16 < tokens, first + i * 16 * row_bytes,
+                      bits[i]);
       }
-      turned += to_other;
+      target += to_other;
       read += to_other;
       to_other = -to_other;
     }
   }
 }
 
-// Rows from row0 on, 64 * kBlocks of them, and a range of the tile's tokens; all threads of a
-// warpgroup, which wait for no other.
+// Activation and residual want FP32 values of neighbouring rows in one thread. They
+// are turned around as [token][64 rows] of 256 bytes, whose 16-byte parts change places so that
+// writes are free of bank conflicts.
 template <class T>
-__device__ __forceinline__ void StoreTile(const GemmParams& p, StoreKind kind,
-                                          const ConsumerOf<T>& consumer,
-                                          const StoreConstants<T>& constants, uint32_t staging,
-                                          int row0, int token0, TokenRange range) {
-  WarpgroupSync();  // the previous tile's constants and staging buffers have been read
-  if (kind == StoreKind::kGeneral || !T::kNested) {
-    constants.Publish(p.epilogue.alpha);
-    WarpgroupSync();
-  }
-  if (kind == StoreKind::kPlainF16) {
-    StoreChunks<false, T>(p, consumer, constants, staging, row0, token0, range, OutputType::kF16);
-  } else if (kind == StoreKind::kPlainBf16) {
-    StoreChunks<false, T>(p, consumer, constants, staging, row0, token0, range, OutputType::kBf16);
-  } else {
-    StoreChunks<true, T>(p, consumer, constants, staging, row0, token0, range, p.epilogue.y_type);
+__device__ __forceinline__ void StoreFinished(const GemmParams& p, const ConsumerOf<T>& consumer,
+                                              const StoreConstants<T>& constants, uint32_t staging,
+                                              int row0, int token0, TokenRange range) {
+  constexpr int kRound = Chunks<T>::kTokens == 32 ? 16 : 8;  // tokens, in two buffers in turn
+  constexpr int kRounds = T::kTokens / kRound;
+  constexpr int kValues = kRound / 2;     // of a thread in a round
+  constexpr int kThreads = 64 / kValues;  // of a token
+  static_assert(kRounds == 1 || 2 * kRound * 256 <= T::kWarpgroupStagingBytes);
+  const int thread = threadIdx.x % 128;
+  const int lane = thread % 32;
+  uint32_t scales = constants.token_scale + lane % 4 * 8;
+  // This lane's two rows lie in parts two from each other; all its tokens' parts change places
+  // alike.
+  const int part = (thread / 32 * 4 + lane / 16) ^ (lane % 4 * 2);
+  uint32_t write = staging + lane % 4 * 512 + lane / 4 % 4 * 4 + (part << 4);
+  const int own = thread / kThreads;  // token
+  const int own_part = thread % kThreads * (kValues / 4) ^ own / 2 % 4 * 2;
+  uint32_t read = staging + own * 256 + (own_part << 4);
+  int to_other = kRound * 256;
+  // The compiler would compute these again for every round.
+  asm("" : "+r"(scales), "+r"(write), "+r"(read));
+#pragma unroll
+  for (int block = 0; block < T::kBlocks; ++block) {
+    const RowConstants rows(constants, block);
+    const int row = row0 + block * 64 + thread % kThreads * kValues;
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      if (!range.Holds(round * kRound)) {
+        continue;
+      }
+#pragma unroll
+      for (int i = 0; i < kRound / 8; ++i) {
+        const int column = round * kRound / 8 + i;
+        const float2 scale = LoadShared2(scales + column * 32);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float2 v = Scale<true, T>(consumer.acc[block] + 4 * column + 2 * h, scale, rows, h);
+          StoreShared((write ^ h * 32) + i * 2048, v.x);
+          StoreShared((write ^ h * 32) + i * 2048 + 256, v.y);
+        }
+      }
+      WarpgroupSync();
+      float v[kValues];
+#pragma unroll
+      for (int i = 0; i < kValues / 4; ++i) {
+        const float4 f = LoadShared4(read ^ i << 4);  // own_part is even where there are two
+        v[4 * i] = f.x;
+        v[4 * i + 1] = f.y;
+        v[4 * i + 2] = f.z;
+        v[4 * i + 3] = f.w;
+      }
+      const int token = token0 + round * kRound + own;
+      if (row < p.n && token < p.m) {
+        FinishRow(p.epilogue, token, row, v);
+      }
+      write += to_other;
+      read += to_other;
+      to_other = -to_other;
+    }
   }
 }
+
+// A warpgroup's part of a tile on its way to Y, stored as soon as it is multiplied. TileCopies has
+// the same functions.
+template <class T>
+class TileStores {
+ public:
+  __device__ TileStores(const GemmParams& p, StoreConstants<T>& constants, uint32_t staging)
+      : p_(p), constants_(constants), staging_(staging) {}
+
+  template <int kPart>
+  __device__ void Between(std::integral_constant<int, kPart>) {}
+
+  // Stores rows from row0 on, 64 * kBlocks of them, and a range of the tile's tokens; all threads
+  // of a warpgroup, which wait for no other.
+  __device__ __forceinline__ void Take(StoreKind kind, const ConsumerOf<T>& consumer, int row0,
+                                       int token0, TokenRange range) const {
+    WarpgroupSync();  // the previous tile's constants and staging buffers have been read
+    if (!T::kNested || kind == StoreKind::kScaled || kind == StoreKind::kFinished) {
+      constants_.Publish(p_.epilogue.alpha);
+      WarpgroupSync();
+    }
+    if (kind == StoreKind::kPlainF16) {
+      StoreByThreads<false, T>(p_, consumer, constants_, staging_, row0, token0, range,
+                               OutputType::kF16);
+    } else if (kind == StoreKind::kPlainBf16) {
+      StoreByThreads<false, T>(p_, consumer, constants_, staging_, row0, token0, range,
+                               OutputType::kBf16);
+    } else if (kind == StoreKind::kScaled) {
+      StoreByThreads<true, T>(p_, consumer, constants_, staging_, row0, token0, range,
+                              p_.epilogue.y_type);
+    } else if constexpr (T::kFinishes) {
+      StoreFinished<T>(p_, consumer, constants_, staging_, row0, token0, range);
+    }
+  }
+  __device__ void TakeNothing() const {}
+  __device__ void Finish(uint32_t) const {}
+
+ private:
+  const GemmParams& p_;
+  StoreConstants<T>& constants_;
+  uint32_t staging_;
+};
 
 }  // namespace dualfp::sm90

@@ -14,12 +14,17 @@ constexpr int kSharedBytesPerSm = 233472;   // 228 KiB, of which each CTA costs 
 constexpr int kSharedBytesPerCta = 232448;  // 227 KiB
 constexpr int kMostStages = 24;
 
-// Tokens that a warpgroup of a persistent kernel stores at a time; it has two buffers for them, of
-// 128 bytes a token.
-DUALFP_HOST_DEVICE constexpr int StoreChunkTokens(int tokens) { return tokens < 32 ? tokens : 32; }
+// Tokens that a warpgroup of a persistent kernel stores at a time, a divisor of the tile's; it has
+// two buffers for them, of 128 bytes a token.
+DUALFP_HOST_DEVICE constexpr int StoreChunkTokens(int tokens) {
+  return tokens % 32 == 0 ? 32 : tokens % 24 == 0 ? 24 : tokens % 16 == 0 ? 16 : 8;
+}
 DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
   return 2 * StoreChunkTokens(tokens) * 128;
 }
+
+// With fewer tokens in a tile, TileCopies takes longer than what it hides.
+constexpr int kLeastCopiedTokens = 192;
 
 // kWarpgroups * kBlocks * 64 weight rows by kTokens tokens by kK elements of K a stage, for kCtas
 // CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
@@ -70,6 +75,22 @@ struct Tile {
       (kTokens >= 192 || (kTokens >= 96 && (kK == 128 || kBlocks == 2 || kWarpgroups == 3)));
   static constexpr int kStageBarriers = kSeparate ? 4 : 2;
   static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 32;
+
+  static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
+  // TileCopies stores the tile where accumulators and the rounded values of the tile before fit in
+  // the registers together: two chunks of tokens for each of the first kStoreParts stages.
+  static constexpr bool kCopiesOut = kFormat == WeightFormat::kE4m3 && kStagingBytesValue != 0 &&
+                                     kBlocks == 1 && kTokens >= kLeastCopiedTokens &&
+                                     kAccumulators * 3 / 2 + 44 <= kConsumerRegisters;
+  // There are registers for activations and residuals beside the accumulators, so that no kernel
+  // spills for them.
+  static constexpr bool kFinishes = kNested     ? kBlocks == 1 && kWarpgroups <= 2
+                                    : kPromoted ? kTokens < 128 || kCtas == 1
+                                                : kAccumulators <= 160;
+  static constexpr int kStoreParts =
+      kCopiesOut ? (kBlocks * kTokens / StoreChunkTokens(kTokens) + 1) / 2 : 0;
+  static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
+
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
   static constexpr int kConstantBytes = 4 * (kWarpgroups * kTokens + 2 * kRows);
   static constexpr int kBudget =
@@ -97,6 +118,10 @@ __host__ __device__ constexpr int CeilDiv(int a, int b) { return (a + b - 1) / b
 __device__ __forceinline__ void WarpgroupSync() {
   cuda::NamedBarrierSync(1 + static_cast<int>(threadIdx.x / 128), 128);
 }
+
+// Named barrier of all consumers: after those of the warpgroups.
+template <class T>
+constexpr int kWholeBarrier = 1 + T::kWarpgroups;
 
 // A position in the ring: the stage and how often the ring has wrapped.
 struct RingIndex {
