@@ -189,10 +189,11 @@ def test_report_writes_a_page_with_plots(tmp_path):
         assert f"](out/{plot.name})" in text
         root = xml.etree.ElementTree.parse(plot).getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
-        width, height = map(float, root.attrib["viewBox"].split()[2:])
+        left, top, width, height = map(float, root.attrib["viewBox"].split())
         for element in root.iter():
-            for key, limit in (("x", width), ("cx", width), ("y", height), ("cy", height)):
-                assert 0 <= float(element.attrib.get(key, 0)) <= limit
+            for key, low, size in (("x", left, width), ("cx", left, width),
+                                   ("y", top, height), ("cy", top, height)):  # fmt: skip
+                assert low <= float(element.attrib.get(key, 0)) <= low + size
 
 
 def test_report_names_the_bad_line(tmp_path):

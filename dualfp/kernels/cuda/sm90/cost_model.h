@@ -12,21 +12,21 @@ namespace dualfp::sm90 {
 
 // The constants of the model. Cycles are of one SM.
 struct CostModel {
-  double tensor_share = 1.276;      // cycles of a stage over what the tensor cores need
-  double tensor_floor = 40.3;       // cycles of a wgmma instruction at least
-  double shared_bytes_cycle = 139;  // shared memory's bandwidth
-  double decode_cycles = 410;       // of 64 x 64 nested weights
-  double load_bytes_cycle = 35.0;   // that one SM's loads from L2 draw
-  double stage_cycles = 11.7;       // more of any stage
-  double alone_cycles = 215;    // more where one warpgroup has the SM to itself: nothing overlaps
-  double split_start = 3613;    // of a tile of the split family
-  double split_value = 0.501;   // ... and of each of its values
-  double tile_start = 63;       // of a tile of the persistent family
-  double tile_value = 0.059;    // ... and of each of its values
-  double part_start = 2000;     // of a tile that several clusters compute
-  double part_value = 0.125;    // ... and of each partial sum written or read
-  double cluster_cost = 0.070;  // share of time more for each doubling of a cluster
-  double busy_share = 2.88;     // 1 / this of the SMs draw all of the DRAM's bandwidth
+  double tensor_share = 1.108;        // cycles of a stage over what the tensor cores need
+  double tensor_floor = 18.97;        // cycles of a wgmma instruction at least
+  double shared_bytes_cycle = 114.3;  // shared memory's bandwidth
+  double decode_cycles = 418.7;       // of 64 x 64 nested weights
+  double load_bytes_cycle = 30.77;    // that one SM's loads from L2 draw
+  double stage_cycles = 4.071;        // more of any stage
+  double alone_cycles = 1.684;   // more where one warpgroup has the SM to itself: nothing overlaps
+  double split_start = 485.5;    // of a tile of the split family
+  double split_value = 0.7374;   // ... and of each of its values
+  double tile_start = 61.28;     // of a tile of the persistent family
+  double tile_value = 0.2842;    // ... and of each of its values
+  double part_start = 6536;      // of a tile that several clusters compute
+  double part_value = 0.516;     // ... and of each partial sum written or read
+  double cluster_cost = 0.1624;  // share of time more for each doubling of a cluster
+  double busy_share = 3.071;     // 1 / this of the SMs draw all of the DRAM's bandwidth
 };
 
 // What the model knows of a device. The defaults are an H200.
