@@ -84,6 +84,7 @@ GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<con
   size_t winner = finalists.front();
   if (finalists.size() > 1) {
     std::vector<std::unique_ptr<GraphReplay>> contenders;
+    contenders.reserve(finalists.size());
     for (const size_t i : finalists) {
       contenders.push_back(replay(plans[i], true));
     }

@@ -22,7 +22,6 @@ class TokenizerCodec final : public TextCodec, public Vocabulary {
       const std::optional<std::filesystem::path>& chat_template = {});
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
-  bool has_chat_template() const { return template_.has_value(); }
 
   // TextCodec
   std::vector<int32_t> Encode(std::string_view text, bool add_special_tokens,

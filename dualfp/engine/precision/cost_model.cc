@@ -110,7 +110,6 @@ void CostModel::Observe(const StepFeatures& step, double fp8_fraction, double se
     }
   }
 
-  ++observations_;
   weight_fp16_ += 1.0 - fp8_fraction;
   weight_fp8_ += fp8_fraction;
 }

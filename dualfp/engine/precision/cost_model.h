@@ -29,9 +29,6 @@ class CostModel {
 
   void Observe(const StepFeatures& step, double fp8_fraction, double seconds);
 
-  // Steps seen so far; predictions from few are guesses.
-  int64_t observations() const { return observations_; }
-
   // Moving average of |predicted - measured| / measured.
   double relative_error() const { return relative_error_; }
 
@@ -46,7 +43,6 @@ class CostModel {
   std::array<Vector, kSize> covariance_{};
   double noise_ = 0.0;           // moving average of |residual|, relative
   double relative_error_ = 0.3;  // until something is known
-  int64_t observations_ = 0;
   double weight_fp16_ = 0.0;  // sum of (1 - f) and of f over the steps seen
   double weight_fp8_ = 0.0;
 };
