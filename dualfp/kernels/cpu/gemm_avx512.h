@@ -310,13 +310,14 @@ struct E4m3Traits512 : FloatTraits512 {
   using Row = OnePlaneRow;
   using Packed = E4m3Pairs;
 
-  // Of each pairs[i], the even elements make vector 2i and the odd ones vector 2i + 1.
+  // Of each pairs[i], the odd elements make vector 2i and the even ones vector 2i + 1: the order of
+  // a dot product of BF16 pairs.
   DUALFP_GEMM_INLINE int64_t Position(int64_t k) {
-    return k / 64 * 64 + k % 16 / 8 * 32 + k % 2 * 16 + k % 64 / 16 * 4 + k % 8 / 2;
+    return k / 64 * 64 + k % 16 / 8 * 32 + (1 - k % 2) * 16 + k % 64 / 16 * 4 + k % 8 / 2;
   }
-  // Quarters of `sorted` are the even and the odd elements of the first 8, then of the last 8.
+  // Quarters of `sorted` are the odd and the even elements of the first 8, then of the last 8.
   DUALFP_GEMM_INLINE void Arrange(const float* values, float* x) {
-    const __m512i order = _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    const __m512i order = _mm512_setr_epi32(1, 3, 5, 7, 0, 2, 4, 6, 9, 11, 13, 15, 8, 10, 12, 14);
 #pragma GCC unroll 4
     for (int lane = 0; lane < 4; ++lane) {
       const __m512 sorted = _mm512_permutexvar_ps(order, _mm512_loadu_ps(values + 16 * lane));
@@ -338,8 +339,8 @@ struct E4m3Traits512 : FloatTraits512 {
   }
   DUALFP_GEMM_INLINE Operand Unpack(const Packed& packed, int v) {
     const __m512i pairs = packed.pairs[v / 2];
-    return _mm512_castsi512_ps(v % 2 == 0 ? _mm512_slli_epi32(pairs, 16)
-                                          : _mm512_and_si512(pairs, _mm512_set1_epi32(-65536)));
+    return _mm512_castsi512_ps(v % 2 == 0 ? _mm512_and_si512(pairs, _mm512_set1_epi32(-65536))
+                                          : _mm512_slli_epi32(pairs, 16));
   }
   DUALFP_GEMM_INLINE void Prefetch(const Row& row, int64_t k) { PrefetchLine(row.values + k); }
 };

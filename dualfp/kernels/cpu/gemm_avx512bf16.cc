@@ -63,7 +63,16 @@ struct E4m3PairTraits {
   DUALFP_GEMM_INLINE void Prefetch(const Row& row, int64_t k) { E4m3Traits512::Prefetch(row, k); }
 };
 
+// A dot product of pairs adds the odd elements' product, then the even elements': E4m3Traits512
+// does so, too.
+struct E4m3FewRowsTraits : E4m3PairTraits {
+  static constexpr int kBlockK = E4m3Traits512::kBlockK;
+};
+
 }  // namespace
+
+const GemmInner kAvx512Bf16E4m3FewRowsGemmInner =
+    MakeGemmInner<E4m3FewRowsTraits, E4m3FewRowsTraits, 4, 6, 8, 8, 4, 3>();
 
 const GemmInner kAvx512Bf16E4m3GemmInner =
     MakeGemmInner<E4m3PairTraits, E4m3PairTraits, 4, 6, 8, 8, 4, 3>();

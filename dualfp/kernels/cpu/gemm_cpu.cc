@@ -11,8 +11,6 @@ namespace dualfp::cpu {
 namespace {
 
 constexpr int64_t kCacheLine = 64;
-// Few enough rows for one direct loop; from here on, decoding into a panel pays.
-constexpr int kDirectRows = 8;
 // Columns of W whose sums over all of K are kept for a block of rows, while panels pass.
 constexpr int kStripColumns = 4 * kUnitColumns;
 // Smaller preparations are not worth waking a thread for.
@@ -58,10 +56,15 @@ class InputLayout {
   int64_t rows_;
 };
 
+const GemmInner& FewRows(const CpuGemm& kernel) {
+  return kernel.few_rows == nullptr ? *kernel.inner : *kernel.few_rows;
+}
+
 // One call's worth of arguments, as the loops want them.
 struct Problem {
   const CpuGemm& kernel;
-  const GemmInner& inner;
+  const GemmInner& inner;   // of panels
+  const GemmInner& direct;  // of direct loops
   const RowInner& rows;
   const GemmDesc& desc;
   const GemmArgs& args;
@@ -75,7 +78,7 @@ struct Problem {
   const uint8_t* tiles_x = nullptr;
   const float* x_scales = nullptr;  // [M], or null where activations are not quantized
 
-  InputLayout RowLayout() const { return {inner, false, desc.m, desc.k}; }
+  InputLayout RowLayout() const { return {direct, false, desc.m, desc.k}; }
   InputLayout TileLayout() const { return {inner, true, desc.m, desc.k}; }
 
   // Element k of row m.
@@ -83,15 +86,18 @@ struct Problem {
     const InputLayout layout = tiles_x == nullptr ? RowLayout() : TileLayout();
     const uint8_t* x = tiles_x == nullptr ? rows_x : tiles_x;
     const int64_t block = k / inner.block_k * inner.block_k;
-    return inner.arranged(x + layout.Offset(m, block), k - block, layout.vector_stride());
+    const auto arranged = tiles_x == nullptr ? direct.arranged : inner.arranged;
+    return arranged(x + layout.Offset(m, block), k - block, layout.vector_stride());
   }
 };
 
-bool UsesDirect(const GemmDesc& desc) { return desc.m <= kDirectRows; }
+bool UsesDirect(const CpuGemm& kernel, const GemmDesc& desc) {
+  return desc.m <= kernel.direct_rows;
+}
 
 // Few rows still meet panels where outliers have to be patched in.
 bool UsesPanels(const CpuGemm& kernel, const GemmDesc& desc) {
-  return desc.m > kDirectRows || (kernel.patches_outliers && desc.has_outliers);
+  return !UsesDirect(kernel, desc) || (kernel.patches_outliers && desc.has_outliers);
 }
 
 float RowScale(const Problem& problem, const void* row, float tensor_scale) {
@@ -122,7 +128,8 @@ void PrepareRow(const Problem& problem, int64_t m, float scale, uint8_t* rows_x,
       }
     }
     if (rows_x != nullptr && m < desc.m) {
-      inner.arrange(block, padded, row_layout.vector_stride(), rows_x + row_layout.Offset(m, k));
+      problem.direct.arrange(block, padded, row_layout.vector_stride(),
+                             rows_x + row_layout.Offset(m, k));
     }
     if (tiles_x != nullptr) {
       inner.arrange(block, padded, tile_layout.vector_stride(), tiles_x + tile_layout.Offset(m, k));
@@ -183,8 +190,8 @@ float TensorScale(const Context& context, const Problem& problem, float* row_max
 bool IsReady(const Problem& problem) {
   const GemmDesc& desc = problem.desc;
   const ConstTensorView& x = problem.args.x;
-  return problem.inner.keeps_order && desc.x_dtype == DType::kF32 &&
-         desc.activation_quant == ActivationQuant::kNone && desc.k % problem.inner.k_align == 0 &&
+  return problem.direct.keeps_order && desc.x_dtype == DType::kF32 &&
+         desc.activation_quant == ActivationQuant::kNone && desc.k % problem.direct.k_align == 0 &&
          reinterpret_cast<uintptr_t>(x.data) % kCacheLine == 0 &&
          x.strides[0] * int64_t{sizeof(float)} % kCacheLine == 0;
 }
@@ -203,7 +210,7 @@ void PrepareInput(const Context& context, Problem& problem) {
       static_cast<uint8_t*>(context.workspace.data) + (past_line == 0 ? 0 : kCacheLine - past_line);
   uint8_t* rows_x = nullptr;
   uint8_t* tiles_x = nullptr;
-  if (UsesDirect(desc)) {
+  if (UsesDirect(problem.kernel, desc)) {
     rows_x = next;
     next += problem.RowLayout().bytes();
   }
@@ -276,9 +283,9 @@ const auto& LoopFor(const Loops& loops, int64_t num_rows) {
 
 // All rows, columns [column, column + count) of Y, straight from the weights.
 void RunDirect(const Problem& problem, int64_t column, int64_t count) {
-  alignas(kCacheLine) float sums[kDirectRows][kUnitColumns];
+  alignas(kCacheLine) float sums[kMostDirectRows][kUnitColumns];
   const int64_t rows = problem.desc.m;
-  const auto& loop = LoopFor(problem.inner.direct, rows);
+  const auto& loop = LoopFor(problem.direct.direct, rows);
   const InputRows x = {problem.rows_x, problem.rows_x_bytes};
   for (int64_t c = 0; c < count; c += loop.columns) {
     alignas(kCacheLine) float tile[kMaxTile];
@@ -350,7 +357,7 @@ void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t colu
 
 void Multiply(const Context& context, const Problem& problem) {
   const GemmDesc& desc = problem.desc;
-  if (UsesDirect(desc)) {
+  if (UsesDirect(problem.kernel, desc)) {
     StreamFor(context, (desc.n + kUnitColumns - 1) / kUnitColumns, [&](int64_t unit) {
       const int64_t column = unit * kUnitColumns;
       const int64_t count = std::min<int64_t>(kUnitColumns, desc.n - column);
@@ -375,8 +382,8 @@ void Multiply(const Context& context, const Problem& problem) {
 
 int64_t PreparedBytes(const CpuGemm& kernel, const GemmDesc& desc) {
   int64_t bytes = kCacheLine + desc.m * static_cast<int64_t>(sizeof(float));
-  if (UsesDirect(desc)) {
-    bytes += InputLayout(*kernel.inner, false, desc.m, desc.k).bytes();
+  if (UsesDirect(kernel, desc)) {
+    bytes += InputLayout(FewRows(kernel), false, desc.m, desc.k).bytes();
   }
   if (UsesPanels(kernel, desc)) {
     bytes += InputLayout(*kernel.inner, true, desc.m, desc.k).bytes();
@@ -389,9 +396,9 @@ int64_t PreparedBytes(const CpuGemm& kernel, const GemmDesc& desc) {
 int64_t CpuGemmWorkspaceBytes(const CpuGemm& kernel, const GemmDesc& desc) {
   // Few rows with outliers to patch take both layouts, more than a few more rows would; but a
   // workspace for M rows serves fewer as well.
-  if (desc.m > kDirectRows) {
+  if (!UsesDirect(kernel, desc)) {
     GemmDesc few = desc;
-    few.m = kDirectRows;
+    few.m = kernel.direct_rows;
     return std::max(PreparedBytes(kernel, desc), PreparedBytes(kernel, few));
   }
   return PreparedBytes(kernel, desc);
@@ -403,6 +410,7 @@ void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& d
   Problem problem{
       .kernel = kernel,
       .inner = *kernel.inner,
+      .direct = FewRows(kernel),
       .rows = *kernel.rows,
       .desc = desc,
       .args = args,

@@ -10,15 +10,22 @@
 
 namespace dualfp::cpu {
 
+constexpr int kMostDirectRows = 8;
+
 // One way to multiply, for one instruction set.
 struct CpuGemm {
   const GemmInner* inner = nullptr;
+  // Whose direct loops serve few rows, where not inner's. They add in the order of inner's loops
+  // (and have its block_k and k_align), so that results do not depend on M.
+  const GemmInner* few_rows = nullptr;
   const RowInner* rows = nullptr;
   // What a stored value of 1 is worth, before scales: 1/256 for the upper plane.
   float unit = 1.0f;
   // Outliers are added to the decoded weights, which is exact. Loops whose operands cannot hold
   // them add their products to the sums instead.
   bool patches_outliers = false;
+  // Up to so many rows are multiplied by a direct loop; with more, decoding into a panel pays.
+  int direct_rows = kMostDirectRows;
 };
 
 // M rows of prepared activations and their scales.

@@ -108,6 +108,9 @@ struct GemmInnerSet {
 
 extern const GemmInnerSet kAvx2GemmInner;
 extern const GemmInnerSet kAvx512GemmInner;
-extern const GemmInner kAvx512Bf16E4m3GemmInner;  // activations must be E4M3 values as well
+// Activations must be E4M3 values as well.
+extern const GemmInner kAvx512Bf16E4m3GemmInner;
+// The same in the order of kAvx512GemmInner.e4m3, for its few rows.
+extern const GemmInner kAvx512Bf16E4m3FewRowsGemmInner;
 
 }  // namespace dualfp::cpu

@@ -67,68 +67,78 @@ constexpr const GemmInnerSet& k256 = kAvx2GemmInner;
 constexpr const RowInner* k256Rows = &kAvx2RowInner;
 
 constexpr std::array kList = {
+    Listed{"gemm_nested8_e4m3_any_avx512bf16few_4x6",
+           CpuIsa::kAvx512Bf16,
+           AcceptsQuantized<AcceptsNested8>,
+           {&k512.e4m3, &kAvx512Bf16E4m3FewRowsGemmInner, k512Rows, kNestedScale, false, 2}},
+    Listed{"gemm_fp8_e4m3_any_avx512bf16few_4x6",
+           CpuIsa::kAvx512Bf16,
+           AcceptsQuantized<AcceptsFp8>,
+           {&k512.e4m3, &kAvx512Bf16E4m3FewRowsGemmInner, k512Rows, 1.0f, false, 2}},
     Listed{"gemm_nested8_e4m3_any_avx512bf16_4x6",
            CpuIsa::kAvx512Bf16,
            AcceptsQuantized<AcceptsNested8>,
-           {&kAvx512Bf16E4m3GemmInner, k512Rows, kNestedScale, false}},
+           {&kAvx512Bf16E4m3GemmInner, nullptr, k512Rows, kNestedScale, false}},
     Listed{"gemm_fp8_e4m3_any_avx512bf16_4x6",
            CpuIsa::kAvx512Bf16,
            AcceptsQuantized<AcceptsFp8>,
-           {&kAvx512Bf16E4m3GemmInner, k512Rows, 1.0f, false}},
+           {&kAvx512Bf16E4m3GemmInner, nullptr, k512Rows, 1.0f, false}},
     Listed{"gemm_f16_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsPlain<DType::kF16>,
-           {&k512.f16, k512Rows, 1.0f, true}},
+           {&k512.f16, nullptr, k512Rows, 1.0f, true}},
     Listed{"gemm_bf16_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsPlain<DType::kBF16>,
-           {&k512.bf16, k512Rows, 1.0f, true}},
+           {&k512.bf16, nullptr, k512Rows, 1.0f, true}},
     Listed{"gemm_f32_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsPlain<DType::kF32>,
-           {&k512.f32, k512Rows, 1.0f, true}},
+           {&k512.f32, nullptr, k512Rows, 1.0f, true}},
     Listed{"gemm_nested16_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsNested16,
-           {&k512.nested, k512Rows, 1.0f, true}},
+           {&k512.nested, nullptr, k512Rows, 1.0f, true}},
     Listed{"gemm_nested8_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsNested8,
-           {&k512.e4m3, k512Rows, kNestedScale, true}},
+           {&k512.e4m3, nullptr, k512Rows, kNestedScale, true}},
     Listed{"gemm_fp8_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsFp8,
-           {&k512.e4m3, k512Rows, 1.0f, true}},
+           {&k512.e4m3, nullptr, k512Rows, 1.0f, true}},
     Listed{"gemm_fp8block_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsFp8Blocked,
-           {&k512.e4m3_blocked, k512Rows, 1.0f, true}},
+           {&k512.e4m3_blocked, nullptr, k512Rows, 1.0f, true}},
     Listed{"gemm_f16_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsPlain<DType::kF16>,
-           {&k256.f16, k256Rows, 1.0f, true}},
+           {&k256.f16, nullptr, k256Rows, 1.0f, true}},
     Listed{"gemm_bf16_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsPlain<DType::kBF16>,
-           {&k256.bf16, k256Rows, 1.0f, true}},
+           {&k256.bf16, nullptr, k256Rows, 1.0f, true}},
     Listed{"gemm_f32_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsPlain<DType::kF32>,
-           {&k256.f32, k256Rows, 1.0f, true}},
+           {&k256.f32, nullptr, k256Rows, 1.0f, true}},
     Listed{"gemm_nested16_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsNested16,
-           {&k256.nested, k256Rows, 1.0f, true}},
+           {&k256.nested, nullptr, k256Rows, 1.0f, true}},
     Listed{"gemm_nested8_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsNested8,
-           {&k256.e4m3, k256Rows, kNestedScale, true}},
-    Listed{
-        "gemm_fp8_any_any_avx2_4x3", CpuIsa::kAvx2, AcceptsFp8, {&k256.e4m3, k256Rows, 1.0f, true}},
+           {&k256.e4m3, nullptr, k256Rows, kNestedScale, true}},
+    Listed{"gemm_fp8_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsFp8,
+           {&k256.e4m3, nullptr, k256Rows, 1.0f, true}},
     Listed{"gemm_fp8block_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsFp8Blocked,
-           {&k256.e4m3_blocked, k256Rows, 1.0f, true}},
+           {&k256.e4m3_blocked, nullptr, k256Rows, 1.0f, true}},
 };
 
 template <size_t kIndex>
@@ -142,6 +152,9 @@ std::string Supports(const GemmDesc& desc) {
   const Listed& listed = kList[kIndex];
   if (const std::string_view reason = listed.accepts(desc); !reason.empty()) {
     return std::string(reason);
+  }
+  if (listed.gemm.few_rows != nullptr && HasFastBf16Dot()) {
+    return "is for CPUs that multiply many rows faster without BF16 dot products";
   }
   const CpuIsa isa = DetectCpuIsa();
   return isa >= listed.isa
@@ -182,7 +195,7 @@ std::span<const GemmKernel> CpuGemmKernels() {
     auto list = cpu::kKernels;
     if (!HasFastBf16Dot()) {
       std::stable_partition(list.begin(), list.end(), [](const GemmKernel& kernel) {
-        return kernel.name.find("avx512bf16") == std::string_view::npos;
+        return kernel.name.find("avx512bf16_") == std::string_view::npos;
       });
     }
     return list;
