@@ -66,15 +66,11 @@ constexpr const RowInner* k512Rows = &kAvx512RowInner;
 constexpr const GemmInnerSet& k256 = kAvx2GemmInner;
 constexpr const RowInner* k256Rows = &kAvx2RowInner;
 
+// Where dot products of BF16 pairs are slow, more rows than this go faster through panels of
+// floats.
+constexpr int kPairRows = 2;
+
 constexpr std::array kList = {
-    Listed{"gemm_nested8_e4m3_any_avx512bf16few_4x6",
-           CpuIsa::kAvx512Bf16,
-           AcceptsQuantized<AcceptsNested8>,
-           {&k512.e4m3, &kAvx512Bf16E4m3FewRowsGemmInner, k512Rows, kNestedScale, false, 2}},
-    Listed{"gemm_fp8_e4m3_any_avx512bf16few_4x6",
-           CpuIsa::kAvx512Bf16,
-           AcceptsQuantized<AcceptsFp8>,
-           {&k512.e4m3, &kAvx512Bf16E4m3FewRowsGemmInner, k512Rows, 1.0f, false, 2}},
     Listed{"gemm_nested8_e4m3_any_avx512bf16_4x6",
            CpuIsa::kAvx512Bf16,
            AcceptsQuantized<AcceptsNested8>,
@@ -83,6 +79,15 @@ constexpr std::array kList = {
            CpuIsa::kAvx512Bf16,
            AcceptsQuantized<AcceptsFp8>,
            {&kAvx512Bf16E4m3GemmInner, nullptr, k512Rows, 1.0f, false}},
+    Listed{
+        "gemm_nested8_e4m3_any_avx512bf16few_4x6",
+        CpuIsa::kAvx512Bf16,
+        AcceptsQuantized<AcceptsNested8>,
+        {&k512.e4m3, &kAvx512Bf16E4m3FewRowsGemmInner, k512Rows, kNestedScale, false, kPairRows}},
+    Listed{"gemm_fp8_e4m3_any_avx512bf16few_4x6",
+           CpuIsa::kAvx512Bf16,
+           AcceptsQuantized<AcceptsFp8>,
+           {&k512.e4m3, &kAvx512Bf16E4m3FewRowsGemmInner, k512Rows, 1.0f, false, kPairRows}},
     Listed{"gemm_f16_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsPlain<DType::kF16>,
@@ -153,9 +158,6 @@ std::string Supports(const GemmDesc& desc) {
   if (const std::string_view reason = listed.accepts(desc); !reason.empty()) {
     return std::string(reason);
   }
-  if (listed.gemm.few_rows != nullptr && HasFastBf16Dot()) {
-    return "is for CPUs that multiply many rows faster without BF16 dot products";
-  }
   const CpuIsa isa = DetectCpuIsa();
   return isa >= listed.isa
              ? ""
@@ -194,6 +196,7 @@ std::span<const GemmKernel> CpuGemmKernels() {
   static const auto kernels = [] {
     auto list = cpu::kKernels;
     if (!HasFastBf16Dot()) {
+      // Those that take pairs for any number of rows; not avx512bf16few.
       std::stable_partition(list.begin(), list.end(), [](const GemmKernel& kernel) {
         return kernel.name.find("avx512bf16_") == std::string_view::npos;
       });
