@@ -1,5 +1,13 @@
 #include "dualfp/base/cpu_features.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <array>
 #include <fstream>
 #include <thread>
@@ -11,7 +19,33 @@ namespace dualfp {
 namespace {
 
 constexpr std::array kAllIsas = {CpuIsa::kScalar, CpuIsa::kAvx2, CpuIsa::kAvx512,
-                                 CpuIsa::kAvx512Bf16};
+                                 CpuIsa::kAvx512Bf16, CpuIsa::kAmx};
+
+#if defined(__x86_64__)
+
+// AMX-TILE and AMX-BF16 of the CPU, and the system's leave for this process to use them: the state
+// of tiles is so large that a process must ask.
+bool HasAmx() {
+  constexpr unsigned kAmxBf16 = 1u << 22;  // of leaf 7, EDX
+  constexpr unsigned kAmxTile = 1u << 24;
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 ||
+      (edx & (kAmxBf16 | kAmxTile)) != (kAmxBf16 | kAmxTile)) {
+    return false;
+  }
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+#endif
 
 CpuIsa HardwareIsa() {
 #if defined(__x86_64__)
@@ -23,7 +57,7 @@ CpuIsa HardwareIsa() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
                       __builtin_cpu_supports("gfni");
   if (avx512 && __builtin_cpu_supports("avx512bf16")) {
-    return CpuIsa::kAvx512Bf16;
+    return HasAmx() ? CpuIsa::kAmx : CpuIsa::kAvx512Bf16;
   }
   if (avx512) {
     return CpuIsa::kAvx512;
@@ -47,6 +81,8 @@ std::string_view CpuIsaName(CpuIsa isa) {
       return "avx512";
     case CpuIsa::kAvx512Bf16:
       return "avx512bf16";
+    case CpuIsa::kAmx:
+      return "amx";
   }
   return "unknown";
 }
@@ -63,7 +99,7 @@ CpuIsa DetectCpuIsa() {
     }
   }
   Fail(ErrorCode::kInvalidArgument, "DUALFP_CPU=", *wanted,
-       ": expected scalar, avx2, avx512 or avx512bf16");
+       ": expected scalar, avx2, avx512, avx512bf16 or amx");
 }
 
 bool HasFastBf16Dot() {

@@ -1,5 +1,5 @@
-// What this machine's CPU can do, asked once. DUALFP_CPU=scalar|avx2|avx512|avx512bf16 lowers the
-// answer (never raises it), so that tests reach every path on one machine.
+// What this machine's CPU can do, asked once. DUALFP_CPU=scalar|avx2|avx512|avx512bf16|amx
+// lowers the answer (never raises it), so that tests reach every path on one machine.
 
 #pragma once
 
@@ -14,6 +14,7 @@ enum class CpuIsa {
   kAvx2,        // AVX2, FMA, F16C
   kAvx512,      // F, BW, VL, DQ, VBMI and GFNI
   kAvx512Bf16,  // + BF16 dot products
+  kAmx,         // + tiles of BF16
 };
 
 std::string_view CpuIsaName(CpuIsa isa);

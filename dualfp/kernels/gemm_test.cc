@@ -5,14 +5,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
 #include <limits>
+#include <span>
 
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/base/error.h"
+#include "dualfp/kernels/cpu/gemm_amx_model.h"
+#include "dualfp/kernels/cpu/gemm_cpu.h"
 #include "dualfp/kernels/gemm_test_util.h"
+#include "dualfp/numeric/nested.h"
 #include "dualfp/tensor/buffer.h"
 
 namespace dualfp {
@@ -37,6 +43,40 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// AMX is seldom there, so that its loops also run on a model of its instructions. (Where the
+// kernels of BF16 dot products run, which take the same operands.)
+#if defined(__x86_64__)
+template <bool kNested>
+struct ModelAmx {
+  static constexpr cpu::CpuGemm kGemm = {
+      &cpu::kModelAmxE4m3GemmInner,  nullptr, &cpu::kAvx512RowInner,
+      kNested ? kNestedScale : 1.0f, false,   cpu::kMaxDirectRows};
+  static constexpr std::string_view kSibling =
+      kNested ? "gemm_nested8_e4m3_any_avx512bf16_4x6" : "gemm_fp8_e4m3_any_avx512bf16_4x6";
+
+  static std::string Supports(const GemmDesc& desc) {
+    return std::find_if(GemmKernels().begin(), GemmKernels().end(),
+                        [](const GemmKernel& kernel) { return kernel.name == kSibling; })
+        ->supports(desc);
+  }
+  static int64_t WorkspaceBytes(const GemmDesc& desc) {
+    return cpu::CpuGemmWorkspaceBytes(kGemm, desc);
+  }
+  static void Run(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
+    cpu::RunCpuGemm(kGemm, context, desc, args);
+  }
+};
+
+constexpr std::array kModelKernels = {
+    GemmKernel{"gemm_nested8_e4m3_any_amxmodel_32x32", ModelAmx<true>::Supports,
+               ModelAmx<true>::WorkspaceBytes, ModelAmx<true>::Run},
+    GemmKernel{"gemm_fp8_e4m3_any_amxmodel_32x32", ModelAmx<false>::Supports,
+               ModelAmx<false>::WorkspaceBytes, ModelAmx<false>::Run},
+};
+#else
+constexpr std::array<GemmKernel, 0> kModelKernels;
+#endif
+
 // Every kernel of this machine with every format that it multiplies.
 struct Case {
   const GemmKernel* kernel;
@@ -48,9 +88,12 @@ std::vector<Case> Cases() {
   for (const TestFormat& format : TestFormats()) {
     const TestWeight weight(format, 2, 32, 1);
     const TestProblem problem(format, weight, 2, DType::kF32, DType::kF32, {}, 1);
-    for (const GemmKernel& kernel : GemmKernels()) {
-      if (kernel.supports(problem.desc).empty()) {
-        cases.push_back({&kernel, &format});
+    for (const std::span<const GemmKernel> kernels :
+         {GemmKernels(), std::span<const GemmKernel>(kModelKernels)}) {
+      for (const GemmKernel& kernel : kernels) {
+        if (kernel.supports(problem.desc).empty()) {
+          cases.push_back({&kernel, &format});
+        }
       }
     }
   }
@@ -207,6 +250,27 @@ INSTANTIATE_TEST_SUITE_P(All, GemmKernelTest, ::testing::ValuesIn(Cases()), [](c
   return std::string(test.param.kernel->name) + "__" + test.param.format->name;
 });
 
+#if defined(__x86_64__)
+
+// The instructions sum as their model does.
+TEST(AmxTest, EqualsItsModelBitForBit) {
+  if (DetectCpuIsa() < CpuIsa::kAmx) {
+    GTEST_SKIP() << "this machine has no AMX";
+  }
+  const TestFormat format = {"nested_fp8",    QuantFormat::kNested,
+                             DType::kF8E4M3,  ScaleGranularity::kNone,
+                             Precision::kFp8, ActivationQuant::kDynamicPerToken};
+  for (const Shape& shape : kShapes) {
+    const TestWeight weight(format, shape.n, shape.k, 5);
+    TestProblem problem(format, weight, shape.m, DType::kF32, DType::kF32, {}, 6);
+    const GemmKernel& kernel = SelectGemmKernel(problem.desc);
+    EXPECT_THAT(std::string(kernel.name), HasSubstr("_amx_"));
+    EXPECT_EQ(problem.Run(kernel, 2), problem.Run(kModelKernels[0], 2)) << Describe(problem.desc);
+  }
+}
+
+#endif
+
 // Sets an environment variable for a scope.
 class ScopedEnv {
  public:
@@ -253,13 +317,13 @@ TEST_P(IsaTest, SelectsAKernelOfTheInstructionSet) {
   if (wanted == "scalar") {
     EXPECT_THAT(name, HasSubstr("reference"));
   } else if (DetectCpuIsa() != CpuIsa::kScalar) {
-    EXPECT_THAT(name, HasSubstr(wanted.starts_with("avx512") && DetectCpuIsa() >= CpuIsa::kAvx512
-                                    ? "avx512"
-                                    : "avx2"));
+    EXPECT_THAT(
+        name, HasSubstr(wanted != "avx2" && DetectCpuIsa() >= CpuIsa::kAvx512 ? "avx512" : "avx2"));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, IsaTest, ::testing::Values("scalar", "avx2", "avx512", "avx512bf16"));
+INSTANTIATE_TEST_SUITE_P(All, IsaTest,
+                         ::testing::Values("scalar", "avx2", "avx512", "avx512bf16", "amx"));
 
 class GemmTest : public ::testing::Test {
  protected:

@@ -11,8 +11,6 @@ namespace dualfp::cpu {
 namespace {
 
 constexpr int64_t kCacheLine = 64;
-// Columns of W whose sums over all of K are kept for a block of rows, while panels pass.
-constexpr int kStripColumns = 4 * kUnitColumns;
 // Smaller preparations are not worth waking a thread for.
 constexpr int64_t kMinParallelElements = 1 << 15;
 
@@ -20,14 +18,17 @@ int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Where prepared activations lie. Direct loops read whole rows. Panels read tiles, block of K by
-// block of K, in just this order: [block][tile][vector of K][row of the tile][element].
+// Where prepared activations lie. Direct loops read whole rows, or, where they want them
+// interleaved, one tile of them. Panels read tiles, block of K by block of K, in just this order:
+// [block][tile][vector of K][row of the tile][element].
 class InputLayout {
  public:
   InputLayout(const GemmInner& inner, bool tiled, int64_t m, int64_t k)
       : inner_(inner),
         k_(RoundUp(k, inner.k_align)),
-        tile_rows_(tiled ? std::end(inner.tile)[-1].rows : 1),
+        tile_rows_(tiled                    ? std::end(inner.tile)[-1].rows
+                   : inner.interleaves_rows ? m
+                                            : 1),
         rows_(RoundUp(m, tile_rows_)) {}
 
   // Rows to fill: a last tile of fewer rows is filled up with zeros.
@@ -283,12 +284,12 @@ const auto& LoopFor(const Loops& loops, int64_t num_rows) {
 
 // All rows, columns [column, column + count) of Y, straight from the weights.
 void RunDirect(const Problem& problem, int64_t column, int64_t count) {
-  alignas(kCacheLine) float sums[kMostDirectRows][kUnitColumns];
+  alignas(kCacheLine) float sums[kMaxDirectRows][kUnitColumns];
   const int64_t rows = problem.desc.m;
   const auto& loop = LoopFor(problem.direct.direct, rows);
   const InputRows x = {problem.rows_x, problem.rows_x_bytes};
   for (int64_t c = 0; c < count; c += loop.columns) {
-    alignas(kCacheLine) float tile[kMaxTile];
+    alignas(kCacheLine) float tile[kMaxDirectRows * kUnitColumns];
     loop.run(x, rows, problem.weights, column + c, tile);
     const int64_t columns = std::min<int64_t>(loop.columns, count - c);
     for (int64_t r = 0; r < rows; ++r) {
@@ -312,8 +313,8 @@ void PatchOutliers(const Problem& problem, PanelRange range, int columns, int64_
   problem.outliers.ForEach(range.column, rows, range.k, size, patch);
 }
 
-// Rows [m, m + num_rows), up to kBlockRows from a multiple of it, and up to kStripColumns columns,
-// through decoded panels.
+// Rows [m, m + num_rows), up to a block of them from a multiple of a tile's, and up to
+// kStripColumns columns, through decoded panels.
 void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t column, int64_t count) {
   const GemmInner& inner = problem.inner;
   const auto& whole = std::end(inner.tile)[-1];
@@ -322,9 +323,13 @@ void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t colu
   const int64_t tile_size = TileSize(whole.rows, whole.columns);
   const InputLayout layout = problem.TileLayout();
   // Sums keep the tiles' layout until all of K is in.
-  alignas(kCacheLine) float tiles[kBlockRows * kStripColumns * kMaxTileOverhead];
+  constexpr int kMaxSums = std::max(kBlockRows * kMaxTileOverhead, kMaxBlockRows) * kStripColumns;
+  alignas(kCacheLine) float tiles[kMaxSums];
   alignas(kCacheLine) uint8_t panel[kMaxPanelBytes];
   std::fill_n(tiles, row_tiles * column_tiles * tile_size, 0.0f);
+  if (inner.begin != nullptr) {
+    inner.begin();
+  }
   for (int64_t k = 0; k < problem.desc.k; k += inner.block_k) {
     const int64_t size = std::min<int64_t>(inner.block_k, problem.desc.k - k);
     for (int64_t c = 0; c < column_tiles; ++c) {
@@ -343,6 +348,14 @@ void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t colu
       }
     }
   }
+  if (inner.end != nullptr) {
+    inner.end();
+  }
+  if (inner.order != nullptr) {
+    for (int64_t tile = 0; tile < row_tiles * column_tiles; ++tile) {
+      inner.order(tiles + tile * tile_size);
+    }
+  }
   for (int64_t row = 0; row < num_rows; ++row) {
     alignas(kCacheLine) float sums[kStripColumns];
     for (int64_t c = 0; c < column_tiles; ++c) {
@@ -353,6 +366,16 @@ void RunPanels(const Problem& problem, int64_t m, int64_t num_rows, int64_t colu
     }
     FinishRow(problem, m + row, column, count, sums);
   }
+}
+
+// As many rows as pay for decoding panels, but fewer where threads would go without work.
+int64_t BlockRows(const GemmInner& inner, int64_t m, int64_t strips, int threads) {
+  constexpr int kTasksOfAThread = 4;
+  int64_t rows = inner.block_rows;
+  while (rows > kBlockRows && strips * ((m + rows - 1) / rows) < kTasksOfAThread * threads) {
+    rows /= 2;
+  }
+  return rows;
 }
 
 void Multiply(const Context& context, const Problem& problem) {
@@ -371,11 +394,13 @@ void Multiply(const Context& context, const Problem& problem) {
   }
   // Row blocks of one strip follow each other, while its weights are in a cache.
   const int64_t strips = (desc.n + kStripColumns - 1) / kStripColumns;
-  const int64_t blocks = (desc.m + kBlockRows - 1) / kBlockRows;
+  const int64_t block_rows =
+      BlockRows(problem.inner, desc.m, strips, context.threads->num_threads());
+  const int64_t blocks = (desc.m + block_rows - 1) / block_rows;
   StreamFor(context, strips * blocks, [&](int64_t task) {
     const int64_t column = task / blocks * kStripColumns;
-    const int64_t m = task % blocks * kBlockRows;
-    RunPanels(problem, m, std::min<int64_t>(kBlockRows, desc.m - m), column,
+    const int64_t m = task % blocks * block_rows;
+    RunPanels(problem, m, std::min<int64_t>(block_rows, desc.m - m), column,
               std::min<int64_t>(kStripColumns, desc.n - column));
   });
 }

@@ -10,8 +10,6 @@
 
 namespace dualfp::cpu {
 
-constexpr int kMostDirectRows = 8;
-
 // One way to multiply, for one instruction set.
 struct CpuGemm {
   const GemmInner* inner = nullptr;
@@ -25,7 +23,7 @@ struct CpuGemm {
   // them add their products to the sums instead.
   bool patches_outliers = false;
   // Up to so many rows are multiplied by a direct loop; with more, decoding into a panel pays.
-  int direct_rows = kMostDirectRows;
+  int direct_rows = 8;
 };
 
 // M rows of prepared activations and their scales.

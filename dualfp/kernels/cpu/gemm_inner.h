@@ -3,6 +3,7 @@
 // that both sides instantiated could be merged by the linker into the lesser machine's code.
 //
 // Every output is computed the same way by every loop of one GemmInner, whatever the batch:
+// (AMX, which multiplies tiles, has an order of its own: gemm_amx.h. Of the others:)
 //   * K is cut into blocks of `block_k` elements.
 //   * Within a block, lane j of a vector sums, in ascending order, the products of the elements
 //     that fall into lane j, one fused multiply-add each; the lanes are then added pairwise,
@@ -31,19 +32,23 @@ struct WeightRows {
 };
 
 // Prepared activations for direct loops: rows of `stride` bytes, aligned to 64, vector after
-// vector, zero up to a multiple of k_align.
+// vector, zero up to a multiple of k_align. Where rows are interleaved, [vector][row][element].
 struct InputRows {
   const uint8_t* data = nullptr;
   int64_t stride = 0;
 };
 
 // What the driver's buffers are made for; gemm_tile.h checks the loops against it.
-inline constexpr int kMaxTile = 32;  // sums of a loop
 inline constexpr int kMaxPanelBytes = 16384;
 inline constexpr int kMaxBlockK = 1024;
-inline constexpr int kUnitColumns = 24;     // every loop's columns divide this
-inline constexpr int kBlockRows = 64;       // and a whole tile's rows this
-inline constexpr int kMaxTileOverhead = 2;  // TileSize() to sums
+inline constexpr int kMaxDirectRows = 16;
+inline constexpr int kUnitColumns = 24;  // every direct loop's columns divide this,
+// and every tile's these, whose sums over all of K are kept for a block of rows.
+inline constexpr int kStripColumns = 4 * kUnitColumns;
+// A block's rows, a multiple of a tile's: as many as pay for decoding a panel.
+inline constexpr int kBlockRows = 64;
+inline constexpr int kMaxBlockRows = 256;
+inline constexpr int kMaxTileOverhead = 2;  // TileSize() to sums, in blocks of kBlockRows
 
 // Floats that a loop may touch for a tile's sums: its stores come in eights.
 constexpr int TileSize(int rows, int columns) { return (rows * columns + 7) / 8 * 8; }
@@ -78,6 +83,7 @@ struct GemmInner {
   int vector_elements;  // elements of K in a vector
   int k_align;          // elements
   int block_k;          // elements, a multiple of k_align and of 128
+  int block_rows;       // at most
   float value_scale;    // a decoded weight times this is the stored value
   // Reads weights straight from memory, for few rows; by ascending rows, the last serves any M up
   // to its own.
@@ -93,7 +99,13 @@ struct GemmInner {
   // apart; and, for corrections, element k back.
   void (*arrange)(const float* values, int64_t size, int64_t stride, void* x);
   float (*arranged)(const void* x, int64_t k, int64_t stride);
-  bool keeps_order;  // arrange() copies: a row of floats can be used where it lies
+  bool keeps_order;               // arrange() copies: a row of floats can be used where it lies
+  bool interleaves_rows = false;  // in the activations of direct loops
+  // Before and after a thread's use of tile loops; null where there is nothing to do.
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
+  // When all of K is in, turns a whole tile's sums to [row][column]; null where they are.
+  void (*order)(float* sums) = nullptr;
 };
 
 // One for each way to read a weight; nested FP16 sums in the order of f16.
@@ -112,5 +124,6 @@ extern const GemmInnerSet kAvx512GemmInner;
 extern const GemmInner kAvx512Bf16E4m3GemmInner;
 // The same in the order of kAvx512GemmInner.e4m3, for its few rows.
 extern const GemmInner kAvx512Bf16E4m3FewRowsGemmInner;
+extern const GemmInner kAmxE4m3GemmInner;
 
 }  // namespace dualfp::cpu

@@ -70,7 +70,18 @@ constexpr const RowInner* k256Rows = &kAvx2RowInner;
 // floats.
 constexpr int kPairRows = 2;
 
+// Narrow tiles multiply so many rows in the time of one.
+constexpr int kAmxDirectRows = 16;
+
 constexpr std::array kList = {
+    Listed{"gemm_nested8_e4m3_any_amx_32x32",
+           CpuIsa::kAmx,
+           AcceptsQuantized<AcceptsNested8>,
+           {&kAmxE4m3GemmInner, nullptr, k512Rows, kNestedScale, false, kAmxDirectRows}},
+    Listed{"gemm_fp8_e4m3_any_amx_32x32",
+           CpuIsa::kAmx,
+           AcceptsQuantized<AcceptsFp8>,
+           {&kAmxE4m3GemmInner, nullptr, k512Rows, 1.0f, false, kAmxDirectRows}},
     Listed{"gemm_nested8_e4m3_any_avx512bf16_4x6",
            CpuIsa::kAvx512Bf16,
            AcceptsQuantized<AcceptsNested8>,

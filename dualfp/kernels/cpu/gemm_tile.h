@@ -257,7 +257,6 @@ template <typename T, typename FewRows, int kTileRows, int kTileColumns, int kDi
 constexpr GemmInner MakeGemmInner() {
   static_assert(kUnitColumns % kDirect1 == 0 && kUnitColumns % kDirect2 == 0 &&
                 kUnitColumns % kDirect4 == 0 && kUnitColumns % kDirect8 == 0);
-  static_assert(2 * kDirect2 <= kMaxTile && 4 * kDirect4 <= kMaxTile && 8 * kDirect8 <= kMaxTile);
   static_assert(kUnitColumns % kTileColumns == 0 && kBlockRows % kTileRows == 0);
   // A tile of two rows touches no more than a whole one.
   static_assert((2 * kTileColumns + 15) / 16 * 16 <= TileSize(kTileRows, kTileColumns) &&
@@ -269,6 +268,7 @@ constexpr GemmInner MakeGemmInner() {
       .vector_elements = T::kVectorElements,
       .k_align = kGroup<T>,
       .block_k = T::kBlockK,
+      .block_rows = kBlockRows,
       .value_scale = T::kValueScale,
       .direct = {{1, kDirect1, Direct<FewRows, 1, kDirect1>},
                  {2, kDirect2, Direct<FewRows, 2, kDirect2>},
