@@ -77,16 +77,24 @@ void AmxDirect(const InputRows& x, int64_t num_rows, const WeightRows& weights, 
   for (int c = 0; c < kColumns; ++c) {
     rows[c] = AmxRow(weights, column + c);
   }
-  // Twice, so that one group is decoded while the one before is multiplied.
+  // Two, as tiles cannot be loaded from stores that are still under way: one group is decoded while
+  // the one before is multiplied.
   alignas(64) uint8_t buffers[2][2 * kStepBytes];
-  const uint8_t* pairs = x.data;
-  for (int64_t k = 0; k < weights.k; k += kAmxGroup) {
+  const auto decode = [&](int64_t k) __attribute__((always_inline)) {
     uint8_t* buffer = buffers[k / kAmxGroup % 2];
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) {
       PrefetchLine(rows[0].values + kAhead + k * kColumns + c * kAmxGroup);
       AmxDecode(rows[c], k, weights.k - k, kStepBytes, buffer + c * 64);
     }
+  };
+  const uint8_t* pairs = x.data;
+  decode(0);
+  for (int64_t k = 0; k < weights.k; k += kAmxGroup) {
+    if (k + kAmxGroup < weights.k) {
+      decode(k + kAmxGroup);
+    }
+    const uint8_t* buffer = buffers[k / kAmxGroup % 2];
 #pragma GCC unroll 2
     for (int step = 0; step < 2; ++step) {
       Tiles::template Load<4>(pairs, row_bytes);
@@ -138,7 +146,9 @@ void AmxTile(const void* x, const void* panel, int64_t size, float* sums) {
     Tiles::template Load<2>(sums + kAmxTileRows, kSumStride);
     Tiles::template Load<3>(sums + kHalf + kAmxTileRows, kSumStride);
   }
-  for (int64_t k = 0; k < size; k += kAmxStepK) {
+  // Whole groups, over both of whose steps a tail is spread.
+  const int64_t steps = (size + kAmxGroup - 1) / kAmxGroup * 2;
+  for (int64_t step = 0; step < steps; ++step) {
     Tiles::template Load<4>(w, 64);
     Tiles::template Load<6>(pairs, kPairBytes);
     Tiles::template MultiplyAdd<0, 4, 6>();
