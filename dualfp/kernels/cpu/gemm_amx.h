@@ -214,13 +214,31 @@ void AmxOrder(float* sums) {
   __builtin_memcpy(sums, turned, sizeof(turned));
 }
 
-// E4M3 values lose nothing when their lower 16 bits are dropped. Pairs lie `stride` elements apart.
+// Pairs lie `stride` elements apart. E4M3 values lose nothing when their lower 16 bits are dropped.
 void AmxArrange(const float* values, int64_t size, int64_t stride, void* x) {
+  const __m512i apart =
+      _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                         _mm512_set1_epi32(static_cast<int>(stride * 2)));
+  const int64_t step = kAmxPairs * stride * 2;
   auto* out = static_cast<uint8_t*>(x);
-  for (int64_t k = 0; k < size; k += 2) {
-    const uint32_t pair = std::bit_cast<uint32_t>(values[k]) >> 16 |
-                          (std::bit_cast<uint32_t>(values[k + 1]) & 0xffff0000);
-    __builtin_memcpy(out + AmxPosition(k) / 2 * stride * 2, &pair, sizeof(pair));
+  for (int64_t k = 0; k < size; k += kAmxGroup, out += 2 * step) {
+    // The first 8 of each 16 are for the first step, the others for the second.
+    __m512i steps[2] = {};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512i bits = _mm512_loadu_si512(values + k + 16 * i);
+      const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+      const auto lanes = static_cast<__mmask8>(3 << 2 * i);
+      steps[0] = _mm512_mask_broadcast_i64x2(steps[0], lanes, _mm256_castsi256_si128(halves));
+      steps[1] = _mm512_mask_broadcast_i64x2(steps[1], lanes, _mm256_extracti128_si256(halves, 1));
+    }
+    if (stride == 2) {
+      _mm512_storeu_si512(out, steps[0]);
+      _mm512_storeu_si512(out + step, steps[1]);
+    } else {
+      _mm512_i32scatter_epi32(out, apart, steps[0], 1);
+      _mm512_i32scatter_epi32(out + step, apart, steps[1], 1);
+    }
   }
 }
 
@@ -249,7 +267,7 @@ constexpr GemmInner MakeAmxGemmInner() {
       .vector_elements = 2,
       .k_align = kAmxGroup,
       .block_k = kAmxBlockK,
-      .block_rows = 256,
+      .block_rows = kMaxBlockRows,
       .value_scale = 1.0f,
       .direct = {kDirect, kDirect, kDirect, kDirect},
       .tile = {kOne, kTwo, kTwo},

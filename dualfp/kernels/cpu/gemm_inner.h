@@ -45,9 +45,10 @@ inline constexpr int kMaxDirectRows = 16;
 inline constexpr int kUnitColumns = 24;  // every direct loop's columns divide this,
 // and every tile's these, whose sums over all of K are kept for a block of rows.
 inline constexpr int kStripColumns = 4 * kUnitColumns;
-// A block's rows, a multiple of a tile's: as many as pay for decoding a panel.
+// A block's rows, a multiple of a tile's: as many as pay for decoding a panel, while all of their K
+// fits into an L2 cache.
 inline constexpr int kBlockRows = 64;
-inline constexpr int kMaxBlockRows = 256;
+inline constexpr int kMaxBlockRows = 128;
 inline constexpr int kMaxTileOverhead = 2;  // TileSize() to sums, in blocks of kBlockRows
 
 // Floats that a loop may touch for a tile's sums: its stores come in eights.
