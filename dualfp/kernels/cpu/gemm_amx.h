@@ -48,9 +48,9 @@ DUALFP_GEMM_INLINE int64_t AmxPosition(int64_t k) {
 // A group of row n to out and, its second step, to out + step_bytes.
 DUALFP_GEMM_INLINE void AmxDecode(const OnePlaneRow& row, int64_t k, int64_t size,
                                   int64_t step_bytes, uint8_t* out) {
-  const E4m3Pairs group =
-      E4m3ToPairs(size >= kAmxGroup ? _mm512_loadu_si512(row.values + k)
-                                    : _mm512_maskz_loadu_epi8(FirstLanes(size), row.values + k));
+  const E4m3Pairs group = FiniteE4m3ToPairs(
+      size >= kAmxGroup ? _mm512_loadu_si512(row.values + k)
+                        : _mm512_maskz_loadu_epi8(FirstLanes(size), row.values + k));
   _mm512_store_si512(out, group.pairs[0]);
   _mm512_store_si512(out + step_bytes, group.pairs[1]);
 }

@@ -67,6 +67,10 @@ struct E4m3PairTraits {
 // does so, too.
 struct E4m3FewRowsTraits : E4m3PairTraits {
   static constexpr int kBlockK = E4m3Traits512::kBlockK;
+
+  DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
+    return FiniteE4m3ToPairs(_mm512_loadu_si512(row.values + k));
+  }
 };
 
 }  // namespace
