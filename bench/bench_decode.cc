@@ -70,7 +70,7 @@ void Run(const std::string& shape, int blocks, int num_threads) {
   }
   std::printf("%s, dummy weights, %s, %d threads, %d blocks of %d tokens\n", shape.c_str(),
               CpuDescription().c_str(), threads.num_threads(), blocks, kTokensPerBlock);
-  int64_t bytes[2];
+  int64_t bytes[2] = {};
   for (const int i : {0, 1}) {
     bytes[i] = decoder.CostOf(plans[i]).weight_bytes;
     const double best = *std::min_element(times[i].begin(), times[i].end());

@@ -15,9 +15,9 @@
 
 #include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
-#include "apps/generate/sampling.h"
 #include "apps/generate/session.h"
 #include "dualfp/base/check.h"
+#include "dualfp/engine/sampling/sampler.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
@@ -45,7 +45,9 @@ struct GenerateArguments {
   int64_t max_tokens = 128;
   int64_t max_model_len = 0;
   bool ignore_eos = false;
-  SamplingParameters sampling;
+  double temperature = 0;
+  double top_p = 1;
+  uint64_t seed = 0;
   std::string kv_cache_dtype = "auto";
   bool weight_only = false;
   std::string save_logits;
@@ -72,7 +74,10 @@ Precision Other(Precision precision) {
 class Generation {
  public:
   explicit Generation(const GenerateArguments& arguments)
-      : arguments_(arguments), threads_(arguments.model.threads), sampler_(arguments.sampling) {}
+      : arguments_(arguments), threads_(arguments.model.threads) {
+    sampling_.temperature = static_cast<float>(arguments.temperature);
+    sampling_.top_p = static_cast<float>(arguments.top_p);
+  }
 
   void Run();
 
@@ -102,7 +107,7 @@ class Generation {
   const GenerateArguments& arguments_;
   ThreadPool threads_;
   Context context_{.threads = &threads_};
-  TokenSampler sampler_;
+  SamplingParams sampling_;
   Precision precision_ = Precision::kFp16;
   DType cache_dtype_ = DType::kF32;
   ModelConfig config_;
@@ -236,14 +241,21 @@ void Generation::Emit(int32_t token) {
 }
 
 void Generation::Decode(Session& session) {
+  Sampler sampler(config_.vocab_size, &threads_);
+  SequenceSampler state(&sampling_, prompt_, end_tokens_, arguments_.seed, 0, config_.vocab_size);
   const PrecisionPlan plans[2] = {Plan(Precision::kFp16), Plan(Precision::kFp8)};
   for (int64_t count = 1; count <= max_tokens_; ++count) {
-    const int32_t token = sampler_.Sample(context_, session.last_logits());
+    SampleJob job = {.logits = session.last_logits(), .state = &state};
+    sampler.Run({&job, 1});
+    Check(job.ok, ErrorCode::kInternal,
+          "the model's logits are not finite: its weights or this precision cannot compute");
+    const int32_t token = job.token;
     if (IsEnd(token)) {
       finish_reason_ = "stop";
       break;
     }
     Emit(token);
+    state.Append(token);
     if (count == max_tokens_) {
       break;
     }
@@ -438,15 +450,15 @@ void AddGenerateCommand(CLI::App& app) {
       ->check(count)
       ->option_text("N")
       ->group(kSampling);
-  command->add_option("--temperature", a.sampling.temperature, "0 (default): the likeliest token")
+  command->add_option("--temperature", a.temperature, "0 (default): the likeliest token")
       ->check(CLI::Range(0.0, 100.0))
       ->option_text("T")
       ->group(kSampling);
-  command->add_option("--top-p", a.sampling.top_p, "Only the likeliest that make up P (default 1)")
+  command->add_option("--top-p", a.top_p, "Only the likeliest that make up P (default 1)")
       ->check(CLI::Range(1e-6, 1.0))
       ->option_text("P")
       ->group(kSampling);
-  command->add_option("--seed", a.sampling.seed, "Of the random choice (default 0)")
+  command->add_option("--seed", a.seed, "Of the random choice (default 0)")
       ->option_text("N")
       ->group(kSampling);
   command->add_flag("--ignore-eos", a.ignore_eos, "Go on after the end-of-text token")
