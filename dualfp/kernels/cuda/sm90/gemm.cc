@@ -18,6 +18,7 @@ void AddNestedSplit(std::vector<KernelConfig>& table);
 void AddNestedPersistent(std::vector<KernelConfig>& table);
 void AddE4m3Split(std::vector<KernelConfig>& table);
 void AddE4m3Persistent(std::vector<KernelConfig>& table);
+void AddE4m3Turns(std::vector<KernelConfig>& table);
 void AddE4m3Promoted(std::vector<KernelConfig>& table);
 
 namespace {
@@ -106,6 +107,7 @@ std::span<const KernelConfig> KernelConfigs() {
     AddNestedPersistent(t);
     AddE4m3Split(t);
     AddE4m3Persistent(t);
+    AddE4m3Turns(t);
     AddE4m3Promoted(t);
     return t;
   }();
@@ -115,9 +117,9 @@ std::span<const KernelConfig> KernelConfigs() {
 std::string Name(const KernelConfig& config) {
   std::string name = config.format == WeightFormat::kNested ? "nested" : "e4m3";
   name += config.format == WeightFormat::kE4m3Promoted ? "_promoted" : "";
-  name += config.family == Family::kSplit ? "_split" : "_persistent";
-  name += StrCat("_r", config.rows(), config.blocks == 2 ? "b2" : "", "_t", config.tokens, "_k",
-                 config.k);
+  name += config.family == Family::kSplit ? "_split" : config.turns ? "_turns" : "_persistent";
+  name += StrCat("_r", config.rows(), config.blocks == 2 && !config.turns ? "b2" : "", "_t",
+                 config.tokens, "_k", config.k);
   if (config.ctas != 1) {
     name += StrCat("_c", config.ctas);
   }
@@ -155,7 +157,8 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (plan.UsesWorkspace() &&
       (config.family != Family::kPersistent || problem.workspace == nullptr ||
-       config.rows() * config.tokens > kMostPartialSums || config.ctas != 1)) {
+       config.rows() * config.tokens > kMostPartialSums || config.ctas != 1 ||
+       config.turns)) {
     return "sums over clusters need a persistent kernel and a workspace";
   }
   const Epilogue& e = problem.epilogue;

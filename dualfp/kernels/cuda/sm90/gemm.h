@@ -44,6 +44,7 @@ struct KernelConfig {
   Family family;
   WeightFormat format;
   int warpgroups;  // consumers
+  bool turns;      // which compute a tile each in turns, not one together
   int blocks;      // of 64 weight rows, a warpgroup
   int tokens;      // of the tile
   int k;           // elements of K in a stage
@@ -56,7 +57,7 @@ struct KernelConfig {
   bool finishes;      // has registers for activations and residuals (persistent family)
   const void* function;
 
-  int rows() const { return 64 * warpgroups * blocks; }
+  int rows() const { return 64 * (turns ? 1 : warpgroups) * blocks; }
 };
 
 // "nested_split_r128_t16_k128_c1": for tables, logs and --kernel.

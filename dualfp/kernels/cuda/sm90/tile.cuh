@@ -26,10 +26,15 @@ DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
 // With fewer tokens in a tile, TileCopies takes longer than what it hides.
 constexpr int kLeastCopiedTokens = 192;
 
-// kWarpgroups * kBlocks * 64 weight rows by kTokens tokens by kK elements of K a stage, for kCtas
-// CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
+// Whether the warpgroups of a CTA compute a tile together, each kBlocks * 64 of its rows, or a tile
+// each in turns: then one multiplies alone, which fills the tensor cores, while the other stores.
+enum class Sharing { kTogether, kTurns };
+
+// kWarpgroups * kBlocks * 64 weight rows (in turns kBlocks * 64) by kTokens tokens by kK elements of
+// K a stage, for kCtas CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
 template <WeightFormat kFormatValue, int kWarpgroupsValue, int kBlocksValue, int kTokensValue,
-          int kKValue, int kCtasValue, int kStagingBytesValue>
+          int kKValue, int kCtasValue, int kStagingBytesValue,
+          Sharing kSharing = Sharing::kTogether>
 struct Tile {
   static constexpr WeightFormat kFormat = kFormatValue;
   static constexpr int kWarpgroups = kWarpgroupsValue;
@@ -40,7 +45,9 @@ struct Tile {
 
   static constexpr bool kNested = kFormat == WeightFormat::kNested;
   static constexpr bool kPromoted = kFormat == WeightFormat::kE4m3Promoted;
-  static constexpr int kRows = 64 * kWarpgroups * kBlocks;
+  static constexpr bool kTurns = kSharing == Sharing::kTurns;
+  static constexpr int kSharers = kTurns ? 1 : kWarpgroups;  // warpgroups that compute a tile
+  static constexpr int kRows = 64 * kSharers * kBlocks;
   static constexpr int kConsumers = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumers + 128;  // one thread of the last warpgroup loads
 
@@ -80,7 +87,7 @@ struct Tile {
   // TileCopies stores the tile where accumulators and the rounded values of the tile before fit in
   // the registers together: two chunks of tokens for each of the first kStoreParts stages.
   static constexpr bool kCopiesOut = kFormat == WeightFormat::kE4m3 && kStagingBytesValue != 0 &&
-                                     kBlocks == 1 && kTokens >= kLeastCopiedTokens &&
+                                     kBlocks == 1 && !kTurns && kTokens >= kLeastCopiedTokens &&
                                      kAccumulators * 3 / 2 + 44 <= kConsumerRegisters;
   // There are registers for activations and residuals beside the accumulators, so that no kernel
   // spills for them.
@@ -92,7 +99,7 @@ struct Tile {
   static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
 
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
-  static constexpr int kConstantBytes = 4 * (kWarpgroups * kTokens + 2 * kRows);
+  static constexpr int kConstantBytes = 4 * kWarpgroups * (kTokens + 2 * 64 * kBlocks);
   static constexpr int kBudget =
       (kCtas == 1 ? kSharedBytesPerCta : kSharedBytesPerSm / kCtas - 1024) - 1024 - kBarrierBytes -
       kConstantBytes - kStagingBytesValue;
@@ -109,6 +116,7 @@ struct Tile {
   static_assert(kNested || kK == 128);
   static_assert(kTokens % 8 == 0 && kTokens <= 256);
   static_assert(kRows <= 256);
+  static_assert(!kTurns || (kFormat == WeightFormat::kE4m3 && kWarpgroups == 2));
   static_assert(kCtas == 1 || (kCtas == 2 && kWarpgroups <= 2));
 };
 
@@ -122,6 +130,16 @@ __device__ __forceinline__ void WarpgroupSync() {
 // Named barrier of all consumers: after those of the warpgroups.
 template <class T>
 constexpr int kWholeBarrier = 1 + T::kWarpgroups;
+
+// Then those by which warpgroups in turns hand the tensor cores over.
+template <class T>
+__device__ __forceinline__ void AwaitTurn(int warpgroup) {
+  cuda::NamedBarrierSync(kWholeBarrier<T> + 1 + warpgroup, T::kConsumers);
+}
+template <class T>
+__device__ __forceinline__ void GiveTurn(int warpgroup) {
+  cuda::NamedBarrierArrive(kWholeBarrier<T> + 1 + warpgroup, T::kConsumers);
+}
 
 // A position in the ring: the stage and how often the ring has wrapped.
 struct RingIndex {
