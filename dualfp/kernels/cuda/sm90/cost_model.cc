@@ -13,12 +13,12 @@ int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 double StageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
   const bool nested = config.format == WeightFormat::kNested;
   const double bytes = config.k * (nested ? 2.0 : 1.0);  // of a row of W, or of X
-  const double blocks = config.rows() / 64.0;
+  const double blocks = config.rows / 64.0;
   const double steps = config.k / (nested ? 16.0 : 32.0) * blocks;  // wgmma instructions
   const double tensor =
       steps * std::max(config.tokens / 2.0, cost.tensor_floor) * cost.tensor_share;
   const double shared = (steps * (2048 + 32.0 * config.tokens) +
-                         (static_cast<double>(config.rows()) + config.tokens) * bytes) /
+                         (static_cast<double>(config.rows) + config.tokens) * bytes) /
                         cost.shared_bytes_cycle;
   const double decode = nested ? blocks * config.k / 64 * cost.decode_cycles : 0.0;
   return std::max({tensor, shared, decode, loads / cost.load_bytes_cycle}) + cost.stage_cycles;
@@ -31,17 +31,17 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const ClusterShape& cluster = plan.cluster;
   const CostModel& cost = device.cost;
   const double element = config.format == WeightFormat::kNested ? 2.0 : 1.0;
-  const double values = static_cast<double>(config.rows()) * config.tokens;
+  const double values = static_cast<double>(config.rows) * config.tokens;
 
   const int stages = CeilDiv(problem.k, config.k);
-  const double clusters = static_cast<double>(CeilDiv(problem.n, config.rows() * cluster.share_x)) *
+  const double clusters = static_cast<double>(CeilDiv(problem.n, config.rows * cluster.share_x)) *
                           CeilDiv(problem.m, config.tokens * cluster.share_w);
   const double ctas = clusters * cluster.size();
   const int usable = device.ctas_in_clusters[cluster.size()] / cluster.size() * cluster.size();
   const double sharing = std::min<double>(config.ctas, std::ceil(ctas / usable));
 
   const double loads = config.k * element *
-                       (static_cast<double>(config.rows()) / cluster.share_w +
+                       (static_cast<double>(config.rows) / cluster.share_w +
                         static_cast<double>(config.tokens) / cluster.share_x);
 
   Estimate estimate;

@@ -45,7 +45,9 @@ struct KernelConfig {
   WeightFormat format;
   int warpgroups;  // consumers
   bool turns;      // which compute a tile each in turns, not one together
-  int blocks;      // of 64 weight rows, a warpgroup
+  bool by_token;   // tokens are the 64-row side of wgmma, weights its column side
+  int blocks;      // of 64 rows, a warpgroup
+  int rows;        // of weights: of the tile
   int tokens;      // of the tile
   int k;           // elements of K in a stage
   int ctas;        // to an SM
@@ -56,8 +58,6 @@ struct KernelConfig {
   int copied_tokens;  // of a copy to Y; 0 where threads store it
   bool finishes;      // has registers for activations and residuals (persistent family)
   const void* function;
-
-  int rows() const { return 64 * (turns ? 1 : warpgroups) * blocks; }
 };
 
 // "nested_split_r128_t16_k128_c1": for tables, logs and --kernel.

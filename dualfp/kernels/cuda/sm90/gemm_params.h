@@ -87,6 +87,8 @@ struct Divisor {
 constexpr int kMostParts = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
 
+// For tiles by token (Sharing::kTurnsByToken) the weights and X have changed places in w, x,
+// w_policy, x_policy, cluster, row_clusters and token_clusters.
 struct GemmParams {
   CUtensorMap w;        // nested: upper plane; FP8: weights. U8 [N, K]
   CUtensorMap w_lower;  // nested: lower plane

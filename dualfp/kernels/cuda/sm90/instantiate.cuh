@@ -17,8 +17,10 @@ KernelConfig Describe(Family family, const void* function) {
           T::kFormat,
           T::kWarpgroups,
           T::kTurns,
+          T::kByToken,
           T::kBlocks,
-          T::kTokens,
+          T::kByToken ? T::kTokens : T::kRows,
+          T::kByToken ? T::kRows : T::kTokens,
           T::kK,
           T::kCtas,
           T::kStages,
@@ -39,10 +41,9 @@ void AddSplit(std::vector<KernelConfig>& table) {
    ...);
 }
 
-template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens, int kK, int kCtas,
-          Sharing kSharing = Sharing::kTogether>
-using PersistentTile = Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas,
-                            kWarpgroups * StagingBytes(kTokens), kSharing>;
+template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens, int kK, int kCtas>
+using PersistentTile =
+    Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas, kWarpgroups * StagingBytes(kTokens)>;
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
 void AddPersistent(std::vector<KernelConfig>& table) {
@@ -53,14 +54,18 @@ void AddPersistent(std::vector<KernelConfig>& table) {
    ...);
 }
 
-// FP8: two warpgroups in turns.
-template <int kBlocks, int... kTokens>
+// FP8: 128 rows by kColumns, two warpgroups in turns.
+template <Sharing kSharing, int kColumns>
+using TurnsTile = Tile<WeightFormat::kE4m3, 2, 2, kColumns, 128, 1,
+                       2 * (kSharing == Sharing::kTurnsByToken ? kTokenStagingBytes
+                                                               : StagingBytes(kColumns)),
+                       kSharing>;
+
+template <Sharing kSharing, int... kColumns>
 void AddTurns(std::vector<KernelConfig>& table) {
-  constexpr auto kFormat = WeightFormat::kE4m3;
-  (table.push_back(Describe<PersistentTile<kFormat, 2, kBlocks, kTokens, 128, 1, Sharing::kTurns>>(
+  (table.push_back(Describe<TurnsTile<kSharing, kColumns>>(
        Family::kPersistent,
-       reinterpret_cast<const void*>(
-           &TurnsGemm<PersistentTile<kFormat, 2, kBlocks, kTokens, 128, 1, Sharing::kTurns>>))),
+       reinterpret_cast<const void*>(&TurnsGemm<TurnsTile<kSharing, kColumns>>))),
    ...);
 }
 

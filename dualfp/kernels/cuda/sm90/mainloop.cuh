@@ -158,16 +158,23 @@ class Loader {
   }
 };
 
-// Runs body(operand) in the warp of the loader warpgroup that loads that operand.
+// Runs body(operand) in the warp of the loader warpgroup that loads that operand, X after the
+// previous kernel.
 template <class T, class Body>
 __device__ __forceinline__ void ForEachOperand(const GemmParams& p, const Body& body) {
   using Operand = typename Loader<T>::Operand;
   const int warp = __shfl_sync(0xFFFFFFFFu, (threadIdx.x - T::kConsumers) / 32, 0);
   if (warp == 0) {
+    if constexpr (T::kByToken) {
+      cuda::PrefetchTensorMap(&p.w);
+      cuda::GridWaitForPrevious();
+    }
     body(std::integral_constant<Operand, Operand::kWeights>());
   } else if (warp == 1) {
-    cuda::PrefetchTensorMap(&p.x);
-    cuda::GridWaitForPrevious();
+    if constexpr (!T::kByToken) {
+      cuda::PrefetchTensorMap(&p.x);
+      cuda::GridWaitForPrevious();
+    }
     body(std::integral_constant<Operand, Operand::kX>());
   } else if (T::kNested && warp == 2) {
     body(std::integral_constant<Operand, Operand::kLower>());

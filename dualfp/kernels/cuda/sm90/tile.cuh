@@ -26,9 +26,17 @@ DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
 // With fewer tokens in a tile, TileCopies takes longer than what it hides.
 constexpr int kLeastCopiedTokens = 192;
 
-// Whether the warpgroups of a CTA compute a tile together, each kBlocks * 64 of its rows, or a tile
-// each in turns: then one multiplies alone, which fills the tensor cores, while the other stores.
-enum class Sharing { kTogether, kTurns };
+// How the warpgroups of a CTA share tiles.
+enum class Sharing {
+  kTogether,  // each computes kBlocks * 64 of a tile's rows
+  // A tile each in turns: one multiplies alone, which fills the tensor cores, while the other
+  // stores.
+  kTurns,
+  // The same with the tokens on the 64-row side of wgmma and the weights on its column side, so
+  // that tiles have any multiple of 8 weights. What is said here of weight rows, and named so, then
+  // holds for tokens and the other way round.
+  kTurnsByToken,
+};
 
 // kWarpgroups * kBlocks * 64 weight rows (in turns kBlocks * 64) by kTokens tokens by kK elements of
 // K a stage, for kCtas CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
@@ -45,7 +53,8 @@ struct Tile {
 
   static constexpr bool kNested = kFormat == WeightFormat::kNested;
   static constexpr bool kPromoted = kFormat == WeightFormat::kE4m3Promoted;
-  static constexpr bool kTurns = kSharing == Sharing::kTurns;
+  static constexpr bool kTurns = kSharing != Sharing::kTogether;
+  static constexpr bool kByToken = kSharing == Sharing::kTurnsByToken;
   static constexpr int kSharers = kTurns ? 1 : kWarpgroups;  // warpgroups that compute a tile
   static constexpr int kRows = 64 * kSharers * kBlocks;
   static constexpr int kConsumers = 128 * kWarpgroups;
@@ -93,13 +102,14 @@ struct Tile {
   // spills for them.
   static constexpr bool kFinishes = kNested     ? kBlocks == 1 && kWarpgroups <= 2
                                     : kPromoted ? kTokens < 128 || kCtas == 1
-                                                : kAccumulators <= 160;
+                                                : kAccumulators <= 160 && !kByToken;
   static constexpr int kStoreParts =
       kCopiesOut ? (kBlocks * kTokens / StoreChunkTokens(kTokens) + 1) / 2 : 0;
   static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
 
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
-  static constexpr int kConstantBytes = 4 * kWarpgroups * (kTokens + 2 * 64 * kBlocks);
+  static constexpr int kConstantBytes =
+      4 * kWarpgroups * (kByToken ? kRows + 2 * kTokens : kTokens + 2 * 64 * kBlocks);
   static constexpr int kBudget =
       (kCtas == 1 ? kSharedBytesPerCta : kSharedBytesPerSm / kCtas - 1024) - 1024 - kBarrierBytes -
       kConstantBytes - kStagingBytesValue;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "dualfp/kernels/cuda/sm90/persistent_kernel.cuh"
+#include "dualfp/kernels/cuda/sm90/store_by_token.cuh"
 
 namespace dualfp::sm90 {
 
@@ -43,14 +44,17 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
     Consumer<T> consumer(p, shared, place);
     StoreConstants<T> constants(shared.Constants(warpgroup));
-    const TileStores<T> store(p, constants, shared.Staging() + warpgroup * T::kWarpgroupStagingBytes);
+    const std::conditional_t<T::kByToken, TokenStores<T>, TileStores<T>> store(
+        p, constants, shared.Staging() + warpgroup * T::kWarpgroupStagingBytes);
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
     if (warpgroup == 1) {
       consumer.Skip(stages);
     }
     for (int tile = first_tile + warpgroup * clusters; tile < p.whole_tiles; tile += 2 * clusters) {
       const TilePosition position = raster.At(tile);
-      constants.Fetch(p, position.row, position.token);
+      const int row0 = T::kByToken ? position.token : position.row;
+      const int token0 = T::kByToken ? position.row : position.token;
+      constants.Fetch(p, row0, token0);
       if (tile != first_tile) {
         AwaitTurn<T>(warpgroup);
       }
@@ -60,7 +64,11 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
         }
       });
       consumer.Skip(stages);
-      store.Take(kind, consumer, position.row, position.token, {0, T::kTokens});
+      if constexpr (T::kByToken) {
+        store.Take(kind, consumer, row0, token0);
+      } else {
+        store.Take(kind, consumer, row0, token0, {0, T::kTokens});
+      }
     }
     LeaveCluster(place);
   }
