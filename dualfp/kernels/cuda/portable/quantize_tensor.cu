@@ -23,6 +23,7 @@ struct TensorArgs {
   uint2* q;
   float* scale;  // then a maximum of each block
   int shared_rounds;
+  int l2_steps = 0;
 };
 
 template <bool kContiguous>
@@ -141,6 +142,135 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+
+// ---- new
+template <bool kHints>
+__device__ __forceinline__ Chunk LoadHinted(const uint16_t* p, uint64_t policy) {
+  if constexpr (!kHints) {
+    return LoadChunk(p);
+  } else {
+    Chunk c;
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(c.word[0]), "=r"(c.word[1]), "=r"(c.word[2]), "=r"(c.word[3])
+                 : "l"(p), "l"(policy));
+    return c;
+  }
+}
+template <bool kHints>
+__device__ __forceinline__ void StoreHinted(uint2* p, uint2 v, uint64_t policy) {
+  if constexpr (!kHints) {
+    *p = v;
+  } else {
+    asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;" ::"l"(p), "r"(v.x), "r"(v.y),
+                 "l"(policy)
+                 : "memory");
+  }
+}
+constexpr uint64_t kFirst = 0x12F0000000000000;
+constexpr uint64_t kLast = 0x14F0000000000000;
+
+template <class E, bool kContiguous, int kRegisterSteps, bool kHints, int kTogether, int kBlockThreads = 512>
+__global__ void __launch_bounds__(kBlockThreads, 1024 / kBlockThreads)
+    QuantizeSteps(const __grid_constant__ TensorArgs a) {
+  extern __shared__ uint4 kept[];
+  __shared__ SumMax shared[32];
+  __shared__ SumMax shared_again[32];
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  const int64_t step_chunks = int64_t{gridDim.x} * kBlockThreads;
+  const int even_groups = static_cast<int>(a.chunks / (4 * step_chunks));
+  const auto index = [&](int step) -> int64_t {
+    const bool even = step < 4 * even_groups;
+    const int64_t block = even ? int64_t{step / 4} * gridDim.x * 4 + blockIdx.x * 4 + step % 4
+                               : int64_t{step} * gridDim.x + blockIdx.x;
+    return block * kBlockThreads + threadIdx.x;
+  };
+  const int steps = static_cast<int>((a.chunks + step_chunks - 1) / step_chunks);
+  const auto load = [&](int step, uint64_t policy) {
+    const int64_t i = index(step);
+    return i < a.chunks ? LoadHinted<kHints>(Address<kContiguous>(a, i), policy) : Chunk();
+  };
+  uint32_t magnitude = 0;
+  Chunk in_registers[kRegisterSteps];
+#pragma unroll
+  for (int s = 0; s < kRegisterSteps; ++s) {
+    in_registers[s] = load(s, kFirst);
+  }
+#pragma unroll
+  for (int s = 0; s < kRegisterSteps; ++s) {
+    magnitude = MaxMagnitude<E>(in_registers[s], magnitude);
+  }
+  const int shared_end = min(steps, kRegisterSteps + a.shared_rounds);
+  const int last_begin = steps - a.l2_steps;
+  for (int s = kRegisterSteps; s < steps; s += kTogether) {
+    Chunk chunk[kTogether];
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      chunk[u] = load(s + u, s + u < last_begin ? kFirst : kLast);
+    }
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      magnitude = MaxMagnitude<E>(chunk[u], magnitude);
+      if (s + u < shared_end) {
+        const uint32_t(&w)[4] = chunk[u].word;
+        kept[(s + u - kRegisterSteps) * kBlockThreads + threadIdx.x] = make_uint4(w[0], w[1], w[2], w[3]);
+      }
+    }
+  }
+  const SumMax block = BlockReduce<false>({0.0f, LargerHalf<E>(magnitude)}, shared);
+  float amax = block.max;
+  if (gridDim.x > 1) {
+    float* maxima = a.scale + 1;
+    if (threadIdx.x == 0) {
+      maxima[blockIdx.x] = amax;
+    }
+    cooperative_groups::this_grid().sync();
+    amax = 0.0f;
+    for (unsigned i = threadIdx.x; i < gridDim.x; i += kBlockThreads) {
+      amax = fmaxf(amax, __ldcg(maxima + i));
+    }
+    amax = BlockReduce<false>({0.0f, amax}, shared_again).max;
+  }
+  const float scale = ScaleOf(amax);
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    a.scale[0] = scale;
+  }
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  const auto store = [&](int step, const Chunk& chunk) {
+    const int64_t i = index(step);
+    float v[kChunk];
+    Expand<E>(chunk, v);
+    const uint2 codes = QuantizeChunk<E>(v, scale);
+    if (i < a.chunks) {
+      StoreHinted<kHints>(a.q + i, codes, kFirst);
+    }
+  };
+  // What L2 may still hold is read again last-read first.
+  for (int s = steps - kTogether; s > shared_end - kTogether; s -= kTogether) {
+    Chunk chunk[kTogether];
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      if (s + u >= shared_end) {
+        chunk[u] = load(s + u, kFirst);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      if (s + u >= shared_end) {
+        store(s + u, chunk[u]);
+      }
+    }
+  }
+#pragma unroll 4
+  for (int s = kRegisterSteps; s < shared_end; ++s) {
+    const uint4 v = kept[(s - kRegisterSteps) * kBlockThreads + threadIdx.x];
+    store(s, {{v.x, v.y, v.z, v.w}});
+  }
+#pragma unroll
+  for (int s = 0; s < kRegisterSteps; ++s) {
+    store(s, in_registers[s]);
+  }
+}
+
 using TensorKernel = void (*)(TensorArgs);
 
 struct Residency {
@@ -149,7 +279,7 @@ struct Residency {
 };
 
 // Two blocks an SM share its memory. Asked of the runtime once for each kernel and device.
-Residency FindResidency(TensorKernel kernel) {
+Residency FindResidency(TensorKernel kernel, int variant) {
   static std::mutex mutex;
   static std::map<std::pair<const void*, int>, Residency> known;
   int device = 0;
@@ -166,12 +296,13 @@ Residency FindResidency(TensorKernel kernel) {
     CheckCuda(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device),
               "reserved shared memory");
     constexpr int kStatic = 2 * 32 * sizeof(SumMax);
-    constexpr int kRound = kThreads * kUnroll * sizeof(uint4);
-    const int bytes = (per_sm / 2 - reserved - kStatic) / kRound * kRound;
+    const int threads = variant == 2 ? 1024 : kThreads;
+    const int kRound = threads * (variant == 0 ? kUnroll : 1) * sizeof(uint4);
+    const int bytes = (per_sm / (1024 / threads) - reserved - kStatic) / kRound * kRound;
     CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "cudaFuncSetAttribute");
     int blocks = 0;
-    CheckCuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, bytes),
+    CheckCuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, bytes),
               "occupancy");
     Check(blocks > 0, ErrorCode::kInternal, "quantize: no block fits an SM");
     found = {std::min<int>(blocks * sms, kPerTensorFloats - 1), bytes};
@@ -180,12 +311,19 @@ Residency FindResidency(TensorKernel kernel) {
 }
 
 template <class E>
-TensorKernel ChooseKernel(bool contiguous) {
-  return contiguous ? QuantizeTensor<E, true> : QuantizeTensor<E, false>;
+TensorKernel ChooseKernel(bool contiguous, int variant) {
+  switch (variant) {
+    case 1: return contiguous ? QuantizeSteps<E, true, 4, true, 4> : QuantizeSteps<E, false, 4, true, 4>;
+    case 2: return contiguous ? QuantizeSteps<E, true, 4, true, 4, 1024> : QuantizeSteps<E, false, 4, true, 4, 1024>;
+    case 3: return contiguous ? QuantizeSteps<E, true, 4, false, 4> : QuantizeSteps<E, false, 4, false, 4>;
+    default: return contiguous ? QuantizeTensor<E, true> : QuantizeTensor<E, false>;
+  }
 }
 
 }  // namespace
 
+int quantize_variant = 0;
+int quantize_l2_mb = 24;
 void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64_t m, int64_t k,
                        void* q, float* scale, cudaStream_t stream) {
   Check(k % 16 == 0 && x_stride % kChunk == 0, ErrorCode::kInvalidArgument, "quantize: K = ", k,
@@ -198,8 +336,8 @@ void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64
   }
   const bool contiguous = x_stride == k || m == 1;
   const TensorKernel kernel =
-      type == QuantizeType::kF16 ? ChooseKernel<F16>(contiguous) : ChooseKernel<Bf16>(contiguous);
-  const Residency residency = FindResidency(kernel);
+      type == QuantizeType::kF16 ? ChooseKernel<F16>(contiguous, quantize_variant) : ChooseKernel<Bf16>(contiguous, quantize_variant);
+  const Residency residency = FindResidency(kernel, quantize_variant);
   TensorArgs args;
   args.x = static_cast<const uint16_t*>(x);
   args.x_stride = x_stride;
@@ -207,16 +345,21 @@ void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64
   args.row_chunks = k / kChunk;
   args.q = static_cast<uint2*>(q);
   args.scale = scale;
-  constexpr int64_t kBlockChunks = int64_t{kThreads} * kUnroll;
+  const bool old = quantize_variant == 0;
+  const int in_registers = old ? kInRegisters : 4;
+  const int threads = quantize_variant == 2 ? 1024 : kThreads;
+  const int64_t kBlockChunks = int64_t{threads} * (old ? kUnroll : 1);
   const int64_t wanted = (args.chunks + kBlockChunks - 1) / kBlockChunks;
-  const int blocks = static_cast<int>(std::min<int64_t>(residency.blocks, wanted));
+  const int blocks = static_cast<int>(std::min<int64_t>(residency.blocks, old ? wanted : (wanted + 3) / 4));
   const int64_t rounds = (wanted + blocks - 1) / blocks;
-  constexpr int64_t kRoundBytes = kBlockChunks * sizeof(uint4);
+  const int64_t kRoundBytes = kBlockChunks * sizeof(uint4);
   args.shared_rounds = static_cast<int>(std::min<int64_t>(
-      residency.shared_bytes / kRoundBytes, std::max<int64_t>(0, rounds - kInRegisters)));
+      residency.shared_bytes / kRoundBytes, std::max<int64_t>(0, rounds - in_registers)));
+  const int64_t beyond = rounds - in_registers - args.shared_rounds;
+  args.l2_steps = static_cast<int>(std::max<int64_t>(0, std::min<int64_t>(beyond, quantize_l2_mb * int64_t{1000000} / (blocks * kRoundBytes))));
   cudaLaunchConfig_t launch{};
   launch.gridDim = dim3(blocks);
-  launch.blockDim = dim3(kThreads);
+  launch.blockDim = dim3(threads);
   launch.dynamicSmemBytes = args.shared_rounds * kRoundBytes;
   launch.stream = stream;
   // Blocks wait for each other: all must run at one time, beside whatever other streams do.

@@ -46,11 +46,6 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
   p.x = cuda::EncodeTensorMap({problem.x, nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8,
                                problem.m, problem.k, problem.x_stride,
                                config.tokens / plan.cluster.share_x, nested ? 64 : 128});
-  p.y = p.x;
-  if (config.copied_tokens > 0 && !problem.epilogue.silu_mul) {
-    p.y = cuda::EncodeTensorMap({problem.epilogue.y, cuda::MapElement::kF16, problem.m, problem.n,
-                                 problem.epilogue.y_stride, config.copied_tokens, 64});
-  }
   p.epilogue = problem.epilogue;
   p.outliers = problem.outliers;
   p.outliers.x = problem.x;

@@ -55,7 +55,6 @@ struct KernelConfig {
   int threads;
   int shared_bytes;
   int region_bytes;   // of shared memory that partial sums may lie over
-  int copied_tokens;  // of a copy to Y; 0 where threads store it
   bool finishes;      // has registers for activations and residuals (persistent family)
   const void* function;
 };

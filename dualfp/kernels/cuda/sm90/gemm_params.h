@@ -93,7 +93,6 @@ struct GemmParams {
   CUtensorMap w;        // nested: upper plane; FP8: weights. U8 [N, K]
   CUtensorMap w_lower;  // nested: lower plane
   CUtensorMap x;        // F16 or E4M3 [M, K]
-  CUtensorMap y;        // 16-bit [M, N], for kernels that store by copies (TileCopies)
   Epilogue epilogue;
   Outliers outliers;
   BlockScales block;

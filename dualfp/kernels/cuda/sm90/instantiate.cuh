@@ -27,7 +27,6 @@ KernelConfig Describe(Family family, const void* function) {
           T::kThreads,
           T::kSharedBytes,
           T::kRegionBytes,
-          T::kCopiesOut ? StoreChunkTokens(T::kTokens) : 0,
           T::kFinishes,
           function};
 }

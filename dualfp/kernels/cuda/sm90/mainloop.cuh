@@ -234,16 +234,14 @@ class Consumer {
   }
 
   // acc = W tile · X tileᵀ over `stages` stages of the ring, of which the last holds
-  // `last_k` <= kK elements of K. Needs stages >= 1. FP8: between(i) is called with i = 0 ..
-  // kStoreParts - 1 (a std::integral_constant) while stage i multiplies, where there is one, and
-  // issued() while the last one does.
-  template <class Between, class Issued>
-  __device__ __forceinline__ void Run(int stages, int last_k, const Between& between,
-                                      const Issued& issued) {
+  // `last_k` <= kK elements of K. Needs stages >= 1. FP8: issued() is called while the
+  // last one multiplies.
+  template <class Issued>
+  __device__ __forceinline__ void Run(int stages, int last_k, const Issued& issued) {
     if constexpr (T::kNested) {
       RunNested(stages, last_k);
     } else {
-      RunShared(stages, between, issued);
+      RunShared(stages, issued);
     }
 #pragma unroll
     for (int b = 0; b < T::kBlocks; ++b) {
@@ -431,11 +429,8 @@ class Consumer {
     release_.X(Before(index_.stage));
   }
 
-  // One loop for all stages: kernels of few tiles lose 0.8 us to first stages with code of their
-  // own.
-  template <class Between, class Issued>
-  __device__ __forceinline__ void RunShared(int stages, const Between& between,
-                                            const Issued& issued) {
+  template <class Issued>
+  __device__ __forceinline__ void RunShared(int stages, const Issued& issued) {
     for (int i = 0; i < stages; ++i) {
       cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
       cuda::WgmmaFence();
@@ -456,26 +451,10 @@ class Consumer {
         release_.X(Before(index_.stage));
       }
       index_.template Advance<T::kStages>();
-      Part(i, between);
-    }
-    for (int i = stages; i < T::kStoreParts; ++i) {
-      Part(i, between);
     }
     issued();
     cuda::WgmmaWait<0>();
     release_.X(Before(index_.stage));
-  }
-
-  // between(i), if there is such a part.
-  template <int kPart = 0, class Between>
-  __device__ __forceinline__ static void Part(int i, const Between& between) {
-    if constexpr (kPart < T::kStoreParts) {
-      if (i == kPart) {
-        between(std::integral_constant<int, kPart>());
-      } else {
-        Part<kPart + 1>(i, between);
-      }
-    }
   }
 
   const SharedLayout<T>& shared_;

@@ -114,22 +114,14 @@ class PromotedConsumer {
 template <class T>
 using ConsumerOf = std::conditional_t<T::kPromoted, PromotedConsumer<T>, Consumer<T>>;
 
-// Nothing to do between stages, or when the last is issued.
-struct Nothing {
-  template <class... Any>
-  __device__ void operator()(const Any&...) const {}
-};
-
-// `first` and `stages` as above; the last stage holds `last_k` elements of K; `between` and `issued`
-// as for Consumer::Run (FP8 that is not promoted).
-template <class T, class Between = Nothing, class Issued = Nothing>
+// `first` and `stages` as above; the last stage holds `last_k` elements of K.
+template <class T>
 __device__ __forceinline__ void RunTile(ConsumerOf<T>& consumer, const GemmParams& p, int first,
-                                        int stages, int last_k, int row0, int token0,
-                                        const Between& between = {}, const Issued& issued = {}) {
+                                        int stages, int last_k, int row0, int token0) {
   if constexpr (T::kPromoted) {
     consumer.Run(p, first, stages, row0, token0);
   } else {
-    consumer.Run(stages, last_k, between, issued);
+    consumer.Run(stages, last_k, [] {});
   }
 }
 

@@ -238,16 +238,12 @@ __device__ __forceinline__ void StoreFinished(const GemmParams& p, const Consume
   }
 }
 
-// A warpgroup's part of a tile on its way to Y, stored as soon as it is multiplied. TileCopies has
-// the same functions.
+// A warpgroup's part of a tile on its way to Y, stored as soon as it is multiplied.
 template <class T>
 class TileStores {
  public:
   __device__ TileStores(const GemmParams& p, StoreConstants<T>& constants, uint32_t staging)
       : p_(p), constants_(constants), staging_(staging) {}
-
-  template <int kPart>
-  __device__ void Between(std::integral_constant<int, kPart>) {}
 
   // Stores rows from row0 on, 64 * kBlocks of them, and a range of the tile's tokens; all threads
   // of a warpgroup, which wait for no other.
@@ -271,8 +267,6 @@ class TileStores {
       StoreFinished<T>(p_, consumer, constants_, staging_, row0, token0, range);
     }
   }
-  __device__ void TakeNothing() const {}
-  __device__ void Finish(uint32_t) const {}
 
  private:
   const GemmParams& p_;

@@ -23,9 +23,6 @@ DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
   return 2 * StoreChunkTokens(tokens) * 128;
 }
 
-// With fewer tokens in a tile, TileCopies takes longer than what it hides.
-constexpr int kLeastCopiedTokens = 192;
-
 // How the warpgroups of a CTA share tiles.
 enum class Sharing {
   kTogether,  // each computes kBlocks * 64 of a tile's rows
@@ -93,18 +90,11 @@ struct Tile {
   static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 32;
 
   static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
-  // TileCopies stores the tile where accumulators and the rounded values of the tile before fit in
-  // the registers together: two chunks of tokens for each of the first kStoreParts stages.
-  static constexpr bool kCopiesOut = kFormat == WeightFormat::kE4m3 && kStagingBytesValue != 0 &&
-                                     kBlocks == 1 && !kTurns && kTokens >= kLeastCopiedTokens &&
-                                     kAccumulators * 3 / 2 + 44 <= kConsumerRegisters;
   // There are registers for activations and residuals beside the accumulators, so that no kernel
   // spills for them.
   static constexpr bool kFinishes = kNested     ? kBlocks == 1 && kWarpgroups <= 2
                                     : kPromoted ? kTokens < 128 || kCtas == 1
                                                 : kAccumulators <= 160 && !kByToken;
-  static constexpr int kStoreParts =
-      kCopiesOut ? (kBlocks * kTokens / StoreChunkTokens(kTokens) + 1) / 2 : 0;
   static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
 
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
       if (tile != first_tile) {
         AwaitTurn<T>(warpgroup);
       }
-      consumer.Run(stages, T::kK, Nothing{}, [&] {
+      consumer.Run(stages, T::kK, [&] {
         if (tile + clusters < p.whole_tiles) {
           GiveTurn<T>(warpgroup ^ 1);
         }
