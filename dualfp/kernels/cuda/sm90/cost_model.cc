@@ -24,6 +24,12 @@ double StageCycles(const KernelConfig& config, double loads, const CostModel& co
   return std::max({tensor, shared, decode, loads / cost.load_bytes_cycle}) + cost.stage_cycles;
 }
 
+// The same for a tile that one warpgroup computes while the other stores.
+double TurnsStageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
+  const double tensor = config.k / 32.0 / 128 * config.rows * config.tokens;
+  return std::max(tensor * cost.turns_share, loads / cost.turns_bytes_cycle);
+}
+
 }  // namespace
 
 Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const DeviceModel& device) {
@@ -46,6 +52,7 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
 
   Estimate estimate;
   estimate.waves = std::ceil(ctas / (usable * config.ctas));
+  double once = 0;  // cycles before and after all tiles
   double tile = StageCycles(config, loads, cost) * sharing;
   if (config.warpgroups == 1 && sharing == 1) {
     tile += cost.alone_cycles;
@@ -64,11 +71,14 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   } else if (plan.parts > 1) {
     tile *= CeilDiv(stages, plan.parts);
     tile += cost.part_start + values * 2 * (1 - 1.0 / plan.parts) * cost.part_value;
+  } else if (config.turns) {
+    tile = TurnsStageCycles(config, loads, cost) * stages;
+    once = cost.turns_start;
   } else {
     tile *= stages;
     tile += cost.tile_start + values * cost.tile_value;
   }
-  estimate.compute = estimate.waves * tile / (device.clock_ghz * 1e3);
+  estimate.compute = (estimate.waves * tile + once) / (device.clock_ghz * 1e3);
 
   const double bytes = (static_cast<double>(problem.n) + problem.m) * problem.k * element +
                        2.0 * problem.m * problem.n;
@@ -76,8 +86,9 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const double busy = std::min(1.0, ctas / device.sms * cost.busy_share);
   estimate.dram = bytes / (device.dram_bytes_per_us * busy);
 
-  estimate.total = std::max(estimate.compute, estimate.dram) *
-                   (1 + cost.cluster_cost * std::log2(cluster.size()));
+  const double cluster_cost = config.turns ? 0.0 : cost.cluster_cost;
+  estimate.total =
+      std::max(estimate.compute, estimate.dram) * (1 + cluster_cost * std::log2(cluster.size()));
   return estimate;
 }
 

@@ -161,8 +161,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (plan.UsesWorkspace() &&
       (config.family != Family::kPersistent || problem.workspace == nullptr ||
-       config.rows * config.tokens > kMostPartialSums || config.ctas != 1 ||
-       config.turns)) {
+       config.rows * config.tokens > kMostPartialSums || config.ctas != 1 || config.turns)) {
     return "sums over clusters need a persistent kernel and a workspace";
   }
   const Epilogue& e = problem.epilogue;

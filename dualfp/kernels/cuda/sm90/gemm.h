@@ -54,8 +54,8 @@ struct KernelConfig {
   int stages;
   int threads;
   int shared_bytes;
-  int region_bytes;   // of shared memory that partial sums may lie over
-  bool finishes;      // has registers for activations and residuals (persistent family)
+  int region_bytes;  // of shared memory that partial sums may lie over
+  bool finishes;     // has registers for activations and residuals (persistent family)
   const void* function;
 };
 

@@ -55,10 +55,10 @@ void AddPersistent(std::vector<KernelConfig>& table) {
 
 // FP8: 128 rows by kColumns, two warpgroups in turns.
 template <Sharing kSharing, int kColumns>
-using TurnsTile = Tile<WeightFormat::kE4m3, 2, 2, kColumns, 128, 1,
-                       2 * (kSharing == Sharing::kTurnsByToken ? kTokenStagingBytes
-                                                               : StagingBytes(kColumns)),
-                       kSharing>;
+using TurnsTile =
+    Tile<WeightFormat::kE4m3, 2, 2, kColumns, 128, 1,
+         2 * (kSharing == Sharing::kTurnsByToken ? kTokenStagingBytes : StagingBytes(kColumns)),
+         kSharing>;
 
 template <Sharing kSharing, int... kColumns>
 void AddTurns(std::vector<KernelConfig>& table) {

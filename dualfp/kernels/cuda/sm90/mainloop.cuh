@@ -460,7 +460,7 @@ class Consumer {
   const SharedLayout<T>& shared_;
   uint32_t one_;
   RingIndex index_;
-  RingIndex read_;  // nested: of the granule that is read next
+  RingIndex read_;      // nested: of the granule that is read next
   uint32_t warpgroup_;  // among those that share a tile
   StageRelease<T> release_;
   uint32_t raw_address_[kPairs];

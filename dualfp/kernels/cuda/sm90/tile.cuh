@@ -35,8 +35,8 @@ enum class Sharing {
   kTurnsByToken,
 };
 
-// kWarpgroups * kBlocks * 64 weight rows (in turns kBlocks * 64) by kTokens tokens by kK elements of
-// K a stage, for kCtas CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
+// kWarpgroups * kBlocks * 64 weight rows (in turns kBlocks * 64) by kTokens tokens by kK elements
+// of K a stage, for kCtas CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
 template <WeightFormat kFormatValue, int kWarpgroupsValue, int kBlocksValue, int kTokensValue,
           int kKValue, int kCtasValue, int kStagingBytesValue,
           Sharing kSharing = Sharing::kTogether>
@@ -94,7 +94,7 @@ struct Tile {
   // spills for them.
   static constexpr bool kFinishes = kNested     ? kBlocks == 1 && kWarpgroups <= 2
                                     : kPromoted ? kTokens < 128 || kCtas == 1
-                                                : kAccumulators <= 160 && !kByToken;
+                                                : kAccumulators <= (kByToken ? 120 : 160);
   static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
 
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.

@@ -1,5 +1,5 @@
-// FP8 tiles by two warpgroups in turns: a persistent kernel in which one warpgroup multiplies, which
-// fills the tensor cores, while the other stores the tile it had before. 16-bit output.
+// FP8 tiles by two warpgroups in turns: a persistent kernel in which one warpgroup multiplies,
+// which fills the tensor cores, while the other stores the tile it had before. 16-bit output.
 
 #pragma once
 
@@ -8,9 +8,9 @@
 
 namespace dualfp::sm90 {
 
-// Clusters take tiles as in PersistentGemm with whole tiles only; the warpgroups of a CTA take those
-// of its cluster in turns. The next one starts when the last products of a tile are under way, no
-// earlier: barriers of the ring tell even rounds from odd ones, no more.
+// Clusters take tiles as in PersistentGemm with whole tiles only; the warpgroups of a CTA take
+// those of its cluster in turns. The next one starts when the last products of a tile are under
+// way, no earlier: barriers of the ring tell even rounds from odd ones, no more.
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constant__ GemmParams p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
