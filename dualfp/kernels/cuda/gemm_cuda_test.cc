@@ -372,6 +372,23 @@ TEST_F(GemmGpuTest, EveryKernelFinishes) {
   }
 }
 
+// Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups take
+// turns.
+TEST_F(GemmGpuTest, EveryPersistentKernelInManyRounds) {
+  const auto filter = [](const sm90::Plan& plan) {
+    return plan.config->family == sm90::Family::kPersistent && plan.cluster.size() <= 2 &&
+           plan.parts <= 1;
+  };
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    int runs = 0;
+    RunPlans(kernel, false, {150, 40'016, 272}, filter, false, stream_, &runs);
+    EXPECT_GT(runs, 50);
+    if (HasFailure()) {
+      return;
+    }
+  }
+}
+
 // Each kernel of a family once, little enough for compute-sanitizer.
 struct FamilyCase {
   sm90::WeightFormat format;
