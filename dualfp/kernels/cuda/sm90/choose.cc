@@ -38,9 +38,11 @@ std::string DescribePlan(const Plan& plan) {
   std::ostringstream text;
   text << config.rows << " weights x " << config.tokens << " tokens x " << config.k
        << " of K a stage, " << config.stages << " stages, " << config.warpgroups
-       << (config.warpgroups == 1 ? " warpgroup, " : " warpgroups, ") << config.ctas
-       << (config.ctas == 1 ? " CTA" : " CTAs") << " an SM, " << (config.shared_bytes + 512) / 1024
-       << " KiB of shared memory; ";
+       << (config.warpgroups == 1 ? " warpgroup, "
+           : config.turns         ? " warpgroups in turns, "
+                                  : " warpgroups, ")
+       << config.ctas << (config.ctas == 1 ? " CTA" : " CTAs") << " an SM, "
+       << (config.shared_bytes + 512) / 1024 << " KiB of shared memory; ";
   if (c.size() == 1) {
     text << "no clusters";
   } else {

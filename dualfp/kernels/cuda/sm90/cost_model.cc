@@ -26,7 +26,10 @@ double StageCycles(const KernelConfig& config, double loads, const CostModel& co
 
 // The same for a tile that one warpgroup computes while the other stores.
 double TurnsStageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
-  const double tensor = config.k / 32.0 / 128 * config.rows * config.tokens;
+  const int rows = config.by_token ? config.tokens : config.rows;  // of wgmma
+  const int columns = config.by_token ? config.rows : config.tokens;
+  const double tensor =
+      config.k / 32.0 * (rows / 64.0) * std::max(columns / 2.0, cost.tensor_floor);
   return std::max(tensor * cost.turns_share, loads / cost.turns_bytes_cycle);
 }
 

@@ -3,8 +3,10 @@
 namespace dualfp::sm90 {
 
 void AddE4m3Turns(std::vector<KernelConfig>& table) {
-  AddTurns<Sharing::kTurns, 96, 128, 160, 192>(table);                             // tokens
-  AddTurns<Sharing::kTurnsByToken, 96, 112, 120, 144, 160, 168, 176, 192>(table);  // weights
+  // 128 weights by these many tokens,
+  AddTurns<Sharing::kTurns, 96, 128, 160, 192>(table);
+  // and 128 tokens by these many weights.
+  AddTurns<Sharing::kTurnsByToken, 48, 64, 96, 112, 120, 144, 160, 168, 176, 192>(table);
 }
 
 }  // namespace dualfp::sm90

@@ -59,7 +59,8 @@ struct KernelConfig {
   const void* function;
 };
 
-// "nested_split_r128_t16_k128_c1": for tables, logs and --kernel.
+// "nested_split_r128_t16_k128_c1": for tables, logs and --kernel. What comes first, weight rows (r)
+// or tokens (t), is the 64-row side of wgmma.
 std::string Name(const KernelConfig& config);
 
 std::span<const KernelConfig> KernelConfigs();
