@@ -240,7 +240,8 @@ using PlanFilter = std::function<bool(const sm90::Plan&)>;
 // Runs plans of one kind of kernel, all or one of each kernel, on a nested weight, and compares
 // what they make.
 void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
-              const PlanFilter& filter, bool once, cudaStream_t stream, int* count) {
+              const PlanFilter& filter, bool once, cudaStream_t stream, int* count,
+              const TestEpilogue& epilogue = {}) {
   int& runs = *count;
   const bool fp8 = kernel != sm90::WeightFormat::kNested;
   const TestFormat format{"nested",
@@ -251,7 +252,7 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
                           fp8 ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
                           outliers};
   const TestWeight weight(format, shape.n, shape.k, 12);
-  TestProblem problem(format, weight, shape.m, DType::kF16, DType::kF16, {}, 13, kGap);
+  TestProblem problem(format, weight, shape.m, DType::kF16, DType::kF16, epilogue, 13, kGap);
   problem.args.accumulation =
       kernel == sm90::WeightFormat::kE4m3Promoted ? Accumulation::kPromoted : Accumulation::kFast;
   problem.desc = DescribeGemm(problem.args);
@@ -287,6 +288,11 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
   }
   p.epilogue.y = gpu.args.y.data;
   p.epilogue.y_stride = gpu.args.y.strides[0];
+  p.epilogue.silu = epilogue.activation == Activation::kSilu;
+  p.epilogue.silu_mul = epilogue.activation == Activation::kSiluMul;
+  p.epilogue.bias = gpu.args.bias.as<float>();
+  p.epilogue.residual = gpu.args.residual.data;
+  p.epilogue.residual_stride = gpu.args.residual.strides[0];
   std::vector<float> first;
   std::set<const void*> seen;
   for (const sm90::RankedPlan& ranked : sm90::RankPlans(p, sm90::DeviceModel())) {
@@ -297,7 +303,7 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
       continue;
     }
     CheckCuda(cudaMemset(const_cast<void*>(gpu.args.y.data), 0xFF,
-                         ((shape.m - 1) * gpu.args.y.strides[0] + shape.n) * 2),
+                         ((shape.m - 1) * gpu.args.y.strides[0] + problem.y_columns) * 2),
               "poison");
     CheckCuda(cudaDeviceSynchronize(), "poison");
     sm90::Launch(ranked.plan, p, stream, runs % 2 == 1);
@@ -342,6 +348,45 @@ TEST_F(GemmGpuTest, EveryPlan) {
   }
   std::printf("%d runs of plans\n", runs);
   EXPECT_GT(runs, 500);
+}
+
+// Every kernel that has registers for them, with activations and residuals: which ones a model runs
+// with is a matter of measurement.
+TEST_F(GemmGpuTest, EveryKernelFinishes) {
+  constexpr TestEpilogue kEpilogues[] = {{Activation::kNone, true, false},
+                                         {Activation::kSilu, true, true},
+                                         {Activation::kSiluMul, false, true},
+                                         {Activation::kNone, false, true}};
+  const auto filter = [](const sm90::Plan& plan) {
+    return plan.cluster.size() == 1 && plan.parts == 1;
+  };
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    for (const TestEpilogue& epilogue : kEpilogues) {
+      int runs = 0;
+      RunPlans(kernel, false, {139, 400, 336}, filter, true, stream_, &runs, epilogue);
+      EXPECT_GT(runs, 10);
+      if (HasFailure()) {
+        return;
+      }
+    }
+  }
+}
+
+// Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups take
+// turns.
+TEST_F(GemmGpuTest, EveryPersistentKernelInManyRounds) {
+  const auto filter = [](const sm90::Plan& plan) {
+    return plan.config->family == sm90::Family::kPersistent && plan.cluster.size() <= 2 &&
+           plan.parts <= 1;
+  };
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    int runs = 0;
+    RunPlans(kernel, false, {130, 20'016, 272}, filter, false, stream_, &runs);
+    EXPECT_GT(runs, 30);
+    if (HasFailure()) {
+      return;
+    }
+  }
 }
 
 // Each kernel of a family once, little enough for compute-sanitizer.

@@ -15,6 +15,22 @@ __device__ __forceinline__ void LoadMatrix4(uint32_t (&r)[4], uint32_t row_addre
                : "memory");
 }
 
+// The reverse: lanes 8i..8i+7 give the addresses of matrix i's rows.
+__device__ __forceinline__ void StoreMatrix4(uint32_t row_address, uint32_t r0, uint32_t r1,
+                                             uint32_t r2, uint32_t r3) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address),
+      "r"(r0), "r"(r1), "r"(r2), "r"(r3)
+      : "memory");
+}
+
+// The same of two matrices.
+__device__ __forceinline__ void StoreMatrix2(uint32_t row_address, uint32_t r0, uint32_t r1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(row_address),
+               "r"(r0), "r"(r1)
+               : "memory");
+}
+
 // Stores the transposes of two matrices: lanes 8i..8i+7 give the addresses of matrix i's columns.
 __device__ __forceinline__ void StoreMatrix2Transposed(uint32_t column_address, uint32_t r0,
                                                        uint32_t r1) {

@@ -35,22 +35,6 @@ __device__ __forceinline__ void TmaLoad2DMulticast(uint32_t shared, const CUtens
       : "memory");
 }
 
-// Shared to global, in this thread's current group of copies.
-__device__ __forceinline__ void TmaStore2D(const CUtensorMap* map, uint32_t shared, int x, int y) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-      "r"(shared), "r"(x), "r"(y)
-      : "memory");
-}
-__device__ __forceinline__ void BulkCommit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-// Waits until at most kPending of this thread's groups have yet to read shared memory.
-template <int kPending>
-__device__ __forceinline__ void BulkWaitRead() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
-}
-
 // `bytes` (a multiple of 16) of this CTA's shared memory to that of a CTA of the cluster, whose
 // barrier they complete (PTX ISA 9.7.9.25.4, cp.async.bulk). Both targets are cluster addresses.
 __device__ __forceinline__ void BulkCopyToCluster(uint32_t remote, uint32_t shared, uint32_t bytes,

@@ -12,8 +12,7 @@ namespace dualfp::cuda {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kUnroll = 4;       // chunks that a thread loads at a time
-constexpr int kInRegisters = 1;  // rounds of kUnroll that are kept there
+constexpr int kTogether = 4;  // chunks that a thread loads at a time
 
 struct TensorArgs {
   const uint16_t* x;
@@ -21,8 +20,9 @@ struct TensorArgs {
   int64_t chunks;  // of all rows
   int64_t row_chunks;
   uint2* q;
-  float* scale;  // then a maximum of each block
-  int shared_rounds;
+  float* scale;      // then a maximum of each block
+  int shared_steps;  // kept in shared memory,
+  int l2_steps;      // and the last ones in L2
 };
 
 template <bool kContiguous>
@@ -35,56 +35,77 @@ __device__ __forceinline__ const uint16_t* Address(const TensorArgs& a, int64_t 
   }
 }
 
-// The chunks of a block in rounds; the first rounds are kept in registers, the next in shared
-// memory, and what L2 may still hold is read again last-read first.
-template <class E, bool kContiguous>
+// Whether registers and shared memory hold all of x.
+enum class Residence { kOnChip, kBeyond };
+
+// Steps that are kept in registers; more of them make small launches slower.
+template <Residence kResidence>
+constexpr int kRegisterSteps = kResidence == Residence::kBeyond ? 8 : 4;
+
+// What cannot stay on the chip competes for L2: loads and stores say what should stay.
+enum class L2Policy : uint64_t { kPasses = 0x12F0000000000000, kStays = 0x14F0000000000000 };
+
+__device__ __forceinline__ Chunk LoadChunkWith(L2Policy policy, const uint16_t* p) {
+  Chunk c;
+  asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;"
+               : "=r"(c.word[0]), "=r"(c.word[1]), "=r"(c.word[2]), "=r"(c.word[3])
+               : "l"(p), "l"(static_cast<uint64_t>(policy)));
+  return c;
+}
+__device__ __forceinline__ void StorePassing(uint2* p, uint2 v) {
+  asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;" ::"l"(p), "r"(v.x), "r"(v.y),
+               "l"(static_cast<uint64_t>(L2Policy::kPasses))
+               : "memory");
+}
+
+// In a step each thread of the grid takes one chunk. The first steps are kept in registers, the
+// next in shared memory, the last in L2.
+template <class E, bool kContiguous, Residence kResidence>
 __global__ void __launch_bounds__(kThreads, 2)
     QuantizeTensor(const __grid_constant__ TensorArgs a) {
+  constexpr int kInRegisters = kRegisterSteps<kResidence>;
+  constexpr bool kBeyond = kResidence == Residence::kBeyond;
   extern __shared__ uint4 kept[];
   __shared__ SumMax shared[32];
   __shared__ SumMax shared_again[32];
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-  const int64_t round_chunks = int64_t{gridDim.x} * kThreads * kUnroll;
-  const int64_t first = int64_t{blockIdx.x} * kThreads * kUnroll + threadIdx.x;
-  const int rounds = static_cast<int>((a.chunks + round_chunks - 1) / round_chunks);
-  const auto load = [&](int round, Chunk(&chunk)[kUnroll]) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t i = first + round * round_chunks + u * kThreads;
-      if (i < a.chunks) {
-        chunk[u] = LoadChunk(Address<kContiguous>(a, i));
-      }
+  const int64_t step_chunks = int64_t{gridDim.x} * kThreads;
+  const int64_t first = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int steps = static_cast<int>((a.chunks + step_chunks - 1) / step_chunks);
+  const auto load = [&](int step, L2Policy policy) {
+    const int64_t i = first + step * step_chunks;
+    if (i >= a.chunks) {
+      return Chunk();
     }
+    const uint16_t* x = Address<kContiguous>(a, i);
+    return kBeyond ? LoadChunkWith(policy, x) : LoadChunk(x);
   };
   uint32_t magnitude = 0;
-  const auto measure = [&](const Chunk(&chunk)[kUnroll]) {
+  Chunk in_registers[kInRegisters];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      magnitude = MaxMagnitude<E>(chunk[u], magnitude);
-    }
-  };
-  const auto slot = [&](int round, int u) {
-    return ((round - kInRegisters) * kUnroll + u) * kThreads + threadIdx.x;
-  };
-
-  Chunk in_registers[kInRegisters][kUnroll];
-#pragma unroll
-  for (int r = 0; r < kInRegisters; ++r) {
-    load(r, in_registers[r]);
-    measure(in_registers[r]);
+  for (int s = 0; s < kInRegisters; ++s) {
+    in_registers[s] = load(s, L2Policy::kPasses);
   }
-  const int in_shared_end = min(rounds, kInRegisters + a.shared_rounds);
-  for (int r = kInRegisters; r < rounds; ++r) {
-    Chunk chunk[kUnroll];
-    load(r, chunk);
-    measure(chunk);
-    if (r < in_shared_end) {
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
+  for (int s = 0; s < kInRegisters; ++s) {
+    magnitude = MaxMagnitude<E>(in_registers[s], magnitude);
+  }
+  const int in_shared_end = min(steps, kInRegisters + a.shared_steps);
+  const auto slot = [&](int step) { return (step - kInRegisters) * kThreads + threadIdx.x; };
+  for (int s = kInRegisters; s < steps; s += kTogether) {
+    Chunk chunk[kTogether];
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      chunk[u] = load(s + u, s + u < steps - a.l2_steps ? L2Policy::kPasses : L2Policy::kStays);
+    }
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      magnitude = MaxMagnitude<E>(chunk[u], magnitude);
+      if (s + u < in_shared_end) {
         const uint32_t(&w)[4] = chunk[u].word;
-        kept[slot(r, u)] = make_uint4(w[0], w[1], w[2], w[3]);
+        kept[slot(s + u)] = make_uint4(w[0], w[1], w[2], w[3]);
       }
     }
   }
@@ -109,43 +130,55 @@ __global__ void __launch_bounds__(kThreads, 2)
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
-  const auto store = [&](int round, const Chunk(&chunk)[kUnroll]) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t i = first + round * round_chunks + u * kThreads;
-      float v[kChunk];
-      Expand<E>(chunk[u], v);
-      const uint2 codes = QuantizeChunk<E>(v, scale);
-      if (i < a.chunks) {
+  const auto store = [&](int step, const Chunk& chunk) {
+    const int64_t i = first + step * step_chunks;
+    float v[kChunk];
+    Expand<E>(chunk, v);
+    const uint2 codes = QuantizeChunk<E>(v, scale);
+    if (i < a.chunks) {
+      if constexpr (kBeyond) {
+        StorePassing(a.q + i, codes);
+      } else {
         a.q[i] = codes;
       }
     }
   };
-  for (int r = rounds - 1; r >= in_shared_end; --r) {
-    Chunk chunk[kUnroll];
-    load(r, chunk);
-    store(r, chunk);
-  }
-  for (int r = in_shared_end - 1; r >= kInRegisters; --r) {
-    Chunk chunk[kUnroll];
+  if constexpr (kBeyond) {  // what L2 holds comes first, the last read of it before the others
+    for (int s = steps - kTogether; s > in_shared_end - kTogether; s -= kTogether) {
+      Chunk chunk[kTogether];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const uint4 v = kept[slot(r, u)];
-      chunk[u] = {{v.x, v.y, v.z, v.w}};
+      for (int u = 0; u < kTogether; ++u) {
+        if (s + u >= in_shared_end) {
+          chunk[u] = load(s + u, L2Policy::kPasses);
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kTogether; ++u) {
+        if (s + u >= in_shared_end) {
+          store(s + u, chunk[u]);
+        }
+      }
     }
-    store(r, chunk);
+  }
+#pragma unroll 4
+  for (int s = kInRegisters; s < in_shared_end; ++s) {
+    const uint4 v = kept[slot(s)];
+    store(s, {{v.x, v.y, v.z, v.w}});
   }
 #pragma unroll
-  for (int r = 0; r < kInRegisters; ++r) {
-    store(r, in_registers[r]);
+  for (int s = 0; s < kInRegisters; ++s) {
+    store(s, in_registers[s]);
   }
 }
 
 using TensorKernel = void (*)(TensorArgs);
 
+constexpr int kStepBytes = kThreads * sizeof(uint4);  // of a block
+
 struct Residency {
-  int blocks;  // of the device at one time, with shared memory for...
-  int shared_bytes;
+  int blocks = 0;  // of the device at one time,
+  int shared_steps = 0;
+  int64_t l2_bytes = 0;
 };
 
 // Two blocks an SM share its memory. Asked of the runtime once for each kernel and device.
@@ -166,22 +199,35 @@ Residency FindResidency(TensorKernel kernel) {
     CheckCuda(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device),
               "reserved shared memory");
     constexpr int kStatic = 2 * 32 * sizeof(SumMax);
-    constexpr int kRound = kThreads * kUnroll * sizeof(uint4);
-    const int bytes = (per_sm / 2 - reserved - kStatic) / kRound * kRound;
+    const int shared_steps = (per_sm / 2 - reserved - kStatic) / kStepBytes;
+    const int bytes = shared_steps * kStepBytes;
     CheckCuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "cudaFuncSetAttribute");
     int blocks = 0;
     CheckCuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, bytes),
               "occupancy");
     Check(blocks > 0, ErrorCode::kInternal, "quantize: no block fits an SM");
-    found = {std::min<int>(blocks * sms, kPerTensorFloats - 1), bytes};
+    int l2_bytes = 0;
+    CheckCuda(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, device), "L2 size");
+    // Each half of the chip holds a copy of what it reads.
+    found = {std::min<int>(blocks * sms, kPerTensorFloats - 1), shared_steps, l2_bytes / 2};
   }
   return found;
 }
 
 template <class E>
-TensorKernel ChooseKernel(bool contiguous) {
-  return contiguous ? QuantizeTensor<E, true> : QuantizeTensor<E, false>;
+TensorKernel ChooseKernel(bool contiguous, Residence residence) {
+  if (residence == Residence::kBeyond) {
+    return contiguous ? QuantizeTensor<E, true, Residence::kBeyond>
+                      : QuantizeTensor<E, false, Residence::kBeyond>;
+  }
+  return contiguous ? QuantizeTensor<E, true, Residence::kOnChip>
+                    : QuantizeTensor<E, false, Residence::kOnChip>;
+}
+
+TensorKernel ChooseKernel(QuantizeType type, bool contiguous, Residence residence) {
+  return type == QuantizeType::kF16 ? ChooseKernel<F16>(contiguous, residence)
+                                    : ChooseKernel<Bf16>(contiguous, residence);
 }
 
 }  // namespace
@@ -197,9 +243,6 @@ void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64
     return;
   }
   const bool contiguous = x_stride == k || m == 1;
-  const TensorKernel kernel =
-      type == QuantizeType::kF16 ? ChooseKernel<F16>(contiguous) : ChooseKernel<Bf16>(contiguous);
-  const Residency residency = FindResidency(kernel);
   TensorArgs args;
   args.x = static_cast<const uint16_t*>(x);
   args.x_stride = x_stride;
@@ -207,17 +250,25 @@ void QuantizePerTensor(const void* x, int64_t x_stride, QuantizeType type, int64
   args.row_chunks = k / kChunk;
   args.q = static_cast<uint2*>(q);
   args.scale = scale;
-  constexpr int64_t kBlockChunks = int64_t{kThreads} * kUnroll;
-  const int64_t wanted = (args.chunks + kBlockChunks - 1) / kBlockChunks;
-  const int blocks = static_cast<int>(std::min<int64_t>(residency.blocks, wanted));
-  const int64_t rounds = (wanted + blocks - 1) / blocks;
-  constexpr int64_t kRoundBytes = kBlockChunks * sizeof(uint4);
-  args.shared_rounds = static_cast<int>(std::min<int64_t>(
-      residency.shared_bytes / kRoundBytes, std::max<int64_t>(0, rounds - kInRegisters)));
+  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t wanted = ceil_div(args.chunks, kThreads * kTogether);
+  TensorKernel kernel = ChooseKernel(type, contiguous, Residence::kOnChip);
+  Residency residency = FindResidency(kernel);
+  int64_t blocks = std::min<int64_t>(residency.blocks, wanted);
+  int64_t steps = ceil_div(args.chunks, blocks * kThreads) - kRegisterSteps<Residence::kOnChip>;
+  if (steps > residency.shared_steps) {
+    kernel = ChooseKernel(type, contiguous, Residence::kBeyond);
+    residency = FindResidency(kernel);
+    blocks = residency.blocks;
+    steps = ceil_div(args.chunks, blocks * kThreads) - kRegisterSteps<Residence::kBeyond>;
+  }
+  args.shared_steps = static_cast<int>(std::clamp<int64_t>(steps, 0, residency.shared_steps));
+  args.l2_steps = static_cast<int>(std::clamp<int64_t>(steps - args.shared_steps, 0,
+                                                       residency.l2_bytes / (blocks * kStepBytes)));
   cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(blocks);
+  launch.gridDim = dim3(static_cast<unsigned>(blocks));
   launch.blockDim = dim3(kThreads);
-  launch.dynamicSmemBytes = args.shared_rounds * kRoundBytes;
+  launch.dynamicSmemBytes = args.shared_steps * kStepBytes;
   launch.stream = stream;
   // Blocks wait for each other: all must run at one time, beside whatever other streams do.
   cudaLaunchAttribute attributes[2]{};

@@ -23,24 +23,26 @@ const TunedRow* FindRow(const TunedTable& table, const GemmProblem& problem) {
 // waves hold everything, the order of tiles does not matter.
 bool Idle(const Plan& plan, const GemmProblem& problem, const DeviceModel& device) {
   const ClusterShape& c = plan.cluster;
-  const int tiles = (problem.n + plan.config->rows() - 1) / plan.config->rows() *
+  const int tiles = (problem.n + plan.config->rows - 1) / plan.config->rows *
                     ((problem.m + plan.config->tokens - 1) / plan.config->tokens);
   if (plan.raster_group != 8 && tiles <= 2 * device.sms) {
     return true;
   }
   return (c.share_w > 1 && problem.m <= plan.config->tokens * (c.share_w / 2)) ||
-         (c.share_x > 1 && problem.n <= plan.config->rows() * (c.share_x / 2));
+         (c.share_x > 1 && problem.n <= plan.config->rows * (c.share_x / 2));
 }
 
 std::string DescribePlan(const Plan& plan) {
   const KernelConfig& config = *plan.config;
   const ClusterShape& c = plan.cluster;
   std::ostringstream text;
-  text << config.rows() << " weights x " << config.tokens << " tokens x " << config.k
+  text << config.rows << " weights x " << config.tokens << " tokens x " << config.k
        << " of K a stage, " << config.stages << " stages, " << config.warpgroups
-       << (config.warpgroups == 1 ? " warpgroup, " : " warpgroups, ") << config.ctas
-       << (config.ctas == 1 ? " CTA" : " CTAs") << " an SM, " << (config.shared_bytes + 512) / 1024
-       << " KiB of shared memory; ";
+       << (config.warpgroups == 1 ? " warpgroup, "
+           : config.turns         ? " warpgroups in turns, "
+                                  : " warpgroups, ")
+       << config.ctas << (config.ctas == 1 ? " CTA" : " CTAs") << " an SM, "
+       << (config.shared_bytes + 512) / 1024 << " KiB of shared memory; ";
   if (c.size() == 1) {
     text << "no clusters";
   } else {

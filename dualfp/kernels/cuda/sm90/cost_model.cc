@@ -13,15 +13,24 @@ int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 double StageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
   const bool nested = config.format == WeightFormat::kNested;
   const double bytes = config.k * (nested ? 2.0 : 1.0);  // of a row of W, or of X
-  const double blocks = config.rows() / 64.0;
+  const double blocks = config.rows / 64.0;
   const double steps = config.k / (nested ? 16.0 : 32.0) * blocks;  // wgmma instructions
   const double tensor =
       steps * std::max(config.tokens / 2.0, cost.tensor_floor) * cost.tensor_share;
   const double shared = (steps * (2048 + 32.0 * config.tokens) +
-                         (static_cast<double>(config.rows()) + config.tokens) * bytes) /
+                         (static_cast<double>(config.rows) + config.tokens) * bytes) /
                         cost.shared_bytes_cycle;
   const double decode = nested ? blocks * config.k / 64 * cost.decode_cycles : 0.0;
   return std::max({tensor, shared, decode, loads / cost.load_bytes_cycle}) + cost.stage_cycles;
+}
+
+// The same for a tile that one warpgroup computes while the other stores.
+double TurnsStageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
+  const int rows = config.by_token ? config.tokens : config.rows;  // of wgmma
+  const int columns = config.by_token ? config.rows : config.tokens;
+  const double tensor =
+      config.k / 32.0 * (rows / 64.0) * std::max(columns / 2.0, cost.tensor_floor);
+  return std::max(tensor * cost.turns_share, loads / cost.turns_bytes_cycle);
 }
 
 }  // namespace
@@ -31,21 +40,22 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const ClusterShape& cluster = plan.cluster;
   const CostModel& cost = device.cost;
   const double element = config.format == WeightFormat::kNested ? 2.0 : 1.0;
-  const double values = static_cast<double>(config.rows()) * config.tokens;
+  const double values = static_cast<double>(config.rows) * config.tokens;
 
   const int stages = CeilDiv(problem.k, config.k);
-  const double clusters = static_cast<double>(CeilDiv(problem.n, config.rows() * cluster.share_x)) *
+  const double clusters = static_cast<double>(CeilDiv(problem.n, config.rows * cluster.share_x)) *
                           CeilDiv(problem.m, config.tokens * cluster.share_w);
   const double ctas = clusters * cluster.size();
   const int usable = device.ctas_in_clusters[cluster.size()] / cluster.size() * cluster.size();
   const double sharing = std::min<double>(config.ctas, std::ceil(ctas / usable));
 
   const double loads = config.k * element *
-                       (static_cast<double>(config.rows()) / cluster.share_w +
+                       (static_cast<double>(config.rows) / cluster.share_w +
                         static_cast<double>(config.tokens) / cluster.share_x);
 
   Estimate estimate;
   estimate.waves = std::ceil(ctas / (usable * config.ctas));
+  double once = 0;  // cycles before and after all tiles
   double tile = StageCycles(config, loads, cost) * sharing;
   if (config.warpgroups == 1 && sharing == 1) {
     tile += cost.alone_cycles;
@@ -64,11 +74,14 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   } else if (plan.parts > 1) {
     tile *= CeilDiv(stages, plan.parts);
     tile += cost.part_start + values * 2 * (1 - 1.0 / plan.parts) * cost.part_value;
+  } else if (config.turns) {
+    tile = TurnsStageCycles(config, loads, cost) * stages;
+    once = cost.turns_start;
   } else {
     tile *= stages;
     tile += cost.tile_start + values * cost.tile_value;
   }
-  estimate.compute = estimate.waves * tile / (device.clock_ghz * 1e3);
+  estimate.compute = (estimate.waves * tile + once) / (device.clock_ghz * 1e3);
 
   const double bytes = (static_cast<double>(problem.n) + problem.m) * problem.k * element +
                        2.0 * problem.m * problem.n;
@@ -76,8 +89,9 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const double busy = std::min(1.0, ctas / device.sms * cost.busy_share);
   estimate.dram = bytes / (device.dram_bytes_per_us * busy);
 
-  estimate.total = std::max(estimate.compute, estimate.dram) *
-                   (1 + cost.cluster_cost * std::log2(cluster.size()));
+  const double cluster_cost = config.turns ? 0.0 : cost.cluster_cost;
+  estimate.total =
+      std::max(estimate.compute, estimate.dram) * (1 + cluster_cost * std::log2(cluster.size()));
   return estimate;
 }
 

@@ -18,11 +18,16 @@ struct CostModel {
   double decode_cycles = 418.7;       // of 64 x 64 nested weights
   double load_bytes_cycle = 30.77;    // that one SM's loads from L2 draw
   double stage_cycles = 4.071;        // more of any stage
-  double alone_cycles = 1.684;   // more where one warpgroup has the SM to itself: nothing overlaps
-  double split_start = 485.5;    // of a tile of the split family
-  double split_value = 0.7374;   // ... and of each of its values
-  double tile_start = 61.28;     // of a tile of the persistent family
-  double tile_value = 0.2842;    // ... and of each of its values
+  double alone_cycles = 1.684;  // more where one warpgroup has the SM to itself: nothing overlaps
+  double split_start = 485.5;   // of a tile of the split family
+  double split_value = 0.7374;  // ... and of each of its values
+  double tile_start = 61.28;    // of a tile of the persistent family
+  double tile_value = 0.2842;   // ... and of each of its values
+  // Tiles by warpgroups in turns: cycles of a stage over what the tensor cores need, bytes a cycle
+  // that loads draw, and what is not hidden of start and end.
+  double turns_share = 1.3;
+  double turns_bytes_cycle = 56;
+  double turns_start = 5000;
   double part_start = 6536;      // of a tile that several clusters compute
   double part_value = 0.516;     // ... and of each partial sum written or read
   double cluster_cost = 0.1624;  // share of time more for each doubling of a cluster

@@ -18,6 +18,7 @@ void AddNestedSplit(std::vector<KernelConfig>& table);
 void AddNestedPersistent(std::vector<KernelConfig>& table);
 void AddE4m3Split(std::vector<KernelConfig>& table);
 void AddE4m3Persistent(std::vector<KernelConfig>& table);
+void AddE4m3Turns(std::vector<KernelConfig>& table);
 void AddE4m3Promoted(std::vector<KernelConfig>& table);
 
 namespace {
@@ -35,21 +36,16 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
   const KernelConfig& config = *plan.config;
   GemmParams p;
   p.w = cuda::EncodeTensorMap({problem.w, cuda::MapElement::kU8, problem.n, problem.k, problem.k,
-                               config.rows() / plan.cluster.share_w, config.k});
+                               config.rows / plan.cluster.share_w, config.k});
   const bool nested = config.format == WeightFormat::kNested;
   p.w_lower = p.w;
   if (nested) {
     p.w_lower = cuda::EncodeTensorMap({problem.w_lower, cuda::MapElement::kU8, problem.n, problem.k,
-                                       problem.k, config.rows() / plan.cluster.share_w, config.k});
+                                       problem.k, config.rows / plan.cluster.share_w, config.k});
   }
   p.x = cuda::EncodeTensorMap({problem.x, nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8,
                                problem.m, problem.k, problem.x_stride,
                                config.tokens / plan.cluster.share_x, nested ? 64 : 128});
-  p.y = p.x;
-  if (config.copied_tokens > 0 && !problem.epilogue.silu_mul) {
-    p.y = cuda::EncodeTensorMap({problem.epilogue.y, cuda::MapElement::kF16, problem.m, problem.n,
-                                 problem.epilogue.y_stride, config.copied_tokens, 64});
-  }
   p.epilogue = problem.epilogue;
   p.outliers = problem.outliers;
   p.outliers.x = problem.x;
@@ -59,7 +55,7 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
   p.n = problem.n;
   p.k = problem.k;
   p.cluster = plan.cluster;
-  p.row_clusters = CeilDiv(problem.n, config.rows() * plan.cluster.share_x);
+  p.row_clusters = CeilDiv(problem.n, config.rows * plan.cluster.share_x);
   p.token_clusters = CeilDiv(problem.m, config.tokens * plan.cluster.share_w);
   p.stages = Divisor(CeilDiv(problem.k, config.k));
   p.split = Divisor(plan.cluster.split);
@@ -70,6 +66,12 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
   const bool small_x = static_cast<int64_t>(problem.m) * problem.k <= kKeptX;
   p.w_policy = passing ? kEvictFirst : kEvictNormal;
   p.x_policy = passing && small_x ? kEvictLast : kEvictNormal;
+  if (config.by_token) {
+    std::swap(p.w, p.x);
+    std::swap(p.w_policy, p.x_policy);
+    std::swap(p.cluster.share_w, p.cluster.share_x);
+    std::swap(p.row_clusters, p.token_clusters);
+  }
   if (config.family == Family::kPersistent) {
     const int group = std::min(plan.raster_group, p.row_clusters);
     const int last = p.row_clusters % group;
@@ -106,6 +108,7 @@ std::span<const KernelConfig> KernelConfigs() {
     AddNestedPersistent(t);
     AddE4m3Split(t);
     AddE4m3Persistent(t);
+    AddE4m3Turns(t);
     AddE4m3Promoted(t);
     return t;
   }();
@@ -115,9 +118,12 @@ std::span<const KernelConfig> KernelConfigs() {
 std::string Name(const KernelConfig& config) {
   std::string name = config.format == WeightFormat::kNested ? "nested" : "e4m3";
   name += config.format == WeightFormat::kE4m3Promoted ? "_promoted" : "";
-  name += config.family == Family::kSplit ? "_split" : "_persistent";
-  name += StrCat("_r", config.rows(), config.blocks == 2 ? "b2" : "", "_t", config.tokens, "_k",
-                 config.k);
+  name += config.family == Family::kSplit ? "_split" : config.turns ? "_turns" : "_persistent";
+  const std::string rows =
+      StrCat("_r", config.rows, config.blocks == 2 && !config.turns ? "b2" : "");
+  const std::string tokens = StrCat("_t", config.tokens);
+  name += config.by_token ? tokens + rows : rows + tokens;
+  name += StrCat("_k", config.k);
   if (config.ctas != 1) {
     name += StrCat("_c", config.ctas);
   }
@@ -150,12 +156,12 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if ((c.share_x & (c.share_x - 1)) != 0 || (c.share_w & (c.share_w - 1)) != 0) {
     return "operands are shared by a power of two of CTAs";
   }
-  if (config.tokens % (8 * c.share_x) != 0 || config.rows() % (8 * c.share_w) != 0) {
+  if (config.tokens % (8 * c.share_x) != 0 || config.rows % (8 * c.share_w) != 0) {
     return "shares of a tile are multiples of 8 rows";
   }
   if (plan.UsesWorkspace() &&
       (config.family != Family::kPersistent || problem.workspace == nullptr ||
-       config.rows() * config.tokens > kMostPartialSums || config.ctas != 1)) {
+       config.rows * config.tokens > kMostPartialSums || config.ctas != 1 || config.turns)) {
     return "sums over clusters need a persistent kernel and a workspace";
   }
   const Epilogue& e = problem.epilogue;
@@ -168,7 +174,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
       return "each part of K needs a stage";
     }
     // This CTA's partial sums, and those of the others for its share of the tokens.
-    const int stride = (config.rows() + 4) * 4;
+    const int stride = (config.rows + 4) * 4;
     const int tokens = std::min(config.tokens, problem.m);
     if ((tokens + (c.split - 1) * CeilDiv(tokens, c.split)) * stride > config.region_bytes) {
       return "the partial sums do not fit in shared memory";
@@ -177,7 +183,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (plan.parts > 1 && (plan.parts > kMostParts || plan.parts > CeilDiv(problem.k, config.k) ||
                          plan.parts > CeilDiv(config.tokens, 32) ||
-                         plan.parts * CeilDiv(problem.n, config.rows() * c.share_x) *
+                         plan.parts * CeilDiv(problem.n, config.rows * c.share_x) *
                                  CeilDiv(problem.m, config.tokens * c.share_w) * c.size() >
                              kLeastSms)) {
     return "parts of tiles must be computed in one wave, a stage each at least";

@@ -44,22 +44,23 @@ struct KernelConfig {
   Family family;
   WeightFormat format;
   int warpgroups;  // consumers
-  int blocks;      // of 64 weight rows, a warpgroup
+  bool turns;      // which compute a tile each in turns, not one together
+  bool by_token;   // tokens are the 64-row side of wgmma, weights its column side
+  int blocks;      // of 64 rows, a warpgroup
+  int rows;        // of weights: of the tile
   int tokens;      // of the tile
   int k;           // elements of K in a stage
   int ctas;        // to an SM
   int stages;
   int threads;
   int shared_bytes;
-  int region_bytes;   // of shared memory that partial sums may lie over
-  int copied_tokens;  // of a copy to Y; 0 where threads store it
-  bool finishes;      // has registers for activations and residuals (persistent family)
+  int region_bytes;  // of shared memory that partial sums may lie over
+  bool finishes;     // has registers for activations and residuals (persistent family)
   const void* function;
-
-  int rows() const { return 64 * warpgroups * blocks; }
 };
 
-// "nested_split_r128_t16_k128_c1": for tables, logs and --kernel.
+// "nested_split_r128_t16_k128_c1": for tables, logs and --kernel. What comes first, weight rows (r)
+// or tokens (t), is the 64-row side of wgmma.
 std::string Name(const KernelConfig& config);
 
 std::span<const KernelConfig> KernelConfigs();

@@ -87,11 +87,12 @@ struct Divisor {
 constexpr int kMostParts = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
 
+// For tiles by token (Sharing::kTurnsByToken) the weights and X have changed places in w, x,
+// w_policy, x_policy, cluster, row_clusters and token_clusters.
 struct GemmParams {
   CUtensorMap w;        // nested: upper plane; FP8: weights. U8 [N, K]
   CUtensorMap w_lower;  // nested: lower plane
   CUtensorMap x;        // F16 or E4M3 [M, K]
-  CUtensorMap y;        // 16-bit [M, N], for kernels that store by copies (TileCopies)
   Epilogue epilogue;
   Outliers outliers;
   BlockScales block;

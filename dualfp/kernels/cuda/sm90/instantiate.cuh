@@ -7,16 +7,28 @@
 #include "dualfp/kernels/cuda/sm90/gemm.h"
 #include "dualfp/kernels/cuda/sm90/persistent_kernel.cuh"
 #include "dualfp/kernels/cuda/sm90/split_kernel.cuh"
+#include "dualfp/kernels/cuda/sm90/turns_kernel.cuh"
 
 namespace dualfp::sm90 {
 
 template <class T>
 KernelConfig Describe(Family family, const void* function) {
-  return {family,          T::kFormat,      T::kWarpgroups,
-          T::kBlocks,      T::kTokens,      T::kK,
-          T::kCtas,        T::kStages,      T::kThreads,
-          T::kSharedBytes, T::kRegionBytes, T::kCopiesOut ? StoreChunkTokens(T::kTokens) : 0,
-          T::kFinishes,    function};
+  return {family,
+          T::kFormat,
+          T::kWarpgroups,
+          T::kTurns,
+          T::kByToken,
+          T::kBlocks,
+          T::kByToken ? T::kTokens : T::kRows,
+          T::kByToken ? T::kRows : T::kTokens,
+          T::kK,
+          T::kCtas,
+          T::kStages,
+          T::kThreads,
+          T::kSharedBytes,
+          T::kRegionBytes,
+          T::kFinishes,
+          function};
 }
 
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
@@ -38,6 +50,21 @@ void AddPersistent(std::vector<KernelConfig>& table) {
        Family::kPersistent,
        reinterpret_cast<const void*>(
            &PersistentGemm<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>))),
+   ...);
+}
+
+// FP8: 128 rows by kColumns, two warpgroups in turns.
+template <Sharing kSharing, int kColumns>
+using TurnsTile =
+    Tile<WeightFormat::kE4m3, 2, 2, kColumns, 128, 1,
+         2 * (kSharing == Sharing::kTurnsByToken ? kTokenStagingBytes : StagingBytes(kColumns)),
+         kSharing>;
+
+template <Sharing kSharing, int... kColumns>
+void AddTurns(std::vector<KernelConfig>& table) {
+  (table.push_back(Describe<TurnsTile<kSharing, kColumns>>(
+       Family::kPersistent,
+       reinterpret_cast<const void*>(&TurnsGemm<TurnsTile<kSharing, kColumns>>))),
    ...);
 }
 

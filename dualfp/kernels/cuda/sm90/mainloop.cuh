@@ -66,10 +66,10 @@ __device__ __forceinline__ void InitRing(const SharedLayout<T>& shared, const Cl
   if (lane < 32) {
     if (lane < T::kStages) {
       cuda::BarrierInit(shared.Full(lane), 1);
-      cuda::BarrierInit(shared.Empty(lane), T::kConsumers / 32 * place.peers());
+      cuda::BarrierInit(shared.Empty(lane), 4 * T::kSharers * place.peers());
       if constexpr (T::kSeparate) {
         cuda::BarrierInit(shared.FullX(lane), 1);
-        cuda::BarrierInit(shared.EmptyX(lane), T::kConsumers / 32 * place.peers());
+        cuda::BarrierInit(shared.EmptyX(lane), 4 * T::kSharers * place.peers());
       }
     }
     if (lane < T::kWarpgroups) {
@@ -158,16 +158,23 @@ class Loader {
   }
 };
 
-// Runs body(operand) in the warp of the loader warpgroup that loads that operand.
+// Runs body(operand) in the warp of the loader warpgroup that loads that operand, X after the
+// previous kernel.
 template <class T, class Body>
 __device__ __forceinline__ void ForEachOperand(const GemmParams& p, const Body& body) {
   using Operand = typename Loader<T>::Operand;
   const int warp = __shfl_sync(0xFFFFFFFFu, (threadIdx.x - T::kConsumers) / 32, 0);
   if (warp == 0) {
+    if constexpr (T::kByToken) {
+      cuda::PrefetchTensorMap(&p.w);
+      cuda::GridWaitForPrevious();
+    }
     body(std::integral_constant<Operand, Operand::kWeights>());
   } else if (warp == 1) {
-    cuda::PrefetchTensorMap(&p.x);
-    cuda::GridWaitForPrevious();
+    if constexpr (!T::kByToken) {
+      cuda::PrefetchTensorMap(&p.x);
+      cuda::GridWaitForPrevious();
+    }
     body(std::integral_constant<Operand, Operand::kX>());
   } else if (T::kNested && warp == 2) {
     body(std::integral_constant<Operand, Operand::kLower>());
@@ -212,7 +219,7 @@ class Consumer {
       : shared_(shared),
         one_(p.one),
         // The shuffle tells the compiler that the value is uniform across the warp.
-        warpgroup_(__shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
+        warpgroup_(T::kTurns ? 0 : __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
         release_(shared, place) {
     if constexpr (T::kNested) {
       // This lane's row address for ldmatrix, see LoadRaw.
@@ -227,19 +234,27 @@ class Consumer {
   }
 
   // acc = W tile · X tileᵀ over `stages` stages of the ring, of which the last holds
-  // `last_k` <= kK elements of K. Needs stages >= 1. FP8: between(i) is called with i = 0 ..
-  // kStoreParts - 1 (a std::integral_constant) while stage i multiplies, where there is one.
-  template <class Between>
-  __device__ __forceinline__ void Run(int stages, int last_k, const Between& between) {
+  // `last_k` <= kK elements of K. Needs stages >= 1. FP8: issued() is called while the
+  // last one multiplies.
+  template <class Issued>
+  __device__ __forceinline__ void Run(int stages, int last_k, const Issued& issued) {
     if constexpr (T::kNested) {
       RunNested(stages, last_k);
     } else {
-      RunShared(stages, between);
+      RunShared(stages, issued);
     }
 #pragma unroll
     for (int b = 0; b < T::kBlocks; ++b) {
       cuda::WgmmaPin(acc[b]);
     }
+  }
+
+  // Passes over stages that the other warpgroup multiplies. (A stage may be waited for when the one
+  // a ring before it is full, no earlier: barriers tell even rounds from odd ones, no more.)
+  __device__ __forceinline__ void Skip(int stages) {
+    const uint32_t stage = index_.stage + stages;
+    index_.phase ^= stage / T::kStages & 1;
+    index_.stage = stage % T::kStages;
   }
 
  private:
@@ -414,10 +429,8 @@ class Consumer {
     release_.X(Before(index_.stage));
   }
 
-  // One loop for all stages: kernels of few tiles lose 0.8 us to first stages with code of their
-  // own.
-  template <class Between>
-  __device__ __forceinline__ void RunShared(int stages, const Between& between) {
+  template <class Issued>
+  __device__ __forceinline__ void RunShared(int stages, const Issued& issued) {
     for (int i = 0; i < stages; ++i) {
       cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
       cuda::WgmmaFence();
@@ -438,32 +451,17 @@ class Consumer {
         release_.X(Before(index_.stage));
       }
       index_.template Advance<T::kStages>();
-      Part(i, between);
     }
-    for (int i = stages; i < T::kStoreParts; ++i) {
-      Part(i, between);
-    }
+    issued();
     cuda::WgmmaWait<0>();
     release_.X(Before(index_.stage));
-  }
-
-  // between(i), if there is such a part.
-  template <int kPart = 0, class Between>
-  __device__ __forceinline__ static void Part(int i, const Between& between) {
-    if constexpr (kPart < T::kStoreParts) {
-      if (i == kPart) {
-        between(std::integral_constant<int, kPart>());
-      } else {
-        Part<kPart + 1>(i, between);
-      }
-    }
   }
 
   const SharedLayout<T>& shared_;
   uint32_t one_;
   RingIndex index_;
-  RingIndex read_;  // nested: of the granule that is read next
-  uint32_t warpgroup_;
+  RingIndex read_;      // nested: of the granule that is read next
+  uint32_t warpgroup_;  // among those that share a tile
   StageRelease<T> release_;
   uint32_t raw_address_[kPairs];
   Raw raw_[kAhead];

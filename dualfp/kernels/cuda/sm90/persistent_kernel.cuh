@@ -6,7 +6,6 @@
 #include "dualfp/kernels/cuda/sm90/partial_sums.cuh"
 #include "dualfp/kernels/cuda/sm90/schedule.cuh"
 #include "dualfp/kernels/cuda/sm90/store_tile.cuh"
-#include "dualfp/kernels/cuda/sm90/tile_copies.cuh"
 
 namespace dualfp::sm90 {
 
@@ -61,7 +60,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
     StoreConstants<T> constants(shared.Constants(warpgroup));
     const uint32_t staging = shared.Staging() + warpgroup * T::kWarpgroupStagingBytes;
-    std::conditional_t<T::kCopiesOut, TileCopies<T>, TileStores<T>> store(p, constants, staging);
+    const TileStores<T> store(p, constants, staging);
     Schedule schedule(p, cluster, clusters);
     Work work;
     while (schedule.Next(work)) {
@@ -69,8 +68,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
       const int row0 = position.row + row_offset;
       constants.Fetch(p, row0, position.token);
       RunTile<T>(consumer, p, work.begin, work.end - work.begin,
-                 work.end == all_stages ? last_k : T::kK, position.row, position.token,
-                 [&](auto part) { store.Between(part); });
+                 work.end == all_stages ? last_k : T::kK, position.row, position.token);
       TokenRange range{0, T::kTokens};
       if constexpr (PartialSums<T>::kFits) {
         const int parts = static_cast<int>(p.parts.value);
@@ -86,7 +84,6 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
           }
         }
         if (!finishes) {
-          store.TakeNothing();
           continue;  // the last part finishes the tile
         }
         if (parts > 1 || work.begin > 0) {
@@ -103,7 +100,6 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
       }
       store.Take(kind, consumer, row0, position.token, range);
     }
-    store.Finish(shared.ring);
     LeaveCluster(place);
   }
 #endif

@@ -114,22 +114,14 @@ class PromotedConsumer {
 template <class T>
 using ConsumerOf = std::conditional_t<T::kPromoted, PromotedConsumer<T>, Consumer<T>>;
 
-// Nothing to do between stages.
-struct NothingBetween {
-  template <int kPart>
-  __device__ void operator()(std::integral_constant<int, kPart>) const {}
-};
-
-// `first` and `stages` as above; the last stage holds `last_k` elements of K; `between` as for
-// Consumer::Run (FP8 that is not promoted).
-template <class T, class Between = NothingBetween>
+// `first` and `stages` as above; the last stage holds `last_k` elements of K.
+template <class T>
 __device__ __forceinline__ void RunTile(ConsumerOf<T>& consumer, const GemmParams& p, int first,
-                                        int stages, int last_k, int row0, int token0,
-                                        const Between& between = {}) {
+                                        int stages, int last_k, int row0, int token0) {
   if constexpr (T::kPromoted) {
     consumer.Run(p, first, stages, row0, token0);
   } else {
-    consumer.Run(stages, last_k, between);
+    consumer.Run(stages, last_k, [] {});
   }
 }
 

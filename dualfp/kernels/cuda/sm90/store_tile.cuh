@@ -12,7 +12,8 @@
 namespace dualfp::sm90 {
 
 template <class T>
-using StoreConstants = TileConstants<T::kTokens, 64 * T::kBlocks, 128>;
+using StoreConstants = std::conditional_t<T::kByToken, TileConstants<T::kRows, T::kTokens, 128>,
+                                          TileConstants<T::kTokens, 64 * T::kBlocks, 128>>;
 
 // What an accumulator needs on its way, most tiles the least: plain values want their token's scale
 // (FP8) or nothing (nested), scaled ones a row's scale and bias too, finished ones an activation or
@@ -237,16 +238,12 @@ __device__ __forceinline__ void StoreFinished(const GemmParams& p, const Consume
   }
 }
 
-// A warpgroup's part of a tile on its way to Y, stored as soon as it is multiplied. TileCopies has
-// the same functions.
+// A warpgroup's part of a tile on its way to Y, stored as soon as it is multiplied.
 template <class T>
 class TileStores {
  public:
   __device__ TileStores(const GemmParams& p, StoreConstants<T>& constants, uint32_t staging)
       : p_(p), constants_(constants), staging_(staging) {}
-
-  template <int kPart>
-  __device__ void Between(std::integral_constant<int, kPart>) {}
 
   // Stores rows from row0 on, 64 * kBlocks of them, and a range of the tile's tokens; all threads
   // of a warpgroup, which wait for no other.
@@ -270,8 +267,6 @@ class TileStores {
       StoreFinished<T>(p_, consumer, constants_, staging_, row0, token0, range);
     }
   }
-  __device__ void TakeNothing() const {}
-  __device__ void Finish(uint32_t) const {}
 
  private:
   const GemmParams& p_;

@@ -23,13 +23,23 @@ DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
   return 2 * StoreChunkTokens(tokens) * 128;
 }
 
-// With fewer tokens in a tile, TileCopies takes longer than what it hides.
-constexpr int kLeastCopiedTokens = 192;
+// How the warpgroups of a CTA share tiles.
+enum class Sharing {
+  kTogether,  // each computes kBlocks * 64 of a tile's rows
+  // A tile each in turns: one multiplies alone, which fills the tensor cores, while the other
+  // stores.
+  kTurns,
+  // The same with the tokens on the 64-row side of wgmma and the weights on its column side, so
+  // that tiles have any multiple of 8 weights. What is said here of weight rows, and named so, then
+  // holds for tokens and the other way round.
+  kTurnsByToken,
+};
 
-// kWarpgroups * kBlocks * 64 weight rows by kTokens tokens by kK elements of K a stage, for kCtas
-// CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
+// kWarpgroups * kBlocks * 64 weight rows (in turns kBlocks * 64) by kTokens tokens by kK elements
+// of K a stage, for kCtas CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
 template <WeightFormat kFormatValue, int kWarpgroupsValue, int kBlocksValue, int kTokensValue,
-          int kKValue, int kCtasValue, int kStagingBytesValue>
+          int kKValue, int kCtasValue, int kStagingBytesValue,
+          Sharing kSharing = Sharing::kTogether>
 struct Tile {
   static constexpr WeightFormat kFormat = kFormatValue;
   static constexpr int kWarpgroups = kWarpgroupsValue;
@@ -40,7 +50,10 @@ struct Tile {
 
   static constexpr bool kNested = kFormat == WeightFormat::kNested;
   static constexpr bool kPromoted = kFormat == WeightFormat::kE4m3Promoted;
-  static constexpr int kRows = 64 * kWarpgroups * kBlocks;
+  static constexpr bool kTurns = kSharing != Sharing::kTogether;
+  static constexpr bool kByToken = kSharing == Sharing::kTurnsByToken;
+  static constexpr int kSharers = kTurns ? 1 : kWarpgroups;  // warpgroups that compute a tile
+  static constexpr int kRows = 64 * kSharers * kBlocks;
   static constexpr int kConsumers = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumers + 128;  // one thread of the last warpgroup loads
 
@@ -77,22 +90,16 @@ struct Tile {
   static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 32;
 
   static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
-  // TileCopies stores the tile where accumulators and the rounded values of the tile before fit in
-  // the registers together: two chunks of tokens for each of the first kStoreParts stages.
-  static constexpr bool kCopiesOut = kFormat == WeightFormat::kE4m3 && kStagingBytesValue != 0 &&
-                                     kBlocks == 1 && kTokens >= kLeastCopiedTokens &&
-                                     kAccumulators * 3 / 2 + 44 <= kConsumerRegisters;
   // There are registers for activations and residuals beside the accumulators, so that no kernel
   // spills for them.
   static constexpr bool kFinishes = kNested     ? kBlocks == 1 && kWarpgroups <= 2
                                     : kPromoted ? kTokens < 128 || kCtas == 1
-                                                : kAccumulators <= 160;
-  static constexpr int kStoreParts =
-      kCopiesOut ? (kBlocks * kTokens / StoreChunkTokens(kTokens) + 1) / 2 : 0;
+                                                : kAccumulators <= (kByToken ? 120 : 160);
   static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
 
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
-  static constexpr int kConstantBytes = 4 * (kWarpgroups * kTokens + 2 * kRows);
+  static constexpr int kConstantBytes =
+      4 * kWarpgroups * (kByToken ? kRows + 2 * kTokens : kTokens + 2 * 64 * kBlocks);
   static constexpr int kBudget =
       (kCtas == 1 ? kSharedBytesPerCta : kSharedBytesPerSm / kCtas - 1024) - 1024 - kBarrierBytes -
       kConstantBytes - kStagingBytesValue;
@@ -109,6 +116,7 @@ struct Tile {
   static_assert(kNested || kK == 128);
   static_assert(kTokens % 8 == 0 && kTokens <= 256);
   static_assert(kRows <= 256);
+  static_assert(!kTurns || (kFormat == WeightFormat::kE4m3 && kWarpgroups == 2));
   static_assert(kCtas == 1 || (kCtas == 2 && kWarpgroups <= 2));
 };
 
@@ -122,6 +130,16 @@ __device__ __forceinline__ void WarpgroupSync() {
 // Named barrier of all consumers: after those of the warpgroups.
 template <class T>
 constexpr int kWholeBarrier = 1 + T::kWarpgroups;
+
+// Then those by which warpgroups in turns hand the tensor cores over.
+template <class T>
+__device__ __forceinline__ void AwaitTurn(int warpgroup) {
+  cuda::NamedBarrierSync(kWholeBarrier<T> + 1 + warpgroup, T::kConsumers);
+}
+template <class T>
+__device__ __forceinline__ void GiveTurn(int warpgroup) {
+  cuda::NamedBarrierArrive(kWholeBarrier<T> + 1 + warpgroup, T::kConsumers);
+}
 
 // A position in the ring: the stage and how often the ring has wrapped.
 struct RingIndex {

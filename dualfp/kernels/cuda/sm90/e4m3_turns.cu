@@ -1,0 +1,12 @@
+#include "dualfp/kernels/cuda/sm90/instantiate.cuh"
+
+namespace dualfp::sm90 {
+
+void AddE4m3Turns(std::vector<KernelConfig>& table) {
+  // 128 weights by these many tokens,
+  AddTurns<Sharing::kTurns, 96, 128, 160, 192>(table);
+  // and 128 tokens by these many weights.
+  AddTurns<Sharing::kTurnsByToken, 48, 64, 96, 112, 120, 144, 160, 168, 176, 192>(table);
+}
+
+}  // namespace dualfp::sm90

@@ -1,0 +1,78 @@
+// FP8 tiles by two warpgroups in turns: a persistent kernel in which one warpgroup multiplies,
+// which fills the tensor cores, while the other stores the tile it had before. 16-bit output.
+
+#pragma once
+
+#include "dualfp/kernels/cuda/sm90/persistent_kernel.cuh"
+#include "dualfp/kernels/cuda/sm90/store_by_token.cuh"
+
+namespace dualfp::sm90 {
+
+// Clusters take tiles as in PersistentGemm with whole tiles only; the warpgroups of a CTA take
+// those of its cluster in turns. The next one starts when the last products of a tile are under
+// way, no earlier: barriers of the ring tell even rounds from odd ones, no more.
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constant__ GemmParams p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ uint8_t dynamic_shared[];
+  const SharedLayout<T> shared(dynamic_shared);
+  const ClusterPlace place(p, cuda::ClusterRank());
+  const int clusters = cuda::ClusterCount();
+  const int first_tile = cuda::ClusterIndex();
+  const Raster<T> raster(p, place);
+  const int stages = static_cast<int>(p.stages.value);
+
+  InitRing(shared, place);
+  cuda::GridLaunchDependents();
+
+  if (threadIdx.x >= T::kConsumers) {
+    BecomeLoader<T>();
+    ForEachOperand<T>(p, [&](auto operand) {
+      constexpr auto kOperand = decltype(operand)::value;
+      RingIndex index;
+      for (int tile = first_tile; tile < p.whole_tiles; tile += clusters) {
+        const TilePosition position = raster.At(tile);
+        const int first = kOperand == Loader<T>::Operand::kX ? position.token : position.row;
+        Loader<T>::template Run<kOperand>(p, shared, place, index, first, 0, stages);
+      }
+    });
+    __syncwarp();
+    LeaveCluster(place);
+  } else {
+    BecomeConsumer<T>();
+    cuda::GridWaitForPrevious();
+    const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
+    Consumer<T> consumer(p, shared, place);
+    StoreConstants<T> constants(shared.Constants(warpgroup));
+    const std::conditional_t<T::kByToken, TokenStores<T>, TileStores<T>> store(
+        p, constants, shared.Staging() + warpgroup * T::kWarpgroupStagingBytes);
+    const StoreKind kind = StoreKindOf<T>(p.epilogue);
+    if (warpgroup == 1) {
+      consumer.Skip(stages);
+    }
+    for (int tile = first_tile + warpgroup * clusters; tile < p.whole_tiles; tile += 2 * clusters) {
+      const TilePosition position = raster.At(tile);
+      const int row0 = T::kByToken ? position.token : position.row;
+      const int token0 = T::kByToken ? position.row : position.token;
+      constants.Fetch(p, row0, token0);
+      if (tile != first_tile) {
+        AwaitTurn<T>(warpgroup);
+      }
+      consumer.Run(stages, T::kK, [&] {
+        if (tile + clusters < p.whole_tiles) {
+          GiveTurn<T>(warpgroup ^ 1);
+        }
+      });
+      consumer.Skip(stages);
+      if constexpr (T::kByToken) {
+        store.Take(kind, consumer, row0, token0);
+      } else {
+        store.Take(kind, consumer, row0, token0, {0, T::kTokens});
+      }
+    }
+    LeaveCluster(place);
+  }
+#endif
+}
+
+}  // namespace dualfp::sm90
