@@ -2,9 +2,9 @@
 // 32 products. Both operands are exact in bfloat16 and their products exact in float.
 //
 // Rows of W are a tile's rows (operand A), rows of X its columns (operand B), so that weights are
-// used in the order in which they are decoded, and a few rows of X make narrow tiles, which cost
-// no more than one row. A sum takes 32 products of W's row at a time, in ascending steps of K: the
-// 16 products of even positions in turn, those of odd positions in turn, their two sums, and that
+// used in the order in which they are decoded, and a few rows of X make narrow tiles (which take as
+// long as wide ones). A sum takes 32 products of W's row at a time, in ascending steps of K: the 16
+// products of even positions in turn, those of odd positions in turn, their two sums, and that
 // added to the whole. Every loop below does so; none depends on M.
 //
 // A template over Tiles, the machine's instructions or, for tests where there are none, a model of
@@ -59,20 +59,30 @@ DUALFP_GEMM_INLINE OnePlaneRow AmxRow(const WeightRows& weights, int64_t n) {
   return OnePlaneRow(weights, n < weights.n ? n : weights.n - 1);
 }
 
-// Up to 16 rows of X, prepared as [pair of K][row][2], times kUnitColumns rows of W.
-template <typename Tiles>
+// Up to 16 * kTilesX rows of X, prepared as [pair of K][row][2], times kUnitColumns rows of W.
+template <typename Tiles, int kTilesX>
 void AmxDirect(const InputRows& x, int64_t num_rows, const WeightRows& weights, int64_t column,
                float* sums) {
   constexpr int kColumns = kUnitColumns;
-  constexpr int kHalf = kColumns / 2;  // columns of a tile; two, as one waits for its sums
+  constexpr int kHalf = kColumns / 2;  // columns of a tile
   constexpr int kStepBytes = kColumns * 64;
   static_assert(kHalf <= kAmxTileRows);
   const int row_bytes = static_cast<int>(num_rows) * 4;
-  const TileShape sum = {kHalf, row_bytes};
+  const int first = kTilesX == 1 ? row_bytes : 64;  // bytes of the first tile of X
+  const int second = row_bytes - first;
   const TileShape w = {kHalf, 64};
-  Tiles::Configure({sum, sum, w, w, TileShape{kAmxPairs, row_bytes}});
+  TileShapes shapes = {TileShape{kHalf, first}, {kHalf, first}, {}, {}, w, w, {kAmxPairs, first}};
+  if constexpr (kTilesX == 2) {
+    shapes[2] = shapes[3] = {kHalf, second};
+    shapes[7] = {kAmxPairs, second};
+  }
+  Tiles::Configure(shapes);
   Tiles::template Zero<0>();
   Tiles::template Zero<1>();
+  if constexpr (kTilesX == 2) {
+    Tiles::template Zero<2>();
+    Tiles::template Zero<3>();
+  }
   OnePlaneRow rows[kColumns];
   for (int c = 0; c < kColumns; ++c) {
     rows[c] = AmxRow(weights, column + c);
@@ -97,17 +107,26 @@ void AmxDirect(const InputRows& x, int64_t num_rows, const WeightRows& weights, 
     const uint8_t* buffer = buffers[k / kAmxGroup % 2];
 #pragma GCC unroll 2
     for (int step = 0; step < 2; ++step) {
-      Tiles::template Load<4>(pairs, row_bytes);
-      Tiles::template Load<2>(buffer + step * kStepBytes, 64);
-      Tiles::template MultiplyAdd<0, 2, 4>();
-      Tiles::template Load<3>(buffer + step * kStepBytes + kHalf * 64, 64);
-      Tiles::template MultiplyAdd<1, 3, 4>();
+      Tiles::template Load<6>(pairs, row_bytes);
+      Tiles::template Load<4>(buffer + step * kStepBytes, 64);
+      Tiles::template MultiplyAdd<0, 4, 6>();
+      Tiles::template Load<5>(buffer + step * kStepBytes + kHalf * 64, 64);
+      Tiles::template MultiplyAdd<1, 5, 6>();
+      if constexpr (kTilesX == 2) {
+        Tiles::template Load<7>(pairs + 64, row_bytes);
+        Tiles::template MultiplyAdd<2, 4, 7>();
+        Tiles::template MultiplyAdd<3, 5, 7>();
+      }
       pairs += kAmxPairs * row_bytes;
     }
   }
-  float tile[kColumns * kAmxTileRows];
+  float tile[kColumns * kAmxTileRows * kTilesX];
   Tiles::template Store<0>(tile, row_bytes);
   Tiles::template Store<1>(tile + kHalf * num_rows, row_bytes);
+  if constexpr (kTilesX == 2) {
+    Tiles::template Store<2>(tile + kAmxTileRows, row_bytes);
+    Tiles::template Store<3>(tile + kHalf * num_rows + kAmxTileRows, row_bytes);
+  }
   Tiles::Release();
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int c = 0; c < kColumns; ++c) {
@@ -259,7 +278,9 @@ template <typename Tiles>
 constexpr GemmInner MakeAmxGemmInner() {
   static_assert(kAmxPanelColumns * kAmxBlockK * 2 <= kMaxPanelBytes);
   static_assert(kStripColumns % kAmxPanelColumns == 0);
-  constexpr SizedLoop<DirectLoop> kDirect = {kAmxTileRows, kUnitColumns, AmxDirect<Tiles>};
+  constexpr SizedLoop<DirectLoop> kDirect = {kAmxTileRows, kUnitColumns, AmxDirect<Tiles, 1>};
+  constexpr SizedLoop<DirectLoop> kDirect2 = {2 * kAmxTileRows, kUnitColumns, AmxDirect<Tiles, 2>};
+  static_assert(2 * kAmxTileRows <= kMaxDirectRows);
   constexpr SizedLoop<TileLoop> kOne = {kAmxTileRows, kAmxPanelColumns, AmxTile<Tiles, 1>};
   constexpr SizedLoop<TileLoop> kTwo = {kAmxPanelRows, kAmxPanelColumns, AmxTile<Tiles, 2>};
   return {
@@ -269,7 +290,7 @@ constexpr GemmInner MakeAmxGemmInner() {
       .block_k = kAmxBlockK,
       .block_rows = kMaxBlockRows,
       .value_scale = 1.0f,
-      .direct = {kDirect, kDirect, kDirect, kDirect},
+      .direct = {kDirect, kDirect2, kDirect2, kDirect2},
       .tile = {kOne, kTwo, kTwo},
       .decode = AmxDecodePanel<Tiles>,
       .panel_position = nullptr,

@@ -41,7 +41,7 @@ struct InputRows {
 // What the driver's buffers are made for; gemm_tile.h checks the loops against it.
 inline constexpr int kMaxPanelBytes = 16384;
 inline constexpr int kMaxBlockK = 1024;
-inline constexpr int kMaxDirectRows = 16;
+inline constexpr int kMaxDirectRows = 32;
 inline constexpr int kUnitColumns = 24;  // every direct loop's columns divide this,
 // and every tile's these, whose sums over all of K are kept for a block of rows.
 inline constexpr int kStripColumns = 4 * kUnitColumns;

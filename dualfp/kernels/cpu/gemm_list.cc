@@ -70,8 +70,8 @@ constexpr const RowInner* k256Rows = &kAvx2RowInner;
 // floats.
 constexpr int kPairRows = 2;
 
-// Narrow tiles multiply so many rows in the time of one.
-constexpr int kAmxDirectRows = 16;
+// As many as two tiles hold.
+constexpr int kAmxDirectRows = 32;
 
 constexpr std::array kList = {
     Listed{"gemm_nested8_e4m3_any_amx_32x32",
