@@ -144,9 +144,27 @@ class Loader {
       __syncwarp();
       index.template Advance<T::kStages>();
     }
+    if constexpr (T::kUnrolled) {
+      Skip<kOperand>(shared, index);
+    }
   }
 
  private:
+  // The rest of the ring's round: stages without bytes.
+  template <Operand kOperand>
+  __device__ __forceinline__ static void Skip(const SharedLayout<T>& shared, RingIndex& index) {
+    constexpr bool kIsX = kOperand == Operand::kX;
+    while (index.stage != 0) {
+      cuda::BarrierWait(kIsX ? shared.EmptyX(index.stage) : shared.Empty(index.stage),
+                        index.phase ^ 1);
+      if ((kOperand == Operand::kWeights || (kIsX && T::kSeparate)) && cuda::ElectOne()) {
+        cuda::BarrierArriveExpect(kIsX ? shared.FullX(index.stage) : shared.Full(index.stage), 0);
+      }
+      __syncwarp();
+      index.template Advance<T::kStages>();
+    }
+  }
+
   __device__ __forceinline__ static void Load(uint32_t target, const CUtensorMap* map,
                                               uint32_t barrier, int x, int y, int shares,
                                               uint16_t mask, uint64_t policy) {
@@ -222,6 +240,7 @@ class Consumer {
         warpgroup_(T::kTurns ? 0 : __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
         release_(shared, place) {
     if constexpr (T::kNested) {
+      x_ = (shared.X(0) & 0x3FFFF) >> 4;
       // This lane's row address for ldmatrix, see LoadRaw.
       const int lane = threadIdx.x % 32;
       const int row = threadIdx.x / 32 % 4 * 16 + (lane & 15) + warpgroup_ * T::kBlocks * 64;
@@ -323,34 +342,43 @@ class Consumer {
     }
   }
 
-  // Granule g multiplies while g + 1 is decoded and g + kAhead read: the wgmma queue never drains.
-  // kFragment alternates, since registers of a wgmma in flight must not change; kPart is the
-  // granule's place in its stage; kSteady: there are kAhead more, none of them in the last stage.
-  template <int kFragment, int kPart, bool kSteady>
-  __device__ __forceinline__ void Granule(int left, bool first, int last_k) {
+  // A RingIndex whose stage the compiler knows.
+  template <uint32_t kStage>
+  struct KnownIndex {
+    static constexpr uint32_t stage = kStage;
+    uint32_t phase;
+  };
+
+  // Granule g, in stage `at`, multiplies while g + 1 is decoded and g + kAhead, in stage `ahead`,
+  // is read: the wgmma queue never drains. kFragment alternates, since registers of a wgmma in
+  // flight must not change; kPart is the granule's place in its stage; kSteady: there are kAhead
+  // more, none of them in the last stage.
+  template <int kFragment, int kPart, bool kSteady, class At, class Ahead>
+  __device__ __forceinline__ void Granule(const At& at, const Ahead& ahead, int left, bool first,
+                                          int last_k) {
     if constexpr (T::kSeparate && kPart == 0) {
-      cuda::BarrierWait(shared_.FullX(index_.stage), index_.phase);
+      cuda::BarrierWait(shared_.FullX(at.stage), at.phase);
     }
     cuda::WgmmaFence();
-    const uint64_t x =
-        cuda::WgmmaDescriptor128B(shared_.X(0)) + index_.stage * (T::kStageBytes / 16);
+    const uint32_t x = x_ + at.stage * (T::kStageBytes / 16);
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
       constexpr int kBase = kPart * kSteps;
       const int step = kBase + j;
-      const uint64_t b_descriptor = x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2;
+      const uint64_t descriptor =
+          cuda::WgmmaDescriptor128B(0) |
+          (x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2);
 #pragma unroll
       for (int b = 0; b < T::kBlocks; ++b) {
-        cuda::Mma<T::kTokens>::RegistersF16(acc[b], fragments_[kFragment][b][j], b_descriptor, 1);
+        cuda::Mma<T::kTokens>::RegistersF16(acc[b], fragments_[kFragment][b][j], descriptor, 1);
       }
     }
     cuda::WgmmaCommit();
     if constexpr (T::kSeparate && kPart == kGranules - 1) {
-      release_.Weights(index_.stage);  // they have become fragments
+      release_.Weights(at.stage);  // they have become fragments
     }
-    constexpr int kReadPart = (kPart + kAhead) % kGranules;
     if (kSteady || left > kAhead) {
-      Read<kReadPart>(raw_[(kFragment + kAhead) % kAhead]);
+      Read<(kPart + kAhead) % kGranules>(ahead, raw_[(kFragment + kAhead) % kAhead]);
       if (!kSteady && left - kAhead <= kGranules && last_k != T::kK) {
         ZeroPast(raw_[(kFragment + kAhead) % kAhead],
                  last_k / 16 - (kGranules - (left - kAhead)) * kSteps);
@@ -358,38 +386,75 @@ class Consumer {
     }
     cuda::WgmmaWait<1>();
     if constexpr (kPart == 0) {
-      release_.X(Before(index_.stage), !first);
+      release_.X(Before(at.stage), !first);
     }
     if (kSteady || left > 1) {
       Decode(raw_[(kFragment + 1) % kAhead], fragments_[kFragment ^ 1]);
     }
-    if constexpr (kPart == kGranules - 1) {
-      index_.template Advance<T::kStages>();
-    }
   }
 
-  // Reads the next granule, which is this part of its stage.
-  template <int kPart>
-  __device__ __forceinline__ void Read(Raw& raw) {
+  // Reads the granule which is this part of its stage.
+  template <int kPart, class At>
+  __device__ __forceinline__ void Read(const At& at, Raw& raw) {
     if constexpr (kPart == 0) {
-      cuda::BarrierWait(shared_.Full(read_.stage), read_.phase);
+      cuda::BarrierWait(shared_.Full(at.stage), at.phase);
     }
-    LoadRaw(raw, read_.stage, kPart);
-    if constexpr (kPart == kGranules - 1) {
-      read_.template Advance<T::kStages>();
-    }
+    LoadRaw(raw, at.stage, kPart);
   }
 
-  static constexpr int kPeriod = kGranules < 2 ? 2 : kGranules;
+  // Granules that a loop takes at a time: both buffers of fragments, whole stages.
+  static constexpr int kPeriod = 2;
+  static_assert(kGranules <= 2);
+  static constexpr int kAheadStages = kAhead / kGranules;  // of a stage's first granule
 
   template <bool kSteady, int kGranule = 0>
   __device__ __forceinline__ void Period(int left, bool first, int last_k) {
     if (kSteady || left > kGranule) {
-      Granule<kGranule % 2, kGranule % kGranules, kSteady>(left - kGranule,
-                                                           first && kGranule < kGranules, last_k);
+      constexpr int kPart = kGranule % kGranules;
+      this->template Granule<kGranule, kPart, kSteady>(index_, read_, left - kGranule,
+                                                       first && kGranule < kGranules, last_k);
+      if constexpr ((kPart + kAhead) % kGranules == kGranules - 1) {
+        read_.template Advance<T::kStages>();
+      }
+      if constexpr (kPart == kGranules - 1) {
+        index_.template Advance<T::kStages>();
+      }
       if constexpr (kGranule + 1 < kPeriod) {
         Period<kSteady, kGranule + 1>(left, first, last_k);
       }
+    }
+  }
+
+  // The steady state, from the start of the ring: rounds of it (two at a time where it has an odd
+  // number of granules) with an exit after each period.
+  static constexpr int kRound = T::kStages * kGranules;
+  static constexpr int kRounds = 1 + kRound % 2;
+
+  template <int kGranule>
+  using Known = KnownIndex<kGranule / kGranules % T::kStages>;
+  template <int kGranule>
+  __device__ __forceinline__ Known<kGranule> At() const {
+    return {index_.phase ^ (kGranule / kRound % 2)};
+  }
+
+  template <int kGranule = 0>
+  __device__ __forceinline__ bool Rounds(int& left, bool& first) {
+    if (left < kPeriod + kGranules + kAhead) {
+      index_ = {Known<kGranule>::stage, At<kGranule>().phase};
+      return false;
+    }
+    // Descriptors are computed here: ahead of the loop, there are not registers for all of them.
+    asm volatile("" : "+r"(x_));
+    this->template Granule<0, 0, true>(At<kGranule>(), At<kGranule + kAhead>(), left, first, T::kK);
+    this->template Granule<1, 1 % kGranules, true>(
+        At<kGranule + 1>(), At<kGranule + 1 + kAhead>(), left, false, T::kK);
+    left -= kPeriod;
+    first = false;
+    if constexpr (kGranule + kPeriod < kRounds * kRound) {
+      return Rounds<kGranule + kPeriod>(left, first);
+    } else {
+      index_.phase ^= kRounds % 2;
+      return true;
     }
   }
 
@@ -401,25 +466,40 @@ class Consumer {
         acc[b][i] = 0.0f;
       }
     }
-    read_ = index_;
     int left = stages * kGranules;
-    Read<0>(raw_[0]);
+    read_ = index_;
+    Read<0>(read_, raw_[0]);
     if (stages == 1 && last_k != T::kK) {
       ZeroPast(raw_[0], last_k / 16);
     }
+    if constexpr (kGranules == 1) {
+      read_.template Advance<T::kStages>();
+    }
     if constexpr (kAhead == 2) {
+      static_assert(kGranules == 1);
       if (left > 1) {
-        Read<1 % kGranules>(raw_[1]);
-        if (left - 1 <= kGranules && last_k != T::kK) {
-          ZeroPast(raw_[1], last_k / 16 - (kGranules - (left - 1)) * kSteps);
+        Read<0>(read_, raw_[1]);
+        if (left == 2 && last_k != T::kK) {
+          ZeroPast(raw_[1], last_k / 16);
         }
       }
+      read_.template Advance<T::kStages>();
     }
     Decode(raw_[0], fragments_[0]);
     bool first = true;
-    for (; left >= kPeriod + kGranules + kAhead; left -= kPeriod) {
-      Period<true>(left, first, last_k);
-      first = false;
+    if constexpr (T::kUnrolled) {
+      while (Rounds(left, first)) {
+      }
+      read_ = index_;
+#pragma unroll
+      for (int i = 0; i < kAheadStages; ++i) {
+        read_.template Advance<T::kStages>();
+      }
+    } else {
+      for (; left >= kPeriod + kGranules + kAhead; left -= kPeriod) {
+        Period<true>(left, first, last_k);
+        first = false;
+      }
     }
     for (; left > 0; left -= kPeriod) {
       Period<false>(left, first, last_k);
@@ -427,6 +507,15 @@ class Consumer {
     }
     cuda::WgmmaWait<0>();
     release_.X(Before(index_.stage));
+    if constexpr (T::kUnrolled) {
+      while (index_.stage != 0) {  // stages that the loaders skip
+        if constexpr (T::kSeparate) {
+          release_.Weights(index_.stage);
+        }
+        release_.X(index_.stage);
+        index_.template Advance<T::kStages>();
+      }
+    }
   }
 
   template <class Issued>
@@ -461,6 +550,7 @@ class Consumer {
   uint32_t one_;
   RingIndex index_;
   RingIndex read_;      // nested: of the granule that is read next
+  uint32_t x_;          // nested: X of stage 0, as descriptors have it
   uint32_t warpgroup_;  // among those that share a tile
   StageRelease<T> release_;
   uint32_t raw_address_[kPairs];

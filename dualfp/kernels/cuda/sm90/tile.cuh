@@ -105,6 +105,11 @@ struct Tile {
       kConstantBytes - kStagingBytesValue;
   static constexpr int kMaxStages = kBudget / kStageBytes;
   static constexpr int kStages = kMaxStages > kMostStages ? kMostStages : kMaxStages;
+  // Whether consumers know at compile time where in the ring they are, which leaves the integer
+  // units to decoding: where these bound the loop and the ring is short. A tile then takes whole
+  // rounds of the ring.
+  static constexpr bool kUnrolled =
+      kNested && kTokens >= 48 && kTokens <= 160 && kStages * kK <= 12 * 64;
   static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kRegionBytes =  // ring and staging
       (kStagingBytesValue == 0 ? kBudget : kRingBytes + kStagingBytesValue) / 128 * 128;
