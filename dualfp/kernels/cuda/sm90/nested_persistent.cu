@@ -8,7 +8,7 @@ void AddNestedPersistent(std::vector<KernelConfig>& table) {
   AddPersistent<kFormat, 2, 1, 128, 1, 8, 16, 32, 48, 64, 80, 96, 128>(table);
   AddPersistent<kFormat, 2, 1, 64, 1, 96, 128, 160, 176, 192, 208, 216, 224, 256>(table);
   AddPersistent<kFormat, 2, 2, 64, 1, 128, 144, 160>(table);
-  AddPersistent<kFormat, 3, 1, 64, 1, 128>(table);
+  AddPersistent<kFormat, 3, 1, 64, 1, 96, 128>(table);
 }
 
 }  // namespace dualfp::sm90
