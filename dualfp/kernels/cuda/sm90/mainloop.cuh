@@ -404,7 +404,7 @@ class Consumer {
 
   // Granules that a loop takes at a time: both buffers of fragments, whole stages.
   static constexpr int kPeriod = 2;
-  static_assert(kGranules <= 2);
+  static_assert(!T::kNested || kGranules <= 2);
   static constexpr int kAheadStages = kAhead / kGranules;  // of a stage's first granule
 
   template <bool kSteady, int kGranule = 0>
