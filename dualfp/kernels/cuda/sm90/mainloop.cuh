@@ -365,9 +365,8 @@ class Consumer {
     for (int j = 0; j < kSteps; ++j) {
       constexpr int kBase = kPart * kSteps;
       const int step = kBase + j;
-      const uint64_t descriptor =
-          cuda::WgmmaDescriptor128B(0) |
-          (x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2);
+      const uint64_t descriptor = cuda::WgmmaDescriptor128B(0) |
+                                  (x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2);
 #pragma unroll
       for (int b = 0; b < T::kBlocks; ++b) {
         cuda::Mma<T::kTokens>::RegistersF16(acc[b], fragments_[kFragment][b][j], descriptor, 1);
@@ -446,8 +445,8 @@ class Consumer {
     // Descriptors are computed here: ahead of the loop, there are not registers for all of them.
     asm volatile("" : "+r"(x_));
     this->template Granule<0, 0, true>(At<kGranule>(), At<kGranule + kAhead>(), left, first, T::kK);
-    this->template Granule<1, 1 % kGranules, true>(
-        At<kGranule + 1>(), At<kGranule + 1 + kAhead>(), left, false, T::kK);
+    this->template Granule<1, 1 % kGranules, true>(At<kGranule + 1>(), At<kGranule + 1 + kAhead>(),
+                                                   left, false, T::kK);
     left -= kPeriod;
     first = false;
     if constexpr (kGranule + kPeriod < kRounds * kRound) {
@@ -509,7 +508,9 @@ class Consumer {
     release_.X(Before(index_.stage));
     if constexpr (T::kUnrolled) {
       while (index_.stage != 0) {  // stages that the loaders skip
+        cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
         if constexpr (T::kSeparate) {
+          cuda::BarrierWait(shared_.FullX(index_.stage), index_.phase);
           release_.Weights(index_.stage);
         }
         release_.X(index_.stage);
