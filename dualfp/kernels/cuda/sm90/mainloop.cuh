@@ -150,18 +150,24 @@ class Loader {
   }
 
  private:
-  // The rest of the ring's round: stages without bytes.
+  // The rest of the ring's round: stages without bytes, which who announces the bytes of others
+  // completes; the others do not wait there, where nobody waits for them.
   template <Operand kOperand>
   __device__ __forceinline__ static void Skip(const SharedLayout<T>& shared, RingIndex& index) {
     constexpr bool kIsX = kOperand == Operand::kX;
-    while (index.stage != 0) {
-      cuda::BarrierWait(kIsX ? shared.EmptyX(index.stage) : shared.Empty(index.stage),
-                        index.phase ^ 1);
-      if ((kOperand == Operand::kWeights || (kIsX && T::kSeparate)) && cuda::ElectOne()) {
-        cuda::BarrierArriveExpect(kIsX ? shared.FullX(index.stage) : shared.Full(index.stage), 0);
+    if constexpr (kOperand == Operand::kWeights || (kIsX && T::kSeparate)) {
+      while (index.stage != 0) {
+        cuda::BarrierWait(kIsX ? shared.EmptyX(index.stage) : shared.Empty(index.stage),
+                          index.phase ^ 1);
+        if (cuda::ElectOne()) {
+          cuda::BarrierArriveExpect(kIsX ? shared.FullX(index.stage) : shared.Full(index.stage), 0);
+        }
+        __syncwarp();
+        index.template Advance<T::kStages>();
       }
-      __syncwarp();
-      index.template Advance<T::kStages>();
+    } else if (index.stage != 0) {
+      index.stage = 0;
+      index.phase ^= 1;
     }
   }
 
