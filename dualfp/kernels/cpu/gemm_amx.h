@@ -95,6 +95,7 @@ void AmxDirect(const InputRows& x, int64_t num_rows, const WeightRows& weights, 
 #pragma GCC unroll 4
     for (int c = 0; c < kColumns; ++c) {
       PrefetchLine(rows[0].values + kAhead + k * kColumns + c * kAmxGroup);
+      PrefetchNear(rows[c].values + k);
       AmxDecode(rows[c], k, weights.k - k, kStepBytes, buffer + c * 64);
     }
   };

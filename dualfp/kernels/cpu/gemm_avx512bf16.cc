@@ -69,6 +69,7 @@ struct E4m3FewRowsTraits : E4m3PairTraits {
   static constexpr int kBlockK = E4m3Traits512::kBlockK;
 
   DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
+    PrefetchNear(row.values + k);
     return FiniteE4m3ToPairs(_mm512_loadu_si512(row.values + k));
   }
 };
@@ -76,7 +77,7 @@ struct E4m3FewRowsTraits : E4m3PairTraits {
 }  // namespace
 
 const GemmInner kAvx512Bf16E4m3FewRowsGemmInner =
-    MakeGemmInner<E4m3FewRowsTraits, E4m3FewRowsTraits, 4, 6, 8, 8, 4, 3>();
+    MakeGemmInner<E4m3FewRowsTraits, E4m3FewRowsTraits, 4, 6, 4, 4, 4, 3>();
 
 const GemmInner kAvx512Bf16E4m3GemmInner =
     MakeGemmInner<E4m3PairTraits, E4m3PairTraits, 4, 6, 8, 8, 4, 3>();
