@@ -43,7 +43,7 @@ class CostModel {
   std::array<Vector, kSize> covariance_{};
   double noise_ = 0.0;           // moving average of |residual|, relative
   double relative_error_ = 0.3;  // until something is known
-  double weight_fp16_ = 0.0;  // sum of (1 - f) and of f over the steps seen
+  double weight_fp16_ = 0.0;     // sum of (1 - f) and of f over the steps seen
   double weight_fp8_ = 0.0;
 };
 
