@@ -157,6 +157,10 @@ constexpr std::array kList = {
            {&k256.e4m3_blocked, nullptr, k256Rows, 1.0f, true}},
 };
 
+static_assert(std::all_of(kList.begin(), kList.end(), [](const Listed& listed) {
+  return listed.gemm.direct_rows <= kMaxDirectRows;
+}));
+
 template <size_t kIndex>
 std::string Supports(const GemmDesc& desc) {
   if (desc.device != DeviceType::kCpu) {
