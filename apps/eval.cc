@@ -404,7 +404,7 @@ void Evaluation::Run() {
     reference_precision_ =
         ParsePrecision(arguments_.against.empty() ? "fp16" : arguments_.against).value();
   }
-  const DType cache_dtype = ParseKvCacheDType(arguments_.kv_cache_dtype).value_or(DType::kF32);
+  const DType cache_dtype = KvCacheDType(arguments_.kv_cache_dtype);
   config_ = LoadModelConfig(arguments_.model.model);
   ReadText();
   Load();
@@ -478,10 +478,7 @@ void AddEvalCommand(CLI::App& app) {
       ->group(kText);
 
   a.model.AddTo(*command);
-  command->add_option("--kv-cache-dtype", a.kv_cache_dtype, "auto (default) is fp32 on the CPU")
-      ->check(CLI::IsMember({"auto", "fp32", "fp16", "fp8"}))
-      ->option_text("{auto,fp32,fp16,fp8}")
-      ->group("Model");
+  AddKvCacheDType(*command, a.kv_cache_dtype, "Model");
 
   constexpr const char* kPrecision = "Precision";
   command->add_option("--precision", a.precision, "To compute at (default fp16)")

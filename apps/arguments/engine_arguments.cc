@@ -31,13 +31,9 @@ int64_t AvailableMemory() {
   return kilobytes * 1024;
 }
 
-DType KvDType(const std::string& name) {
-  return ParseKvCacheDType(name).value_or(DType::kF32);  // "auto"
-}
-
 // Blocks for every sequence at full length, within the memory that the flags or the machine allow.
 int64_t ChooseBlocks(const EngineArguments& arguments, const Model& model, int64_t context) {
-  const DType dtype = KvDType(arguments.kv_cache_dtype);
+  const DType dtype = KvCacheDType(arguments.kv_cache_dtype);
   if (arguments.kv_cache_gigabytes > 0) {
     return KvBlocksInBytes(model, dtype, static_cast<int64_t>(arguments.kv_cache_gigabytes * 1e9));
   }
@@ -103,10 +99,7 @@ void EngineArguments::AddTo(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->option_text("N")
       ->group(kBatch);
-  app.add_option("--kv-cache-dtype", kv_cache_dtype, "auto (default) is fp32 on the CPU")
-      ->check(CLI::IsMember({"auto", "fp32", "fp16", "fp8"}))
-      ->option_text("{auto,fp32,fp16,fp8}")
-      ->group(kBatch);
+  AddKvCacheDType(app, kv_cache_dtype, kBatch);
   app.add_option("--kv-cache-memory", kv_cache_gigabytes, "In GB (default: by need and memory)")
       ->check(CLI::PositiveNumber)
       ->option_text("GB")
@@ -172,7 +165,7 @@ std::string LoadedEngine::Describe(const EngineArguments& arguments) const {
   const PrecisionStatus status = engine->GetPrecision();
   return fmt::format("{} layers, context {}, KV cache {} in {} blocks ({}), precision: {}",
                      info.num_layers, info.max_model_len, HumanBytes(kv_bytes), info.num_blocks,
-                     DTypeName(KvDType(arguments.kv_cache_dtype)), status.controller);
+                     DTypeName(KvCacheDType(arguments.kv_cache_dtype)), status.controller);
 }
 
 std::unique_ptr<LoadedEngine> LoadEngine(const EngineArguments& arguments,
@@ -218,7 +211,7 @@ std::unique_ptr<LoadedEngine> LoadEngine(const EngineArguments& arguments,
       arguments.max_model_len > 0 ? arguments.max_model_len : MaxContextLength(loaded->config);
   DecoderRunnerConfig runner_config;
   runner_config.num_blocks = ChooseBlocks(arguments, *loaded->model, context);
-  runner_config.kv_dtype = KvDType(arguments.kv_cache_dtype);
+  runner_config.kv_dtype = KvCacheDType(arguments.kv_cache_dtype);
   runner_config.max_model_len = arguments.max_model_len;
   runner_config.max_num_seqs = arguments.max_num_seqs;
   runner_config.max_num_batched_tokens =

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "dualfp/base/check.h"
+#include "dualfp/model/kv_cache.h"
 
 namespace dualfp {
 std::string HumanBytes(int64_t bytes) {
@@ -17,6 +18,17 @@ std::string HumanBytes(int64_t bytes) {
     ++unit;
   }
   return fmt::format("{:.3g} {}", value, kUnits[unit]);
+}
+
+void AddKvCacheDType(CLI::App& app, std::string& name, const std::string& group) {
+  app.add_option("--kv-cache-dtype", name, "auto (default) is fp32 on the CPU")
+      ->check(CLI::IsMember({"auto", "fp32", "fp16", "fp8"}))
+      ->option_text("{auto,fp32,fp16,fp8}")
+      ->group(group);
+}
+
+DType KvCacheDType(const std::string& name) {
+  return ParseKvCacheDType(name).value_or(DType::kF32);  // "auto"
 }
 
 void ModelArguments::AddTo(CLI::App& app) {

@@ -10,6 +10,7 @@
 #include "dualfp/io/hf_config.h"
 #include "dualfp/model/model.h"
 #include "dualfp/model/weights.h"
+#include "dualfp/tensor/dtype.h"
 
 namespace dualfp {
 
@@ -23,6 +24,10 @@ struct ModelArguments {
   // MODEL and the flags above.
   void AddTo(CLI::App& app);
 };
+
+// --kv-cache-dtype, and what its value stands for.
+void AddKvCacheDType(CLI::App& app, std::string& name, const std::string& group);
+DType KvCacheDType(const std::string& name);
 
 // "512 B", "2.21 GB": powers of ten, three digits.
 std::string HumanBytes(int64_t bytes);

@@ -355,7 +355,7 @@ void Generation::PrintJson(const std::optional<LogitComparison>& comparison) con
 
 void Generation::Run() {
   precision_ = ParsePrecision(arguments_.precision).value();
-  cache_dtype_ = ParseKvCacheDType(arguments_.kv_cache_dtype).value_or(DType::kF32);
+  cache_dtype_ = KvCacheDType(arguments_.kv_cache_dtype);
   const std::filesystem::path directory = arguments_.model.model;
   config_ = LoadModelConfig(directory);
   end_tokens_ = config_.eos_token_ids;
@@ -423,10 +423,7 @@ void AddGenerateCommand(CLI::App& app) {
       ->group(kPrompt);
 
   a.model.AddTo(*command);
-  command->add_option("--kv-cache-dtype", a.kv_cache_dtype, "auto (default) is fp32 on the CPU")
-      ->check(CLI::IsMember({"auto", "fp32", "fp16", "fp8"}))
-      ->option_text("{auto,fp32,fp16,fp8}")
-      ->group("Model");
+  AddKvCacheDType(*command, a.kv_cache_dtype, "Model");
   command->add_option("--max-model-len", a.max_model_len, "Context length (default: the model's)")
       ->check(positive)
       ->option_text("N")
