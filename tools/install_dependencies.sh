@@ -13,7 +13,7 @@ build_packages=(
   nlohmann-json3-dev libgmock-dev libgtest-dev libbenchmark-dev
 )
 test_packages=(
-  chromium clang-14 clang-format-14 clang-tidy-14 fonts-dejavu-core libclang-rt-14-dev
+  chromium clang-14 clang-format-14 clang-tidy-14 curl fonts-dejavu-core libclang-rt-14-dev
   python3 python3-venv
 )
 
@@ -45,7 +45,7 @@ SKIP_DEPENDENCIES=1:
   a C++20 compiler (g++ >= 12 or clang >= 16), CMake >= 3.25, Ninja, pkg-config, ccache (optional)
   Boost >= 1.81 (headers), CLI11 >= 2.1, {fmt} >= 9, spdlog >= 1.10, nlohmann-json >= 3.10,
   PCRE2 (8 bit), utf8proc, GoogleTest >= 1.12, Google Benchmark >= 1.7
-  for the tests: Python >= 3.10 with venv, clang with its compiler-rt, clang-format, clang-tidy
+  for the tests: Python >= 3.10 with venv, clang with its compiler-rt, clang-format, clang-tidy, curl
 CUDA kernels are built where nvcc (CUDA 13.0) is found; nothing else is needed for the CPU.
 TEXT
   exit 1
