@@ -8,7 +8,8 @@
 //   lower byte    (V + 64) mod 256                      with it, FP16 mode gets the exact bits back
 //
 // V is the weight's low 15 bits. Adding 64 before the split is the rounding of V / 128 done by
-// hand, so upper and lower agree on the carry and merging is one subtraction.
+// hand, so upper and lower agree on the carry and merging is one subtraction. GPU memory holds
+// another lower byte, see NestedDeviceLower.
 
 #pragma once
 
@@ -53,5 +54,17 @@ DUALFP_HOST_DEVICE constexpr uint16_t NestedMerge(uint8_t upper, uint8_t lower) 
   const uint32_t v = (high << 8 | lower) - 64;
   return static_cast<uint16_t>((upper & 0x80) << 8 | (v & 0x7fff));
 }
+
+// Lower bytes in GPU memory: D = V - 128 U7 + 64, where U7 = upper & 127. U7 is V / 128 rounded to
+// even, so D is 0 .. 128 where U7 is even and 1 .. 127 where it is odd. E is 128 U7 + D, modulo
+// 256: one is the other with its top bit flipped where the upper byte is odd. This turns E into D
+// and D into E, of one pair of bytes or of each of the four in a pair of words.
+DUALFP_HOST_DEVICE constexpr uint32_t NestedDeviceLower(uint32_t upper, uint32_t lower) {
+  return lower ^ (upper & 0x01010101u) << 7;
+}
+
+// U7 of two weights whose bytes lie as upper << 8 | lower in the halves of a word: what the GPU's
+// decoder (kernels/cuda/common/nested_decode.cuh) masks out of them.
+inline constexpr uint32_t kNestedDecodeMask = 0x7f007f00;
 
 }  // namespace dualfp

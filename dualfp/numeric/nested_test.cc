@@ -49,6 +49,46 @@ TEST(NestedTest, ReconstructionHoldsBeyondTheEligibleRange) {
   }
 }
 
+TEST(NestedTest, DeviceLowerIsTheDistanceToTheRoundedUpperByte) {
+  for (int code = 0; code < kNumCodes; ++code) {
+    const auto fp16 = static_cast<uint16_t>(code);
+    if (!NestedEligible(fp16)) {
+      continue;
+    }
+    const NestedBytes bytes = NestedSplit(fp16);
+    const uint32_t lower = NestedDeviceLower(bytes.upper, bytes.lower);
+    ASSERT_EQ((fp16 & 0x7fff) - 128 * (bytes.upper & 127) + 64, lower) << code;
+    ASSERT_EQ(NestedDeviceLower(bytes.upper, lower), bytes.lower) << code;
+  }
+}
+
+TEST(NestedTest, DeviceLowerOfAWordIsThatOfItsBytes) {
+  for (uint32_t pair = 0; pair < 0x10000; ++pair) {
+    const uint32_t upper = pair >> 8;
+    const uint32_t lower = pair & 255;
+    const uint32_t expected = NestedDeviceLower(upper, lower);
+    ASSERT_LT(expected, 256u) << pair;
+    for (int shift = 0; shift < 32; shift += 8) {
+      ASSERT_EQ(NestedDeviceLower(upper << shift, lower << shift), expected << shift) << pair;
+    }
+  }
+}
+
+// What the GPU's check of planes tests, from the pairs that splitting makes.
+TEST(NestedTest, PairsOfTheDeviceAreTheseAlone) {
+  for (uint32_t pair = 0; pair < 0x10000; ++pair) {
+    const auto upper = static_cast<uint8_t>(pair >> 8);
+    const uint32_t d = pair & 255;
+    const auto e = static_cast<uint8_t>(NestedDeviceLower(upper, d));
+    const uint16_t fp16 = NestedMerge(upper, e);
+    const bool made = NestedEligible(fp16) && NestedSplit(fp16) == NestedBytes{upper, e};
+    const uint32_t magnitude = upper & 127u;
+    const bool rounds = magnitude % 2 == 0 ? d <= 128 : d >= 1 && d <= 127;
+    const bool in_range = magnitude == 0 ? d >= 64 : magnitude == 126 ? d <= 64 : magnitude != 127;
+    ASSERT_EQ(made, rounds && in_range) << pair;
+  }
+}
+
 struct Row {
   uint16_t fp16;
   float weight;
