@@ -37,7 +37,7 @@ struct Weight {
   // kPlain: F16 | BF16 | F32 [N, K].    kNested: upper plane, F8_E4M3 [N, K].
   // kFp8, kMxfp8: F8_E4M3 [N, K].       kNvfp4, kMxfp4: U8 [N, K/2], even k in the low nibble.
   ConstTensorView values;
-  ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255
+  ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255 or, on a GPU, D (k_permuted)
 
   ScaleGranularity scale_granularity = ScaleGranularity::kNone;
   ConstTensorView scales;     // F32, or F8_E4M3 (kNvfp4) or F8_E8M0 (MX); value = q * scale
@@ -46,7 +46,8 @@ struct Weight {
 
   OutlierList outliers;  // kNested only
 
-  // GPU planes are permuted inside each group of 16 along K (formats.md); CPU planes are not.
+  // GPU planes are permuted inside each group of 16 along K (formats.md) and the lower plane holds
+  // D (NestedDeviceLower in numeric/nested.h) for E; CPU planes are not and hold E.
   bool k_permuted = false;
 
   // Empty when a GEMM can run at this precision, else the reason, e.g. "a plain weight has no FP8

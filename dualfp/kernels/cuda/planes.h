@@ -1,4 +1,6 @@
-// Nested planes on the GPU: split, check and merge at the speed of memory.
+// Nested planes on the GPU: split, check and merge at the speed of memory. In GPU memory each
+// aligned 16 of K are permuted as docs/formats.md says, and the lower byte is D of numeric/nested.h
+// (NestedDeviceLower) where disk and CPU have E.
 
 #pragma once
 
@@ -27,10 +29,10 @@ struct OutlierSink {
   int64_t capacity = 0;
 };
 
-// w F16 or BF16 [N, K] -> upper, lower U8 [N, K], with each aligned 16 of K permuted as
-// docs/formats.md says. BF16 rounds to FP16 first; beyond FP16's range a weight keeps its own value
-// as an outlier. K is a multiple of 16; pointers are aligned to 16 bytes. `first_index` is that of
-// w[0, 0] in what the sink lists, for a weight that is split in pieces.
+// w F16 or BF16 [N, K] -> upper, lower U8 [N, K], as GPU memory has them. BF16 rounds to FP16
+// first; beyond FP16's range a weight keeps its own value as an outlier. K is a multiple of 16;
+// pointers are aligned to 16 bytes. `first_index` is that of w[0, 0] in what the sink lists, for a
+// weight that is split in pieces.
 void SplitPlanes(const void* w, int64_t n, int64_t k, void* upper, void* lower,
                  const OutlierSink& sink, cudaStream_t stream,
                  PlaneSource source = PlaneSource::kF16, int64_t first_index = 0);
@@ -43,7 +45,11 @@ void MergePlanes(const void* upper, const void* lower, int64_t n, int64_t k, voi
 void CheckPlanes(const void* upper, const void* lower, int64_t n, int64_t k, SplitCounts* counts,
                  cudaStream_t stream);
 
-// Permutes each aligned group of 16 bytes: `bytes` is a multiple of 16. In place where in == out.
+// Planes U8 [N, K] as disk and CPU have them -> as GPU memory has them, in place.
+void PlanesToDevice(void* upper, void* lower, int64_t n, int64_t k, cudaStream_t stream);
+
+// For codes that are not nested: permutes each aligned group of 16 bytes: `bytes` is a multiple
+// of 16. In place where in == out.
 void PermuteBytes(const void* in, void* out, int64_t bytes, cudaStream_t stream);
 
 }  // namespace dualfp::cuda

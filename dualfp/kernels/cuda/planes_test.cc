@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -31,18 +32,36 @@ std::vector<uint8_t> Permuted(const std::vector<uint8_t>& bytes) {
   return out;
 }
 
-// Every FP16 pattern that a nested weight can have, each twice.
+// Planes of disk and CPU as GPU memory has them.
+struct Planes {
+  std::vector<uint8_t> upper;
+  std::vector<uint8_t> lower;
+};
+
+Planes OnDevice(const Planes& planes) {
+  std::vector<uint8_t> lower(planes.lower);
+  for (size_t i = 0; i < lower.size(); ++i) {
+    lower[i] = static_cast<uint8_t>(NestedDeviceLower(planes.upper[i], lower[i]));
+  }
+  return {Permuted(planes.upper), Permuted(lower)};
+}
+
+// Every FP16 pattern that a nested weight can have, at each of the 16 places of a group, beside
+// others of any size and sign.
 std::vector<uint16_t> AllEligible() {
-  std::vector<uint16_t> w;
-  for (int copy = 0; copy < 2; ++copy) {
-    for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-      if (NestedEligible(static_cast<uint16_t>(bits))) {
-        w.push_back(static_cast<uint16_t>(bits));
-      }
+  std::vector<uint16_t> all;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    if (NestedEligible(static_cast<uint16_t>(bits))) {
+      all.push_back(static_cast<uint16_t>(bits));
     }
   }
-  while (w.size() % 16 != 0) {
-    w.push_back(0);
+  std::shuffle(all.begin(), all.end(), std::mt19937(11));
+  while (all.size() % 16 != 1) {  // each copy begins one place further
+    all.push_back(0);
+  }
+  std::vector<uint16_t> w;
+  for (int copy = 0; copy < 16; ++copy) {
+    w.insert(w.end(), all.begin(), all.end());
   }
   return w;
 }
@@ -51,8 +70,8 @@ TEST_F(PlanesGpuTest, EveryWeightSplitsChecksAndMerges) {
   const std::vector<uint16_t> w = AllEligible();
   const auto count = static_cast<int64_t>(w.size());
   const GuardedDevice source(w);
-  const GuardedDevice upper(count);
-  const GuardedDevice lower(count);
+  GuardedDevice upper(count);
+  GuardedDevice lower(count);
   const GuardedDevice merged(2 * count);
   const GuardedDevice counts(std::vector<uint8_t>(sizeof(SplitCounts)));
   OutlierSink sink;
@@ -60,40 +79,51 @@ TEST_F(PlanesGpuTest, EveryWeightSplitsChecksAndMerges) {
   SplitPlanes(source.as(), 1, count, upper.as(), lower.as(), sink, stream_);
   CheckPlanes(upper.as(), lower.as(), 1, count, sink.counts, stream_);
   MergePlanes(upper.as(), lower.as(), 1, count, merged.as(), stream_);
-  std::vector<uint8_t> expected_upper(count);
-  std::vector<uint8_t> expected_lower(count);
+  Planes cpu{std::vector<uint8_t>(count), std::vector<uint8_t>(count)};
   for (int64_t i = 0; i < count; ++i) {
     const NestedBytes bytes = NestedSplit(w[i]);
-    expected_upper[i] = bytes.upper;
-    expected_lower[i] = bytes.lower;
+    cpu.upper[i] = bytes.upper;
+    cpu.lower[i] = bytes.lower;
   }
-  EXPECT_EQ(upper.Read<uint8_t>(), Permuted(expected_upper));
-  EXPECT_EQ(lower.Read<uint8_t>(), Permuted(expected_lower));
+  const Planes expected = OnDevice(cpu);
+  EXPECT_EQ(upper.Read<uint8_t>(), expected.upper);
+  EXPECT_EQ(lower.Read<uint8_t>(), expected.lower);
   EXPECT_EQ(merged.Read<uint16_t>(), w);
   EXPECT_EQ(counts.Read<uint8_t>(), std::vector<uint8_t>(sizeof(SplitCounts)));
+
+  upper.Write(cpu.upper.data(), count);
+  lower.Write(cpu.lower.data(), count);
+  PlanesToDevice(upper.as(), lower.as(), 1, count, stream_);
+  EXPECT_EQ(upper.Read<uint8_t>(), expected.upper);
+  EXPECT_EQ(lower.Read<uint8_t>(), expected.lower);
 }
 
+// All pairs that a weight has pass, and each of the others is found at every place of a word.
 TEST_F(PlanesGpuTest, EveryPairOfBytesIsJudged) {
-  std::vector<uint8_t> upper;
-  std::vector<uint8_t> lower;
-  unsigned long long invalid = 0;
+  Planes right;
+  Planes wrong;
   for (uint32_t pair = 0; pair < 0x10000; ++pair) {
     const auto u = static_cast<uint8_t>(pair >> 8);
-    const auto e = static_cast<uint8_t>(pair);
-    upper.push_back(u);
-    lower.push_back(e);
+    const auto d = static_cast<uint8_t>(pair);
+    const auto e = static_cast<uint8_t>(NestedDeviceLower(u, d));
     const uint16_t h = NestedMerge(u, e);
     const bool valid = NestedEligible(h) && NestedSplit(h) == NestedBytes{u, e};
-    invalid += valid ? 0 : 1;
+    Planes& planes = valid ? right : wrong;
+    planes.upper.insert(planes.upper.end(), 16, u);
+    planes.lower.insert(planes.lower.end(), 16, d);
   }
-  const GuardedDevice device_upper(upper);
-  const GuardedDevice device_lower(lower);
-  const GuardedDevice counts(std::vector<uint8_t>(sizeof(SplitCounts)));
-  CheckPlanes(device_upper.as(), device_lower.as(), 16, 4096, counts.as<SplitCounts>(), stream_);
-  SplitCounts result;
-  std::memcpy(&result, counts.Read<uint8_t>().data(), sizeof(result));
-  EXPECT_GT(invalid, 0u);
-  EXPECT_EQ(result.invalid, invalid);
+  ASSERT_EQ(right.upper.size(), 16u * 2 * (kNestedMaxBits + 1));
+  const auto invalid = [&](const Planes& planes) {
+    const GuardedDevice upper(planes.upper);
+    const GuardedDevice lower(planes.lower);
+    const GuardedDevice counts(std::vector<uint8_t>(sizeof(SplitCounts)));
+    CheckPlanes(upper.as(), lower.as(), 1, upper.bytes(), counts.as<SplitCounts>(), stream_);
+    SplitCounts result;
+    std::memcpy(&result, counts.Read<uint8_t>().data(), sizeof(result));
+    return result.invalid;
+  };
+  EXPECT_EQ(invalid(right), 0u);
+  EXPECT_EQ(invalid(wrong), wrong.upper.size());
 }
 
 TEST_F(PlanesGpuTest, PermutesInPlace) {
@@ -142,8 +172,9 @@ TEST_F(PlanesGpuTest, UploadEqualsTheCpusPlanes) {
     const auto host = [](const ConstTensorView& view) {
       return std::vector<uint8_t>(view.as<uint8_t>(), view.as<uint8_t>() + view.num_bytes());
     };
-    EXPECT_EQ(read(weight->weight.values), Permuted(host(cpu.weight.values)));
-    EXPECT_EQ(read(weight->weight.lower), Permuted(host(cpu.weight.lower)));
+    const Planes expected = OnDevice({host(cpu.weight.values), host(cpu.weight.lower)});
+    EXPECT_EQ(read(weight->weight.values), expected.upper);
+    EXPECT_EQ(read(weight->weight.lower), expected.lower);
     EXPECT_EQ(read(weight->weight.outliers.index), host(cpu.weight.outliers.index));
     EXPECT_EQ(read(weight->weight.outliers.value), host(cpu.weight.outliers.value));
   }
@@ -180,12 +211,11 @@ TEST_F(PlanesGpuTest, Bf16RoundsAsTheCpuDoes) {
   }
   const ConstTensorView source(bits.data(), DType::kBF16, {256, 256});
   ThreadPool threads(2);
-  std::vector<uint8_t> upper(65536);
-  std::vector<uint8_t> lower(65536);
+  Planes cpu{std::vector<uint8_t>(65536), std::vector<uint8_t>(65536)};
   OutlierBuffers outliers;
   const NestReport expected =
-      dualfp::Nest(threads, "w", source, TensorView(upper.data(), DType::kF8E4M3, {256, 256}),
-                   TensorView(lower.data(), DType::kU8, {256, 256}), 65536, &outliers);
+      dualfp::Nest(threads, "w", source, TensorView(cpu.upper.data(), DType::kF8E4M3, {256, 256}),
+                   TensorView(cpu.lower.data(), DType::kU8, {256, 256}), 65536, &outliers);
   DeviceWeight weight;
   const NestReport report = PlaneUploader(0).Nest("w", source, 65536, stream_, &weight);
   EXPECT_EQ(report.outliers, expected.outliers);
@@ -193,9 +223,10 @@ TEST_F(PlanesGpuTest, Bf16RoundsAsTheCpuDoes) {
   EXPECT_NEAR(report.largest_relative_error, expected.largest_relative_error, 1e-6);
   std::vector<uint8_t> got(65536);
   cudaMemcpy(got.data(), weight.weight.values.data, got.size(), cudaMemcpyDeviceToHost);
-  EXPECT_EQ(got, Permuted(upper));
+  const Planes expected_planes = OnDevice(cpu);
+  EXPECT_EQ(got, expected_planes.upper);
   cudaMemcpy(got.data(), weight.weight.lower.data, got.size(), cudaMemcpyDeviceToHost);
-  EXPECT_EQ(got, Permuted(lower));
+  EXPECT_EQ(got, expected_planes.lower);
   std::vector<int64_t> index(report.outliers);
   std::vector<float> value(report.outliers);
   cudaMemcpy(index.data(), weight.weight.outliers.index.data, index.size() * 8,
@@ -269,12 +300,17 @@ TEST(PlanesArgumentsTest, SaysWhatIsWrong) {
               ThrowsMessage<Error>(HasSubstr("counts are required")));
   EXPECT_THAT([&] { PermuteBytes(memory + 1, memory, 16, nullptr); },
               ThrowsMessage<Error>(HasSubstr("aligned to 16 bytes")));
+  EXPECT_THAT([&] { PlanesToDevice(memory, memory + 1, 1, 16, nullptr); },
+              ThrowsMessage<Error>(HasSubstr("aligned to 16 bytes")));
   Weight weight;
   weight.format = QuantFormat::kNvfp4;
   EXPECT_THAT([&] { Upload(weight, 0, nullptr); }, ThrowsMessage<Error>(HasSubstr("nvfp4")));
   weight.format = QuantFormat::kNested;
   weight.k = 24;
   EXPECT_THAT([&] { Upload(weight, 0, nullptr); }, ThrowsMessage<Error>(HasSubstr("K = 24")));
+  weight.k = 32;
+  EXPECT_THAT([&] { Upload(weight, 0, nullptr); },
+              ThrowsMessage<Error>(HasSubstr("no lower plane")));
   DeviceWeight device;
   std::vector<uint16_t> bits(48);
   EXPECT_THAT(

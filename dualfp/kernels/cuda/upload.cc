@@ -112,6 +112,8 @@ DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
   if (!plain) {
     CheckK("upload", weight.k);
   }
+  Check(weight.format != QuantFormat::kNested || weight.lower, ErrorCode::kInvalidArgument,
+        "upload: the nested weight has no lower plane");
   DeviceWeight result;
   result.weight = weight;
   const int64_t lower_offset = RoundUp(weight.values.num_bytes());
@@ -130,13 +132,12 @@ DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
   place(result.weight.values, 0);
   place(result.weight.lower, lower_offset);
   place(result.weight.scales, scale_offset);
-  if (!plain) {
+  if (weight.format == QuantFormat::kNested) {
+    PlanesToDevice(base, base + lower_offset, weight.n, weight.k, stream);
+  } else if (!plain) {
     PermuteBytes(base, base, weight.values.num_bytes(), stream);
-    if (weight.lower) {
-      PermuteBytes(base + lower_offset, base + lower_offset, weight.lower.num_bytes(), stream);
-    }
-    result.weight.k_permuted = true;
   }
+  result.weight.k_permuted = !plain;
   const int64_t outliers = weight.outliers.size();
   if (outliers > 0) {
     const auto* index = weight.outliers.index.as<int64_t>();

@@ -1,5 +1,5 @@
 // Weights in GPU memory. A checkpoint is uploaded tensor by tensor and never needs more than its
-// own size and a piece of one tensor: plain planes are permuted where they lie, and 16-bit weights
+// own size and a piece of one tensor: planes become the GPU's where they lie, and 16-bit weights
 // are split from a staging buffer into their planes.
 
 #pragma once
@@ -25,9 +25,9 @@ struct DeviceWeight {
   Buffer outliers;  // I64 indices, then F32 values
 };
 
-// Copies a CPU weight of a format that GPU kernels compute with (plain, nested, fp8) and permutes
-// its planes along K. Synchronises with `stream`. Throws kUnsupported for other formats and where K
-// of a nested or fp8 weight is not a multiple of 16.
+// Copies a CPU weight of a format that GPU kernels compute with (plain, nested, fp8) and makes its
+// planes what GPU memory holds (planes.h). Synchronises with `stream`. Throws kUnsupported for
+// other formats and where K of a nested or fp8 weight is not a multiple of 16.
 DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream);
 
 // Splits 16-bit CPU weights on the GPU. One object uploads many tensors, one after the other.

@@ -14,6 +14,18 @@ constexpr int kThreads = 256;
 // k = {2t, 2t + 1, 2t + 8, 2t + 9}[j].
 __device__ constexpr int PermutedPosition(int k) { return (k % 8 / 2) * 4 + k / 8 * 2 + k % 2; }
 
+__device__ __forceinline__ uint4 Permuted(const uint4& v) {
+  // Word t = bytes {2t, 2t+1} of the first eight, then of the second.
+  return make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
+                    __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632));
+}
+
+// D from E, or E from D, of 16 weights.
+__device__ __forceinline__ uint4 DeviceLower(const uint4& upper, const uint4& lower) {
+  return make_uint4(NestedDeviceLower(upper.x, lower.x), NestedDeviceLower(upper.y, lower.y),
+                    NestedDeviceLower(upper.z, lower.z), NestedDeviceLower(upper.w, lower.w));
+}
+
 // Lists an outlier, or counts what cannot be a weight. `value` is the weight itself.
 __device__ void NoteIneligible(const OutlierSink& sink, int64_t index, float value,
                                uint16_t clamped) {
@@ -42,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
     const uint32_t words[8] = {in[0].x, in[0].y, in[0].z, in[0].w,
                                in[1].x, in[1].y, in[1].z, in[1].w};
     uint32_t u[4] = {0, 0, 0, 0};
-    uint32_t e[4] = {0, 0, 0, 0};
+    uint32_t e[4] = {0, 0, 0, 0};  // E, becomes D
 #pragma unroll
     for (int k = 0; k < 16; ++k) {
       const auto stored = static_cast<uint16_t>(words[k / 2] >> (16 * (k % 2)));
@@ -69,8 +81,9 @@ __global__ void __launch_bounds__(kThreads)
       u[position / 4] |= uint32_t{bytes.upper} << (8 * (position % 4));
       e[position / 4] |= uint32_t{bytes.lower} << (8 * (position % 4));
     }
-    upper[group] = make_uint4(u[0], u[1], u[2], u[3]);
-    lower[group] = make_uint4(e[0], e[1], e[2], e[3]);
+    const uint4 upper_group = make_uint4(u[0], u[1], u[2], u[3]);
+    upper[group] = upper_group;
+    lower[group] = DeviceLower(upper_group, make_uint4(e[0], e[1], e[2], e[3]));
   }
   if (rounded != 0) {
     atomicAdd(&sink.counts->rounded, rounded);
@@ -83,27 +96,28 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
        group += int64_t{gridDim.x} * kThreads) {
     const uint4 u = upper[group];
-    const uint4 e = lower[group];
+    const uint4 d = lower[group];
     uint4 low;   // k = 0..7
     uint4 high;  // k = 8..15
-    DecodeNested(u.x, e.x, low.x, high.x);
-    DecodeNested(u.y, e.y, low.y, high.y);
-    DecodeNested(u.z, e.z, low.z, high.z);
-    DecodeNested(u.w, e.w, low.w, high.w);
+    DecodeNested(u.x, d.x, low.x, high.x);
+    DecodeNested(u.y, d.y, low.y, high.y);
+    DecodeNested(u.z, d.z, low.z, high.z);
+    DecodeNested(u.w, d.w, low.w, high.w);
     w[2 * group] = low;
     w[2 * group + 1] = high;
   }
 }
 
-// Bytes of 0xFF where U and E do not belong together, for four weights. Of V = 256 (U7 >> 1) + E -
-// 64 the rounding of V / 128 must give U7 back, so E is above 128 exactly where U7 is odd; and V is
-// 0 .. 0x3F00, so E >= 64 where U7 is 0, E <= 64 where it is 126, and it is never 127.
-__device__ __forceinline__ uint32_t Mismatch(uint32_t u, uint32_t e) {
+// Bytes of 0xFF where U and D do not belong together, for four weights. Of V = 128 U7 + D - 64 the
+// rounding of V / 128 to even must give U7 back, so D is 0 .. 128, and neither of these ties where
+// U7 is odd; and V is 0 .. 0x3F00, so D >= 64 where U7 is 0, D <= 64 where it is 126, and it is
+// never 127.
+__device__ __forceinline__ uint32_t Mismatch(uint32_t u, uint32_t d) {
   const uint32_t odd = (u & 0x01010101u) * 255;
   const uint32_t magnitude = u & 0x7F7F7F7Fu;
-  return (__vcmpgtu4(e, 0x80808080u) ^ odd) |
-         (__vcmpeq4(magnitude, 0) & __vcmpltu4(e, 0x40404040u)) |
-         (__vcmpeq4(magnitude, 0x7E7E7E7Eu) & __vcmpgtu4(e, 0x40404040u)) |
+  return __vcmpgtu4(d, 0x80808080u) | (odd & __vcmpeq4(d & 0x7F7F7F7Fu, 0)) |
+         (__vcmpeq4(magnitude, 0) & __vcmpltu4(d, 0x40404040u)) |
+         (__vcmpeq4(magnitude, 0x7E7E7E7Eu) & __vcmpgtu4(d, 0x40404040u)) |
          __vcmpeq4(magnitude, 0x7F7F7F7Fu);
 }
 
@@ -113,9 +127,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
        group += int64_t{gridDim.x} * kThreads) {
     const uint4 u = upper[group];
-    const uint4 e = lower[group];
-    invalid += __popc(Mismatch(u.x, e.x)) + __popc(Mismatch(u.y, e.y)) +
-               __popc(Mismatch(u.z, e.z)) + __popc(Mismatch(u.w, e.w));
+    const uint4 d = lower[group];
+    invalid += __popc(Mismatch(u.x, d.x)) + __popc(Mismatch(u.y, d.y)) +
+               __popc(Mismatch(u.z, d.z)) + __popc(Mismatch(u.w, d.w));
   }
   if (invalid != 0) {
     atomicAdd(&counts->invalid, static_cast<unsigned long long>(invalid / 8));
@@ -126,10 +140,18 @@ __global__ void __launch_bounds__(kThreads)
     PermuteKernel(const uint4* in, uint4* out, int64_t groups) {
   for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
        group += int64_t{gridDim.x} * kThreads) {
-    const uint4 v = in[group];
-    // Word t = bytes {2t, 2t+1} of the first eight, then of the second.
-    out[group] = make_uint4(__byte_perm(v.x, v.z, 0x5410), __byte_perm(v.x, v.z, 0x7632),
-                            __byte_perm(v.y, v.w, 0x5410), __byte_perm(v.y, v.w, 0x7632));
+    out[group] = Permuted(in[group]);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    ToDeviceKernel(uint4* upper, uint4* lower, int64_t groups) {
+  for (int64_t group = blockIdx.x * int64_t{kThreads} + threadIdx.x; group < groups;
+       group += int64_t{gridDim.x} * kThreads) {
+    const uint4 u = upper[group];
+    const uint4 e = lower[group];
+    upper[group] = Permuted(u);
+    lower[group] = Permuted(DeviceLower(u, e));
   }
 }
 
@@ -199,6 +221,17 @@ void PermuteBytes(const void* in, void* out, int64_t bytes, cudaStream_t stream)
   PermuteKernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<const uint4*>(in),
                                                        static_cast<uint4*>(out), groups);
   CheckCuda(cudaGetLastError(), "PermuteBytes");
+}
+
+void PlanesToDevice(void* upper, void* lower, int64_t n, int64_t k, cudaStream_t stream) {
+  CheckGroups(k, upper, lower, upper);
+  const int64_t groups = n * k / 16;
+  if (groups == 0) {
+    return;
+  }
+  ToDeviceKernel<<<Grid(groups), kThreads, 0, stream>>>(static_cast<uint4*>(upper),
+                                                        static_cast<uint4*>(lower), groups);
+  CheckCuda(cudaGetLastError(), "PlanesToDevice");
 }
 
 }  // namespace dualfp::cuda

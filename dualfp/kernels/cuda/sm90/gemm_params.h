@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "dualfp/numeric/host_device.h"
+#include "dualfp/numeric/nested.h"
 
 namespace dualfp::sm90 {
 
@@ -104,8 +105,8 @@ struct GemmParams {
   int token_clusters = 0;  // and along M
   Divisor stages;          // of all K
   Divisor split;
-  uint32_t one = 1;       // see DecodeNested
-  uint64_t w_policy = 0;  // L2 eviction priority of the weights
+  uint32_t decode_mask = kNestedDecodeMask;  // see DecodeNested
+  uint64_t w_policy = 0;                     // L2 eviction priority of the weights
   uint64_t x_policy = 0;
 
   // Persistent family: see Raster and Schedule.

@@ -241,7 +241,7 @@ class Consumer {
 
   __device__ Consumer(const GemmParams& p, const SharedLayout<T>& shared, const ClusterPlace& place)
       : shared_(shared),
-        one_(p.one),
+        decode_mask_(p.decode_mask),
         // The shuffle tells the compiler that the value is uniform across the warp.
         warpgroup_(T::kTurns ? 0 : __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
         release_(shared, place) {
@@ -341,9 +341,10 @@ class Consumer {
       for (int b = 0; b < T::kBlocks; ++b) {
         const int i = j / 2;
         const int w = 2 * (j % 2);
-        cuda::DecodeNested(raw.upper[b][i][w], raw.lower[b][i][w], a[b][j][0], a[b][j][2], one_);
+        cuda::DecodeNested(raw.upper[b][i][w], raw.lower[b][i][w], a[b][j][0], a[b][j][2],
+                           decode_mask_);
         cuda::DecodeNested(raw.upper[b][i][w + 1], raw.lower[b][i][w + 1], a[b][j][1], a[b][j][3],
-                           one_);
+                           decode_mask_);
       }
     }
   }
@@ -554,7 +555,7 @@ class Consumer {
   }
 
   const SharedLayout<T>& shared_;
-  uint32_t one_;
+  uint32_t decode_mask_;
   RingIndex index_;
   RingIndex read_;      // nested: of the granule that is read next
   uint32_t x_;          // nested: X of stage 0, as descriptors have it
