@@ -39,8 +39,8 @@ GemmData::GemmData(int n, int k, int max_m, int copies, cudaStream_t stream)
       rows_(kSampledRows * sizeof(int)),
       reference_(int64_t{kSampledRows} * n * sizeof(double)),
       error_(2 * sizeof(double)),
-      workspace_(sm90::kStreamWorkspaceBytes) {
-  FillByte(workspace_.bytes(), sm90::kStreamFlagBytes, 0, stream);
+      workspace_(sm90::kWorkspaceBytes) {
+  sm90::InitWorkspace(workspace_.bytes(), stream);
   // Trained weights are about this wide; none is an outlier.
   FillNormal(w16_.bytes(), int64_t{copies} * n * k, 0.02f, 1.75f, 1 + n, stream);
   FillNormal(x16_.bytes(), int64_t{max_m} * k, 1.0f, 100.0f, 7 + k, stream);

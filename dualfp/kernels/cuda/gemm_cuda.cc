@@ -140,9 +140,8 @@ void* StreamWorkspace(cudaStream_t stream) {
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   if (workspace == nullptr && cudaStreamIsCapturing(stream, &capture) == cudaSuccess &&
       capture == cudaStreamCaptureStatusNone) {
-    cuda::CheckCuda(cudaMalloc(&workspace, sm90::kStreamWorkspaceBytes), "cudaMalloc");
-    cuda::CheckCuda(cudaMemsetAsync(workspace, 0, sm90::kStreamFlagBytes, stream),
-                    "cudaMemsetAsync");
+    cuda::CheckCuda(cudaMalloc(&workspace, sm90::kWorkspaceBytes), "cudaMalloc");
+    sm90::InitWorkspace(workspace, stream);
   }
   return workspace;
 }

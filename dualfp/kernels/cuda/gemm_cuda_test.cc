@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -237,81 +238,113 @@ double RelativeDifference(const std::vector<float>& a, const std::vector<float>&
 
 using PlanFilter = std::function<bool(const sm90::Plan&)>;
 
+// A problem with a nested weight for one kind of kernel, and what it should make.
+class PlanProblem {
+ public:
+  PlanProblem(sm90::WeightFormat kernel, bool outliers, const Shape& shape, cudaStream_t stream,
+              const TestEpilogue& epilogue = {})
+      : fp8_(kernel != sm90::WeightFormat::kNested),
+        format_{"nested",
+                QuantFormat::kNested,
+                DType::kF8E4M3,
+                ScaleGranularity::kNone,
+                fp8_ ? Precision::kFp8 : Precision::kFp16,
+                fp8_ ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
+                outliers},
+        weight_(format_, shape.n, shape.k, 12),
+        expected_(format_, weight_, shape.m, DType::kF16, DType::kF16, epilogue, 13, kGap),
+        device_(Upload(weight_.weight, 0, stream)),
+        gpu_(expected_, device_.weight),
+        codes_(GemmWorkspaceBytes(gpu_.desc)),
+        scale_(std::vector<float>(1, weight_.weight.input_scale)),
+        workspace_(sm90::kWorkspaceBytes),
+        y_bytes_(((shape.m - 1) * gpu_.args.y.strides[0] + expected_.y_columns) * 2) {
+    expected_.args.accumulation =
+        kernel == sm90::WeightFormat::kE4m3Promoted ? Accumulation::kPromoted : Accumulation::kFast;
+    expected_.desc = DescribeGemm(expected_.args);
+    // The op makes the codes of X in its workspace.
+    Context context;
+    context.device = kGpu;
+    context.stream = stream;
+    context.workspace = TensorView(codes_.as(), DType::kU8, {codes_.bytes()}, kGpu);
+    Gemm(context, gpu_.args);
+    sm90::InitWorkspace(workspace_.as(), stream);
+    problem.format = kernel;
+    problem.m = static_cast<int>(shape.m);
+    problem.n = static_cast<int>(shape.n);
+    problem.k = static_cast<int>(shape.k);
+    problem.w = device_.weight.values.data;
+    problem.w_lower = device_.weight.lower.data;
+    problem.x = fp8_ ? codes_.as() : gpu_.args.x.data;
+    problem.x_stride = fp8_ ? shape.k : gpu_.args.x.strides[0];
+    if (fp8_) {
+      problem.epilogue.alpha = kNestedScale;
+      problem.epilogue.x_scale = scale_.as<float>();
+      problem.outliers.factor = 1 / kNestedScale;
+    }
+    if (outliers) {
+      problem.outliers.index = device_.weight.outliers.index.as<int64_t>();
+      problem.outliers.value = device_.weight.outliers.value.as<float>();
+      problem.outliers.count = static_cast<int>(device_.weight.outliers.size());
+    }
+    problem.epilogue.y = gpu_.args.y.data;
+    problem.epilogue.y_stride = gpu_.args.y.strides[0];
+    problem.epilogue.silu = epilogue.activation == Activation::kSilu;
+    problem.epilogue.silu_mul = epilogue.activation == Activation::kSiluMul;
+    problem.epilogue.bias = gpu_.args.bias.as<float>();
+    problem.epilogue.residual = gpu_.args.residual.data;
+    problem.epilogue.residual_stride = gpu_.args.residual.strides[0];
+    problem.workspace = workspace_.as();
+  }
+
+  void Poison() const {
+    CheckCuda(cudaMemset(const_cast<void*>(gpu_.args.y.data), 0xFF, y_bytes_), "poison");
+    CheckCuda(cudaDeviceSynchronize(), "poison");
+  }
+  // Waits for all streams.
+  std::vector<float> Y() const { return gpu_.Y(); }
+  void ExpectRight(const std::vector<float>& y) const {
+    expected_.ExpectNear(y, Tolerance(expected_.desc));
+  }
+
+  sm90::GemmProblem problem;
+
+ private:
+  bool fp8_;
+  TestFormat format_;
+  TestWeight weight_;
+  TestProblem expected_;
+  DeviceWeight device_;
+  GpuProblem gpu_;
+  GuardedDevice codes_;
+  GuardedDevice scale_;
+  GuardedDevice workspace_;
+  int64_t y_bytes_;
+};
+
 // Runs plans of one kind of kernel, all or one of each kernel, on a nested weight, and compares
 // what they make.
 void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
               const PlanFilter& filter, bool once, cudaStream_t stream, int* count,
               const TestEpilogue& epilogue = {}) {
   int& runs = *count;
-  const bool fp8 = kernel != sm90::WeightFormat::kNested;
-  const TestFormat format{"nested",
-                          QuantFormat::kNested,
-                          DType::kF8E4M3,
-                          ScaleGranularity::kNone,
-                          fp8 ? Precision::kFp8 : Precision::kFp16,
-                          fp8 ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
-                          outliers};
-  const TestWeight weight(format, shape.n, shape.k, 12);
-  TestProblem problem(format, weight, shape.m, DType::kF16, DType::kF16, epilogue, 13, kGap);
-  problem.args.accumulation =
-      kernel == sm90::WeightFormat::kE4m3Promoted ? Accumulation::kPromoted : Accumulation::kFast;
-  problem.desc = DescribeGemm(problem.args);
-  const DeviceWeight device = Upload(weight.weight, 0, stream);
-  GpuProblem gpu(problem, device.weight);
-  // The codes of X, which the op makes in its workspace.
-  const GuardedDevice workspace(GemmWorkspaceBytes(gpu.desc));
-  Context context;
-  context.device = kGpu;
-  context.stream = stream;
-  context.workspace = TensorView(workspace.as(), DType::kU8, {workspace.bytes()}, kGpu);
-  Gemm(context, gpu.args);
-  sm90::GemmProblem p;
-  p.format = kernel;
-  p.m = static_cast<int>(shape.m);
-  p.n = static_cast<int>(shape.n);
-  p.k = static_cast<int>(shape.k);
-  p.w = device.weight.values.data;
-  p.w_lower = device.weight.lower.data;
-  p.x = fp8 ? workspace.as() : gpu.args.x.data;
-  p.x_stride = fp8 ? shape.k : gpu.args.x.strides[0];
-  const std::vector<float> scale(1, weight.weight.input_scale);
-  const GuardedDevice device_scale(scale);
-  if (fp8) {
-    p.epilogue.alpha = kNestedScale;
-    p.epilogue.x_scale = device_scale.as<float>();
-    p.outliers.factor = 1 / kNestedScale;
-  }
-  if (outliers) {
-    p.outliers.index = device.weight.outliers.index.as<int64_t>();
-    p.outliers.value = device.weight.outliers.value.as<float>();
-    p.outliers.count = static_cast<int>(device.weight.outliers.size());
-  }
-  p.epilogue.y = gpu.args.y.data;
-  p.epilogue.y_stride = gpu.args.y.strides[0];
-  p.epilogue.silu = epilogue.activation == Activation::kSilu;
-  p.epilogue.silu_mul = epilogue.activation == Activation::kSiluMul;
-  p.epilogue.bias = gpu.args.bias.as<float>();
-  p.epilogue.residual = gpu.args.residual.data;
-  p.epilogue.residual_stride = gpu.args.residual.strides[0];
+  const PlanProblem p(kernel, outliers, shape, stream, epilogue);
   std::vector<float> first;
   std::set<const void*> seen;
-  for (const sm90::RankedPlan& ranked : sm90::RankPlans(p, sm90::DeviceModel())) {
+  for (const sm90::RankedPlan& ranked : sm90::RankPlans(p.problem, sm90::DeviceModel())) {
     if (!filter(ranked.plan)) {
       continue;
     }
     if (once && !seen.insert(ranked.plan.config->function).second) {
       continue;
     }
-    CheckCuda(cudaMemset(const_cast<void*>(gpu.args.y.data), 0xFF,
-                         ((shape.m - 1) * gpu.args.y.strides[0] + problem.y_columns) * 2),
-              "poison");
-    CheckCuda(cudaDeviceSynchronize(), "poison");
-    sm90::Launch(ranked.plan, p, stream, runs % 2 == 1);
-    const std::vector<float> y = gpu.Y();
+    p.Poison();
+    sm90::Launch(ranked.plan, p.problem, stream, runs % 2 == 1);
+    const std::vector<float> y = p.Y();
     SCOPED_TRACE(Name(ranked.plan));
     if (first.empty()) {
       first = y;
-      problem.ExpectNear(y, Tolerance(problem.desc));
+      p.ExpectRight(y);
     }
     // Plans add in different orders and round to FP16.
     EXPECT_LE(RelativeDifference(y, first), kernel == sm90::WeightFormat::kE4m3 ? 5e-3 : 1e-3);
@@ -332,7 +365,10 @@ TEST_F(GemmGpuTest, EveryPlan) {
   // Of the many ways to split, each kernel's extremes.
   const auto filter = [](const sm90::Plan& plan) {
     const sm90::ClusterShape& c = plan.cluster;
-    return c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
+    const bool sums = plan.parts != 1;
+    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.parts != 5 &&
+                      plan.parts != 6
+                : c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
   };
   int runs = 0;
   for (const sm90::WeightFormat kernel : kKernelFormats) {
@@ -386,6 +422,48 @@ TEST_F(GemmGpuTest, EveryPersistentKernelInManyRounds) {
     if (HasFailure()) {
       return;
     }
+  }
+}
+
+// CTAs that wait for each other's sums must end wherever and whenever they start: here beside two
+// more streams, one of them with the same kind of kernels.
+TEST_F(GemmGpuTest, SharedTilesBesideOtherStreams) {
+  const PlanProblem busy(sm90::WeightFormat::kE4m3, false, {700, 4096, 2064}, stream_);
+  const PlanProblem first(sm90::WeightFormat::kNested, false, {190, 1936, 1040}, stream_);
+  const PlanProblem second(sm90::WeightFormat::kNested, false, {130, 2000, 528}, stream_);
+  CheckCuda(cudaDeviceSynchronize(), "problems");
+  const sm90::Plan whole = sm90::PlanByName("e4m3_turns_r128_t128_k128");
+  std::array<cudaStream_t, 2> others{};
+  for (cudaStream_t& other : others) {
+    CheckCuda(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking), "cudaStreamCreate");
+  }
+  for (const char* name :
+       {"nested_persistent_r128_t64_k128/k2", "nested_persistent_r128_t128_k64/k4",
+        "nested_persistent_r128_t96_k64/k", "nested_persistent_r192_t128_k64/k2"}) {
+    SCOPED_TRACE(name);
+    const sm90::Plan plan = sm90::PlanByName(name);
+    ASSERT_EQ(Unsupported(plan, first.problem), "");
+    ASSERT_EQ(Unsupported(plan, second.problem), "");
+    std::vector<float> alone[2];
+    for (int round = 0; round < 3; ++round) {
+      first.Poison();
+      second.Poison();
+      for (int i = 0; i < 40; ++i) {
+        sm90::Launch(whole, busy.problem, stream_, true);
+        sm90::Launch(plan, first.problem, others[0], i % 2 == 1);
+        sm90::Launch(plan, second.problem, others[1], true);
+      }
+      const std::vector<float> y[2] = {first.Y(), second.Y()};
+      first.ExpectRight(y[0]);
+      second.ExpectRight(y[1]);
+      for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(round == 0 ? y[i] : alone[i], y[i]);
+        alone[i] = y[i];
+      }
+    }
+  }
+  for (cudaStream_t other : others) {
+    CheckCuda(cudaStreamDestroy(other), "cudaStreamDestroy");
   }
 }
 

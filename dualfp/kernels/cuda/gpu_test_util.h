@@ -71,6 +71,7 @@ class GuardedDevice {
   }
   void Write(const void* from, int64_t bytes) {
     CheckCuda(cudaMemcpy(as(), from, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    CheckCuda(cudaDeviceSynchronize(), "Write");  // the end of it may still be on its way
   }
   // After everything that was enqueued.
   template <class T>

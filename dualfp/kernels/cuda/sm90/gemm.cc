@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <set>
@@ -11,6 +12,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/common/tensor_map.h"
+#include "dualfp/kernels/cuda/sm90/seats.h"
 
 namespace dualfp::sm90 {
 
@@ -24,13 +26,75 @@ void AddE4m3Promoted(std::vector<KernelConfig>& table);
 namespace {
 
 constexpr int kLeastSms = 132;
-constexpr int kMaxClusterSize = 8;   // what every device with clusters offers
 constexpr int64_t kKeptX = 8 << 20;  // elements that may crowd out others from L2
 constexpr uint64_t kEvictNormal = 0x1000000000000000;
 constexpr uint64_t kEvictFirst = 0x12F0000000000000;
 constexpr uint64_t kEvictLast = 0x14F0000000000000;
 
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+
+// Tiles beside each other in a GPC: about as many as it has SMs.
+constexpr int kGpcTiles = 16;
+
+// Whether CTAs are counted, and so are as many in every launch of this cluster size.
+bool Counts(const Plan& plan, const GemmProblem& problem) {
+  return plan.config->family == Family::kPersistent && problem.workspace != nullptr &&
+         plan.config->ctas == 1 && (plan.cluster.size() == 1 || plan.UsesWorkspace());
+}
+
+// `work`: CTAs that have any.
+Seats MakeSeats(const Plan& plan, const GemmProblem& problem, int ctas, int work) {
+  Seats seats;
+  if (!Counts(plan, problem)) {
+    return seats;
+  }
+  auto* counters = static_cast<uint32_t*>(problem.workspace);
+  seats.kind = plan.cluster.size() - 1;
+  seats.started = counters + seats.kind;
+  seats.ctas = Divisor(ctas);
+  const GpcMap& map = KnownGpcs();
+  if (plan.cluster.size() == 1 && map.sms == ctas) {
+    seats.taken = counters + 64;
+    seats.seated = counters + 128;
+    seats.gpcs = map.gpcs;
+    std::copy(map.of_sm.begin(), map.of_sm.end(), seats.gpc_of_sm);
+    std::copy(map.members.begin(), map.members.end(), seats.seats);
+    // Each GPC has its share of the work so far, rounded up to whole tiles.
+    const int parts = std::max(plan.parts, 1);
+    const int busy = std::min(work, ctas);
+    int sms = 0;
+    int dealt = 0;
+    for (int gpc = 0; gpc < map.gpcs; ++gpc) {
+      sms += map.members[gpc];
+      const int share = CeilDiv(CeilDiv(busy * sms, ctas), parts) * parts;
+      const int next = std::min({share, busy, dealt + map.members[gpc]});
+      seats.first[gpc] = static_cast<uint8_t>(dealt);
+      seats.busy[gpc] = static_cast<uint8_t>(next - dealt);
+      dealt = next;
+    }
+    CheckInternal(dealt == busy, "seats for ", dealt, " of ", busy, " CTAs");
+  }
+  return seats;
+}
+
+// Tiles along the weights that are walked together where neighbours lie in a GPC: those whose
+// kGpcTiles tiles read least.
+int GpcRasterGroup(const GemmParams& p, const KernelConfig& config) {
+  const int tiles = std::max(1, kGpcTiles / static_cast<int>(p.parts.value));
+  int best = 1;
+  int least = std::numeric_limits<int>::max();
+  for (int group = tiles; group >= 1; group /= 2) {
+    const int wide = std::min(tiles / group, p.token_clusters);
+    const int high = std::max(tiles / wide, group);
+    const int reads = high * (config.by_token ? config.tokens : config.rows) +
+                      wide * (config.by_token ? config.rows : config.tokens);
+    if (reads < least) {
+      least = reads;
+      best = group;
+    }
+  }
+  return best;
+}
 
 GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters) {
   const KernelConfig& config = *plan.config;
@@ -73,14 +137,18 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
     std::swap(p.row_clusters, p.token_clusters);
   }
   if (config.family == Family::kPersistent) {
-    const int group = std::min(plan.raster_group, p.row_clusters);
+    const int tiles = p.row_clusters * p.token_clusters;
+    p.parts = Divisor(std::max(plan.parts, 1));
+    p.seats = MakeSeats(plan, problem, clusters * plan.cluster.size(),
+                        plan.parts == Plan::kStream ? clusters : tiles * std::max(plan.parts, 1));
+    const bool by_gpc = p.seats.gpcs > 0 && plan.raster_group == Plan().raster_group;
+    const int group =
+        std::min(by_gpc ? GpcRasterGroup(p, config) : plan.raster_group, p.row_clusters);
     const int last = p.row_clusters % group;
     p.raster_group = Divisor(group);
     p.raster_last_group = Divisor(last == 0 ? group : last);
     p.raster_group_tiles = Divisor(group * p.token_clusters);
-    const int tiles = p.row_clusters * p.token_clusters;
     p.whole_tiles = tiles;
-    p.parts = Divisor(std::max(plan.parts, 1));
     if (plan.parts > 1) {
       p.whole_tiles = 0;
     } else if (plan.parts == Plan::kStream) {
@@ -91,9 +159,7 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
       p.share_longer = stages % clusters;
     }
     if (plan.UsesWorkspace()) {
-      p.flags = static_cast<uint32_t*>(problem.workspace);
-      p.partials =
-          reinterpret_cast<float*>(static_cast<uint8_t*>(problem.workspace) + kStreamFlagBytes);
+      p.partials = static_cast<uint8_t*>(problem.workspace) + kWorkspaceHeaderBytes;
     }
   }
   return p;
@@ -150,7 +216,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if (problem.n % 16 != 0 || problem.k % 16 != 0) {
     return "N and K must be multiples of 16";
   }
-  if (c.split < 1 || c.share_x < 1 || c.share_w < 1 || c.size() > kMaxClusterSize) {
+  if (c.split < 1 || c.share_x < 1 || c.share_w < 1 || c.size() > kMostClusterSize) {
     return "a cluster has 1..8 CTAs";
   }
   if ((c.share_x & (c.share_x - 1)) != 0 || (c.share_w & (c.share_w - 1)) != 0) {
@@ -161,7 +227,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (plan.UsesWorkspace() &&
       (config.family != Family::kPersistent || problem.workspace == nullptr ||
-       config.rows * config.tokens > kMostPartialSums || config.ctas != 1 || config.turns)) {
+       !SharesTiles(config.rows, config.tokens) || config.ctas != 1 || config.turns)) {
     return "sums over clusters need a persistent kernel and a workspace";
   }
   const Epilogue& e = problem.epilogue;
@@ -181,12 +247,13 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
     }
     return "";
   }
-  if (plan.parts > 1 && (plan.parts > kMostParts || plan.parts > CeilDiv(problem.k, config.k) ||
-                         plan.parts > CeilDiv(config.tokens, 32) ||
-                         plan.parts * CeilDiv(problem.n, config.rows * c.share_x) *
-                                 CeilDiv(problem.m, config.tokens * c.share_w) * c.size() >
-                             kLeastSms)) {
-    return "parts of tiles must be computed in one wave, a stage each at least";
+  if (plan.parts > 1 &&
+      (c.size() > 1 || plan.parts > kMostParts || plan.parts > CeilDiv(problem.k, config.k) ||
+       plan.parts > CeilDiv(config.tokens, 32) ||
+       plan.parts * CeilDiv(problem.n, config.rows * c.share_x) *
+               CeilDiv(problem.m, config.tokens * c.share_w) >
+           kLeastSms)) {
+    return "parts of tiles must be computed in one wave, a stage each at least, without clusters";
   }
   if (c.split != 1) {
     return "persistent kernels do not split K";
@@ -248,6 +315,11 @@ int MaxActiveClusters(const KernelConfig& config, int cluster_size) {
   return clusters;
 }
 
+void InitWorkspace(void* workspace, cudaStream_t stream) {
+  FindGpcs();
+  cuda::CheckCuda(cudaMemsetAsync(workspace, 0, kWorkspaceBytes, stream), "cudaMemsetAsync");
+}
+
 void Launch(const Plan& plan, const GemmProblem& problem, cudaStream_t stream, bool overlap) {
   const KernelConfig& config = *plan.config;
   const ClusterShape& c = plan.cluster;
@@ -262,9 +334,7 @@ void Launch(const Plan& plan, const GemmProblem& problem, cudaStream_t stream, b
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
-  const int clusters = plan.parts == Plan::kStream ? most
-                       : plan.parts > 1            ? tiles * plan.parts
-                                                   : std::min(tiles, most);
+  const int clusters = Counts(plan, problem) ? most : std::min(tiles, most);
   launch.gridDim = persistent ? dim3(clusters * c.size())
                               : dim3(params.row_clusters * c.size(), params.token_clusters);
   launch.blockDim = dim3(config.threads);

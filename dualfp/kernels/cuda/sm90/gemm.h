@@ -22,20 +22,24 @@ struct GemmProblem {
   int n = 0;
   int k = 0;
   const void* w = nullptr;        // U8 [N, K]: upper plane or E4M3 values
-  const void* w_lower = nullptr;  // U8 [N, K]: nested only
+  const void* w_lower = nullptr;  // U8 [N, K]: nested only, as NestedDeviceLower has it
   const void* x = nullptr;        // [M, K]: F16 (nested) or E4M3
   int64_t x_stride = 0;           // elements between rows
   Epilogue epilogue;
   Outliers outliers;  // `x` and `x_stride` are set from those above
   BlockScales block;  // kE4m3Promoted only
-  // For plans that want it: kStreamWorkspaceBytes on 256, whose first kStreamFlagBytes are zero; a
-  // kernel leaves them so. Kernels that may run at one time need one each.
+  // kWorkspaceBytes on 256, see InitWorkspace; persistent kernels are faster with one and some
+  // plans want one. Kernels that may run at one time need one each.
   void* workspace = nullptr;
 };
 
-constexpr int64_t kStreamFlagBytes = 16384;
-constexpr int64_t kStreamWorkspaceBytes =
-    kStreamFlagBytes + 160 * 4 * kMostPartialSums;  // 160 CTAs
+constexpr int64_t kWorkspaceHeaderBytes = 1024;
+constexpr int64_t kWorkspaceBytes =
+    kWorkspaceHeaderBytes + int64_t{kMostSeats} * 4 * kMostPartialSums;
+
+// Makes memory of the current device a workspace for kernels that follow in the stream. The first
+// time on a device some small kernels run, which it waits for; not while the stream is captured.
+void InitWorkspace(void* workspace, cudaStream_t stream);
 
 enum class Family { kSplit, kPersistent };
 

@@ -85,8 +85,34 @@ struct Divisor {
 #endif
 };
 
+constexpr int kMostClusterSize = 8;  // what every device with clusters offers
+constexpr int kMostSeats = 160;
+constexpr int kMostGpcs = 16;
+constexpr uint32_t kLaunchNumbers = 1 << 24;  // before they begin again
+
+// How the CTAs of a persistent kernel take seats (seats.cuh), and how launches that share a
+// workspace are told apart. Counters are zero when a workspace is made.
+struct Seats {
+  uint32_t* started =
+      nullptr;                 // CTAs so far, of all launches of this kind; nullptr: nothing counts
+  uint32_t* taken = nullptr;   // [gpcs] seats, of this launch
+  uint32_t* seated = nullptr;  // CTAs, of this launch
+  Divisor ctas;                // of a launch: all launches of a kind have the same
+  uint32_t kind = 0;           // cluster size - 1
+  int gpcs = 0;                // 0: CTAs take tiles by their index
+  uint8_t gpc_of_sm[kMostSeats] = {};
+  uint8_t seats[kMostGpcs] = {};  // in a GPC,
+  uint8_t first[kMostGpcs] = {};  // its first place in the walk over tiles,
+  uint8_t busy[kMostGpcs] = {};   // and how many have one; the others' CTAs are idle
+};
+
 constexpr int kMostParts = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
+
+// Whether CTAs can share tiles of this size: for others ptxas serializes wgmma.
+DUALFP_HOST_DEVICE constexpr bool SharesTiles(int rows, int tokens) {
+  return tokens % 32 == 0 && tokens >= 64 && rows * tokens <= kMostPartialSums;
+}
 
 // For tiles by token (Sharing::kTurnsByToken) the weights and X have changed places in w, x,
 // w_policy, x_policy, cluster, row_clusters and token_clusters.
@@ -106,6 +132,7 @@ struct GemmParams {
   Divisor stages;          // of all K
   Divisor split;
   uint32_t decode_mask = kNestedDecodeMask;  // see DecodeNested
+  Seats seats;                               // persistent family
   uint64_t w_policy = 0;                     // L2 eviction priority of the weights
   uint64_t x_policy = 0;
 
@@ -113,14 +140,11 @@ struct GemmParams {
   Divisor raster_group;       // weight tiles that are walked together,
   Divisor raster_last_group;  // of which the last group may have fewer
   Divisor raster_group_tiles;
-  Divisor parts;              // clusters that compute a part of each tile
-  int whole_tiles = 0;        // these are computed by one cluster each
-  int share_stages = 0;       // stages of the others that each cluster computes, and of how many
-  int share_longer = 0;       // clusters it is one more
-  float* partials = nullptr;  // [CTA][rows * tokens]
-  // [CTA][warpgroup][kMostParts]: its partial sums are complete, one flag for each CTA that waits
-  // for them, which clears it.
-  uint32_t* flags = nullptr;
+  Divisor parts;                // clusters that compute a part of each tile
+  int whole_tiles = 0;          // these are computed by one cluster each
+  int share_stages = 0;         // stages of the others that each cluster computes, and of how many
+  int share_longer = 0;         // clusters it is one more
+  uint8_t* partials = nullptr;  // [CTA][rows * tokens] of 4 bytes, see PartialSums
 };
 
 }  // namespace dualfp::sm90

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "dualfp/kernels/cuda/sm90/loader.cuh"
 #include "dualfp/kernels/cuda/sm90/partial_sums.cuh"
 #include "dualfp/kernels/cuda/sm90/schedule.cuh"
 #include "dualfp/kernels/cuda/sm90/store_tile.cuh"
@@ -23,14 +24,14 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   extern __shared__ uint8_t dynamic_shared[];
   const SharedLayout<T> shared(dynamic_shared);
   const ClusterPlace place(p, cuda::ClusterRank());
-  const int cluster = cuda::ClusterIndex();
-  const int clusters = cuda::ClusterCount();
   const Raster<T> raster(p, place);
   const int all_stages = static_cast<int>(p.stages.value);
   const int last_k = p.k - (all_stages - 1) * T::kK;
 
-  InitRing(shared, place);
-  cuda::GridLaunchDependents();
+  InitRing(p, shared, place);
+  LaunchDependents<T>(p.seats);
+  const int cluster = PlaceInWalk(p, shared);
+  const int clusters = cuda::ClusterCount();
 
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
@@ -52,12 +53,11 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     BecomeConsumer<T>();
     cuda::GridWaitForPrevious();
     ConsumerOf<T> consumer(p, shared, place);
-    const PartialSums<T> partials(p, shared);
-    uint32_t sum_phase = 0;
+    const PartialSums<T> partials(p, LoadLaunchNumber(shared.Seat()));
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
-    const int thread = threadIdx.x % 128;
     const int row_offset = warpgroup * T::kBlocks * 64;
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
+    const int cta = cluster * p.cluster.size() + cuda::ClusterRank();  // whose slot sums go to
     StoreConstants<T> constants(shared.Constants(warpgroup));
     const uint32_t staging = shared.Staging() + warpgroup * T::kWarpgroupStagingBytes;
     const TileStores<T> store(p, constants, staging);
@@ -78,10 +78,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
         }
         const bool finishes = parts > 1 || work.end == all_stages;
         if (parts > 1 || !finishes) {
-          partials.Give(consumer, finishes ? range : TokenRange{0, 0});
-          if (thread < parts && (thread != part || !finishes)) {
-            partials.Announce(thread);
-          }
+          partials.Give(cta, consumer, finishes ? range : TokenRange{0, 0});
         }
         if (!finishes) {
           continue;  // the last part finishes the tile
@@ -91,9 +88,9 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
           int from = cluster;
           do {
             --from;
-            partials.Take(consumer, range, parts > 1 ? parts - 1 : 1, part, sum_phase, [&](int i) {
+            partials.Take(consumer, range, parts > 1 ? parts - 1 : 1, [&](int i) {
               const int other = parts > 1 ? (i < part ? i : i + 1) - part : from - cluster;
-              return blockIdx.x + other * p.cluster.size();
+              return cta + other * p.cluster.size();
             });
           } while (parts == 1 && Schedule::ShareBegin(p, from) > tile_begin);
         }

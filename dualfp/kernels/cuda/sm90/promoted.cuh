@@ -6,11 +6,11 @@
 #pragma once
 
 #include "dualfp/kernels/cuda/common/wgmma.cuh"
-#include "dualfp/kernels/cuda/sm90/mainloop.cuh"
+#include "dualfp/kernels/cuda/sm90/ring.cuh"
 
 namespace dualfp::sm90 {
 
-// Beside Consumer (mainloop.cuh): the same accumulators, the same ring.
+// Beside SharedConsumer: the same accumulators, the same ring.
 template <class T>
 class PromotedConsumer {
  public:
@@ -109,20 +109,5 @@ class PromotedConsumer {
   uint32_t warpgroup_;
   uint32_t lane_;
 };
-
-// What the kernels use, and how they run it on a tile.
-template <class T>
-using ConsumerOf = std::conditional_t<T::kPromoted, PromotedConsumer<T>, Consumer<T>>;
-
-// `first` and `stages` as above; the last stage holds `last_k` elements of K.
-template <class T>
-__device__ __forceinline__ void RunTile(ConsumerOf<T>& consumer, const GemmParams& p, int first,
-                                        int stages, int last_k, int row0, int token0) {
-  if constexpr (T::kPromoted) {
-    consumer.Run(p, first, stages, row0, token0);
-  } else {
-    consumer.Run(stages, last_k, [] {});
-  }
-}
 
 }  // namespace dualfp::sm90

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "dualfp/kernels/cuda/sm90/mainloop.cuh"
+#include "dualfp/kernels/cuda/sm90/ring.cuh"
 
 namespace dualfp::sm90 {
 
@@ -44,6 +44,12 @@ class Raster {
   int token_offset_;
 };
 
+// Where in the walk over tiles this CTA's cluster stands. Past the last place: nothing to do.
+template <class T>
+__device__ __forceinline__ int PlaceInWalk(const GemmParams& p, const SharedLayout<T>& shared) {
+  return p.seats.gpcs > 0 ? LoadSeat(shared.Seat()) : cuda::ClusterIndex();
+}
+
 // Stages [begin, end) of a tile.
 struct Work {
   int tile;
@@ -63,6 +69,10 @@ class Schedule {
       : p_(p), next_(cluster), clusters_(clusters) {
     begin_ = ShareBegin(p, cluster);
     end_ = ShareBegin(p, cluster + 1);
+    if (p.parts.value > 1 &&
+        cluster >= p.row_clusters * p.token_clusters * static_cast<int>(p.parts.value)) {
+      end_ = begin_;
+    }
   }
 
   // Where the share of a cluster begins, in stages after the whole tiles.

@@ -3,10 +3,10 @@
 
 #pragma once
 
+#include "dualfp/kernels/cuda/sm90/consumer.cuh"
 #include "dualfp/kernels/cuda/sm90/epilogue.cuh"
-#include "dualfp/kernels/cuda/sm90/mainloop.cuh"
+#include "dualfp/kernels/cuda/sm90/loader.cuh"
 #include "dualfp/kernels/cuda/sm90/outliers.cuh"
-#include "dualfp/kernels/cuda/sm90/promoted.cuh"
 
 namespace dualfp::sm90 {
 
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   const int stages = p.split.Quotient((place.split_rank + 1) * all_stages) - begin;
   const int last_k = place.split_rank == split - 1 ? p.k - (all_stages - 1) * T::kK : T::kK;
 
-  InitRing(shared, place);
+  InitRing(p, shared, place);
   cuda::GridLaunchDependents();
 
   if (threadIdx.x >= T::kConsumers) {
@@ -187,10 +187,10 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     cuda::NamedBarrierSync(1, T::kConsumers);
     if (split > 1) {
       if (threadIdx.x == 0) {
-        reduction.Send(shared.SumBarrier(0));
+        reduction.Send(shared.SumBarrier());
       }
       if (reduction.Bytes(reduction.rank) > 0) {
-        cuda::BarrierWait(shared.SumBarrier(0), 0);
+        cuda::BarrierWait(shared.SumBarrier(), 0);
       }
     }
     ReduceAndStore<T>(p, reduction, constants, row0, token0);

@@ -18,7 +18,7 @@ class TokenStores {
       : p_(p), constants_(constants), staging_(staging + threadIdx.x % 128 / 32 * kWarpBytes) {}
 
   // All threads of a warpgroup, which wait for no other.
-  __device__ __forceinline__ void Take(StoreKind kind, const Consumer<T>& consumer, int row0,
+  __device__ __forceinline__ void Take(StoreKind kind, const SharedConsumer<T>& consumer, int row0,
                                        int token0) const {
     WarpgroupSync();  // the previous tile's constants have been read
     constants_.Publish(p_.epilogue.alpha);
@@ -60,7 +60,7 @@ class TokenStores {
   }
 
   template <bool kScaled>
-  __device__ __forceinline__ void Store(const Consumer<T>& consumer, int row0, int token0,
+  __device__ __forceinline__ void Store(const SharedConsumer<T>& consumer, int row0, int token0,
                                         OutputType type) const {
     const Epilogue& e = p_.epilogue;
     const int lane = threadIdx.x % 32;
@@ -129,7 +129,7 @@ class TokenStores {
   }
 
   // With activation or residual; SiLU·mul leaves half an octet of each.
-  __device__ __forceinline__ void StoreFinished(const Consumer<T>& consumer, int row0,
+  __device__ __forceinline__ void StoreFinished(const SharedConsumer<T>& consumer, int row0,
                                                 int token0) const {
     const Epilogue& e = p_.epilogue;
     const int lane = threadIdx.x % 32;

@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "dualfp/kernels/cuda/common/matrix.cuh"
+#include "dualfp/kernels/cuda/sm90/consumer.cuh"
 #include "dualfp/kernels/cuda/sm90/epilogue.cuh"
-#include "dualfp/kernels/cuda/sm90/mainloop.cuh"
 #include "dualfp/kernels/cuda/sm90/partial_sums.cuh"
 
 namespace dualfp::sm90 {

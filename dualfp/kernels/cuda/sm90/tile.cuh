@@ -87,7 +87,7 @@ struct Tile {
       kNested &&
       (kTokens >= 192 || (kTokens >= 96 && (kK == 128 || kBlocks == 2 || kWarpgroups == 3)));
   static constexpr int kStageBarriers = kSeparate ? 4 : 2;
-  static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 32;
+  static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 40;
 
   static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
   // There are registers for activations and residuals beside the accumulators, so that no kernel
@@ -184,10 +184,10 @@ struct SharedLayout {
   static constexpr uint32_t kXBarriers = T::kSeparate ? 16 * T::kStages : 0;
   __device__ uint32_t FullX(uint32_t stage) const { return Full(stage) + kXBarriers; }
   __device__ uint32_t EmptyX(uint32_t stage) const { return Empty(stage) + kXBarriers; }
-  // For sums of other CTAs: of a warpgroup, or (0) of all.
-  __device__ uint32_t SumBarrier(int warpgroup) const {
-    return Full(T::kStageBarriers * T::kStages + warpgroup);
-  }
+  // For sums of the cluster's other CTAs.
+  __device__ uint32_t SumBarrier() const { return Full(T::kStageBarriers * T::kStages); }
+  // The CTA's seat and the number of the launch.
+  __device__ uint32_t Seat() const { return SumBarrier() + 8; }
 };
 
 }  // namespace dualfp::sm90

@@ -18,12 +18,12 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
   const SharedLayout<T> shared(dynamic_shared);
   const ClusterPlace place(p, cuda::ClusterRank());
   const int clusters = cuda::ClusterCount();
-  const int first_tile = cuda::ClusterIndex();
   const Raster<T> raster(p, place);
   const int stages = static_cast<int>(p.stages.value);
 
-  InitRing(shared, place);
-  cuda::GridLaunchDependents();
+  InitRing(p, shared, place);
+  LaunchDependents<T>(p.seats);
+  const int first_tile = PlaceInWalk(p, shared);
 
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
     BecomeConsumer<T>();
     cuda::GridWaitForPrevious();
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
-    Consumer<T> consumer(p, shared, place);
+    SharedConsumer<T> consumer(p, shared, place);
     StoreConstants<T> constants(shared.Constants(warpgroup));
     const std::conditional_t<T::kByToken, TokenStores<T>, TileStores<T>> store(
         p, constants, shared.Staging() + warpgroup * T::kWarpgroupStagingBytes);
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
       if (tile != first_tile) {
         AwaitTurn<T>(warpgroup);
       }
-      consumer.Run(stages, T::kK, [&] {
+      consumer.Run(stages, [&] {
         if (tile + clusters < p.whole_tiles) {
           GiveTurn<T>(warpgroup ^ 1);
         }

@@ -1,0 +1,41 @@
+// What multiplies a tile, by its weights' format.
+
+#pragma once
+
+#include <type_traits>
+
+#include "dualfp/kernels/cuda/sm90/nested_loop.cuh"
+#include "dualfp/kernels/cuda/sm90/promoted.cuh"
+#include "dualfp/kernels/cuda/sm90/shared_loop.cuh"
+
+namespace dualfp::sm90 {
+
+template <class T>
+struct ConsumerType {
+  using Type = SharedConsumer<T>;
+};
+template <class T>
+requires(T::kNested) struct ConsumerType<T> {
+  using Type = NestedConsumer<T>;
+};
+template <class T>
+requires(T::kPromoted) struct ConsumerType<T> {
+  using Type = PromotedConsumer<T>;
+};
+template <class T>
+using ConsumerOf = typename ConsumerType<T>::Type;
+
+// Stages `first`, first + 1, ... of the problem's K, the last of which holds `last_k` elements.
+template <class T>
+__device__ __forceinline__ void RunTile(ConsumerOf<T>& consumer, const GemmParams& p, int first,
+                                        int stages, int last_k, int row0, int token0) {
+  if constexpr (T::kPromoted) {
+    consumer.Run(p, first, stages, row0, token0);
+  } else if constexpr (T::kNested) {
+    consumer.Run(stages, last_k);
+  } else {
+    consumer.Run(stages, [] {});
+  }
+}
+
+}  // namespace dualfp::sm90
