@@ -49,7 +49,9 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const int usable = device.ctas_in_clusters[cluster.size()] / cluster.size() * cluster.size();
   const double sharing = std::min<double>(config.ctas, std::ceil(ctas / usable));
 
-  const double loads = config.k * element *
+  const bool by_gpc =
+      config.family == Family::kPersistent && config.ctas == 1 && cluster.size() == 1;
+  const double loads = config.k * element * (by_gpc ? cost.gpc_share : 1.0) *
                        (static_cast<double>(config.rows) / cluster.share_w +
                         static_cast<double>(config.tokens) / cluster.share_x);
 
@@ -75,7 +77,7 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
     tile *= CeilDiv(stages, plan.parts);
     tile += cost.part_start + values * 2 * (1 - 1.0 / plan.parts) * cost.part_value;
   } else if (config.turns) {
-    tile = TurnsStageCycles(config, loads, cost) * stages;
+    tile = TurnsStageCycles(config, loads, cost) * stages + cost.turns_tile;
     once = cost.turns_start;
   } else {
     tile *= stages;
