@@ -292,14 +292,19 @@ void Planes(cudaStream_t stream, FILE* out) {
     const double permute = share(2, [&](int i, cudaStream_t s) {
       cuda::PermuteBytes(at(upper, i, 1), at(upper, i, 1), size, s);
     });
-    std::printf("planes %5d,%-5d: split %.3f, merge %.3f, check %.3f, permute %.3f of copy\n", n, k,
-                split, merge, check, permute);
+    const double to_device = share(4, [&](int i, cudaStream_t s) {
+      cuda::PlanesToDevice(at(upper, i, 1), at(lower, i, 1), n, k, s);
+    });
+    std::printf(
+        "planes %5d,%-5d: split %.3f, merge %.3f, check %.3f, permute %.3f, to device %.3f of "
+        "copy\n",
+        n, k, split, merge, check, permute, to_device);
     if (out != nullptr) {
       std::fprintf(out,
                    "{\"kind\":\"planes\",\"n\":%d,\"k\":%d,\"split_of_copy\":%.3f,"
                    "\"merge_of_copy\":%.3f,\"check_of_copy\":%.3f,\"permute_of_copy\":%.3f,"
-                   "\"copy_tb_s\":%.3f}\n",
-                   n, k, split, merge, check, permute, copy * 1e-6);
+                   "\"to_device_of_copy\":%.3f,\"copy_tb_s\":%.3f}\n",
+                   n, k, split, merge, check, permute, to_device, copy * 1e-6);
     }
   }
 }
