@@ -1,0 +1,310 @@
+// Plans of the Hopper GEMM kernels, each by itself: every one that could be chosen, beside what the
+// op chooses (gemm_cuda_test.cc).
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "dualfp/kernels/cuda/gemm_gpu_problem.h"
+#include "dualfp/kernels/cuda/sm90/choose.h"
+#include "dualfp/kernels/cuda/upload.h"
+#include "dualfp/numeric/nested.h"
+
+namespace dualfp::cuda {
+namespace {
+
+class GemmPlanGpuTest : public GpuTest {};
+
+// In the Frobenius norm; not a number where either is.
+double RelativeDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+using PlanFilter = std::function<bool(const sm90::Plan&)>;
+
+// A problem with a nested weight for one kind of kernel, and what it should make.
+class PlanProblem {
+ public:
+  PlanProblem(sm90::WeightFormat kernel, bool outliers, const Shape& shape, cudaStream_t stream,
+              const TestEpilogue& epilogue = {})
+      : fp8_(kernel != sm90::WeightFormat::kNested),
+        format_{"nested",
+                QuantFormat::kNested,
+                DType::kF8E4M3,
+                ScaleGranularity::kNone,
+                fp8_ ? Precision::kFp8 : Precision::kFp16,
+                fp8_ ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
+                outliers},
+        weight_(format_, shape.n, shape.k, 12),
+        expected_(format_, weight_, shape.m, DType::kF16, DType::kF16, epilogue, 13, kGap),
+        device_(Upload(weight_.weight, 0, stream)),
+        gpu_(expected_, device_.weight),
+        codes_(GemmWorkspaceBytes(gpu_.desc)),
+        scale_(std::vector<float>(1, weight_.weight.input_scale)),
+        workspace_(sm90::kWorkspaceBytes),
+        y_bytes_(((shape.m - 1) * gpu_.args.y.strides[0] + expected_.y_columns) * 2) {
+    expected_.args.accumulation =
+        kernel == sm90::WeightFormat::kE4m3Promoted ? Accumulation::kPromoted : Accumulation::kFast;
+    expected_.desc = DescribeGemm(expected_.args);
+    // The op makes the codes of X in its workspace.
+    Context context;
+    context.device = kGpu;
+    context.stream = stream;
+    context.workspace = TensorView(codes_.as(), DType::kU8, {codes_.bytes()}, kGpu);
+    Gemm(context, gpu_.args);
+    sm90::InitWorkspace(workspace_.as(), stream);
+    problem.format = kernel;
+    problem.m = static_cast<int>(shape.m);
+    problem.n = static_cast<int>(shape.n);
+    problem.k = static_cast<int>(shape.k);
+    problem.w = device_.weight.values.data;
+    problem.w_lower = device_.weight.lower.data;
+    problem.x = fp8_ ? codes_.as() : gpu_.args.x.data;
+    problem.x_stride = fp8_ ? shape.k : gpu_.args.x.strides[0];
+    if (fp8_) {
+      problem.epilogue.alpha = kNestedScale;
+      problem.epilogue.x_scale = scale_.as<float>();
+      problem.outliers.factor = 1 / kNestedScale;
+    }
+    if (outliers) {
+      problem.outliers.index = device_.weight.outliers.index.as<int64_t>();
+      problem.outliers.value = device_.weight.outliers.value.as<float>();
+      problem.outliers.count = static_cast<int>(device_.weight.outliers.size());
+    }
+    problem.epilogue.y = gpu_.args.y.data;
+    problem.epilogue.y_stride = gpu_.args.y.strides[0];
+    problem.epilogue.silu = epilogue.activation == Activation::kSilu;
+    problem.epilogue.silu_mul = epilogue.activation == Activation::kSiluMul;
+    problem.epilogue.bias = gpu_.args.bias.as<float>();
+    problem.epilogue.residual = gpu_.args.residual.data;
+    problem.epilogue.residual_stride = gpu_.args.residual.strides[0];
+    problem.workspace = workspace_.as();
+  }
+
+  void Poison() const {
+    CheckCuda(cudaMemset(const_cast<void*>(gpu_.args.y.data), 0xFF, y_bytes_), "poison");
+    CheckCuda(cudaDeviceSynchronize(), "poison");
+  }
+  // Waits for all streams.
+  std::vector<float> Y() const { return gpu_.Y(); }
+  void ExpectRight(const std::vector<float>& y) const {
+    expected_.ExpectNear(y, Tolerance(expected_.desc));
+  }
+
+  sm90::GemmProblem problem;
+
+ private:
+  bool fp8_;
+  TestFormat format_;
+  TestWeight weight_;
+  TestProblem expected_;
+  DeviceWeight device_;
+  GpuProblem gpu_;
+  GuardedDevice codes_;
+  GuardedDevice scale_;
+  GuardedDevice workspace_;
+  int64_t y_bytes_;
+};
+
+// Runs plans of one kind of kernel, all or one of each kernel, on a nested weight, and compares
+// what they make.
+void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
+              const PlanFilter& filter, bool once, cudaStream_t stream, int* count,
+              const TestEpilogue& epilogue = {}) {
+  int& runs = *count;
+  const PlanProblem p(kernel, outliers, shape, stream, epilogue);
+  std::vector<float> first;
+  std::set<const void*> seen;
+  for (const sm90::RankedPlan& ranked : sm90::RankPlans(p.problem, sm90::DeviceModel())) {
+    if (!filter(ranked.plan)) {
+      continue;
+    }
+    if (once && !seen.insert(ranked.plan.config->function).second) {
+      continue;
+    }
+    p.Poison();
+    sm90::Launch(ranked.plan, p.problem, stream, runs % 2 == 1);
+    const std::vector<float> y = p.Y();
+    SCOPED_TRACE(Name(ranked.plan));
+    if (first.empty()) {
+      first = y;
+      p.ExpectRight(y);
+    }
+    // Plans add in different orders and round to FP16.
+    EXPECT_LE(RelativeDifference(y, first), kernel == sm90::WeightFormat::kE4m3 ? 5e-3 : 1e-3);
+    ++runs;
+    if (::testing::Test::HasFailure()) {
+      return;
+    }
+  }
+}
+
+constexpr sm90::WeightFormat kKernelFormats[] = {
+    sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3, sm90::WeightFormat::kE4m3Promoted};
+
+// Every plan of every kernel, not only the chosen ones.
+TEST_F(GemmPlanGpuTest, EveryPlan) {
+  constexpr Shape kShapes[] = {{1, 272, 144},  {3, 400, 1040}, {17, 1040, 2064}, {63, 528, 1552},
+                               {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
+  // Of the many ways to split, each kernel's extremes.
+  const auto filter = [](const sm90::Plan& plan) {
+    const sm90::ClusterShape& c = plan.cluster;
+    const bool sums = plan.parts != 1;
+    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.parts != 5 &&
+                      plan.parts != 6
+                : c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
+  };
+  int runs = 0;
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    for (const Shape& shape : kShapes) {
+      RunPlans(kernel, false, shape, filter, false, stream_, &runs);
+      if (shape.m % 16 != 1) {
+        RunPlans(kernel, true, shape, filter, false, stream_, &runs);
+      }
+      if (HasFailure()) {
+        return;
+      }
+    }
+  }
+  std::printf("%d runs of plans\n", runs);
+  EXPECT_GT(runs, 500);
+}
+
+// Every kernel that has registers for them, with activations and residuals: which ones a model runs
+// with is a matter of measurement.
+TEST_F(GemmPlanGpuTest, EveryKernelFinishes) {
+  constexpr TestEpilogue kEpilogues[] = {{Activation::kNone, true, false},
+                                         {Activation::kSilu, true, true},
+                                         {Activation::kSiluMul, false, true},
+                                         {Activation::kNone, false, true}};
+  const auto filter = [](const sm90::Plan& plan) {
+    return plan.cluster.size() == 1 && plan.parts == 1;
+  };
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    for (const TestEpilogue& epilogue : kEpilogues) {
+      int runs = 0;
+      RunPlans(kernel, false, {139, 400, 336}, filter, true, stream_, &runs, epilogue);
+      EXPECT_GT(runs, 10);
+      if (HasFailure()) {
+        return;
+      }
+    }
+  }
+}
+
+// Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups take
+// turns.
+TEST_F(GemmPlanGpuTest, EveryPersistentKernelInManyRounds) {
+  const auto filter = [](const sm90::Plan& plan) {
+    return plan.config->family == sm90::Family::kPersistent && plan.cluster.size() <= 2 &&
+           plan.parts <= 1;
+  };
+  for (const sm90::WeightFormat kernel : kKernelFormats) {
+    int runs = 0;
+    RunPlans(kernel, false, {130, 20'016, 272}, filter, false, stream_, &runs);
+    EXPECT_GT(runs, 30);
+    if (HasFailure()) {
+      return;
+    }
+  }
+}
+
+// CTAs that wait for each other's sums must end wherever and whenever they start: here beside two
+// more streams, one of them with the same kind of kernels.
+TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
+  const PlanProblem busy(sm90::WeightFormat::kE4m3, false, {700, 4096, 2064}, stream_);
+  const PlanProblem first(sm90::WeightFormat::kNested, false, {190, 1936, 1040}, stream_);
+  const PlanProblem second(sm90::WeightFormat::kNested, false, {130, 2000, 528}, stream_);
+  CheckCuda(cudaDeviceSynchronize(), "problems");
+  const sm90::Plan whole = sm90::PlanByName("e4m3_turns_r128_t128_k128");
+  std::array<cudaStream_t, 2> others{};
+  for (cudaStream_t& other : others) {
+    CheckCuda(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking), "cudaStreamCreate");
+  }
+  for (const char* name :
+       {"nested_persistent_r128_t64_k128/k2", "nested_persistent_r128_t128_k64/k4",
+        "nested_persistent_r128_t96_k64/k", "nested_persistent_r192_t128_k64/k2"}) {
+    SCOPED_TRACE(name);
+    const sm90::Plan plan = sm90::PlanByName(name);
+    ASSERT_EQ(Unsupported(plan, first.problem), "");
+    ASSERT_EQ(Unsupported(plan, second.problem), "");
+    std::vector<float> alone[2];
+    for (int round = 0; round < 3; ++round) {
+      first.Poison();
+      second.Poison();
+      for (int i = 0; i < 40; ++i) {
+        sm90::Launch(whole, busy.problem, stream_, true);
+        sm90::Launch(plan, first.problem, others[0], i % 2 == 1);
+        sm90::Launch(plan, second.problem, others[1], true);
+      }
+      const std::vector<float> y[2] = {first.Y(), second.Y()};
+      first.ExpectRight(y[0]);
+      second.ExpectRight(y[1]);
+      for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(round == 0 ? y[i] : alone[i], y[i]);
+        alone[i] = y[i];
+      }
+    }
+  }
+  for (cudaStream_t other : others) {
+    CheckCuda(cudaStreamDestroy(other), "cudaStreamDestroy");
+  }
+}
+
+// Each kernel of a family once, little enough for compute-sanitizer.
+struct FamilyCase {
+  sm90::WeightFormat format;
+  sm90::Family family;
+  bool clusters;
+};
+
+class KernelFamilyGpuTest : public GpuTest, public ::testing::WithParamInterface<FamilyCase> {};
+
+TEST_P(KernelFamilyGpuTest, EveryKernelOnce) {
+  const FamilyCase& param = GetParam();
+  const auto filter = [&](const sm90::Plan& plan) {
+    return plan.config->family == param.family && (plan.cluster.size() > 1) == param.clusters;
+  };
+  int runs = 0;
+  RunPlans(param.format, false, {33, 272, 400}, filter, true, stream_, &runs);
+  if (param.family == sm90::Family::kSplit) {
+    RunPlans(param.format, true, {33, 272, 400}, filter, true, stream_, &runs);
+  }
+  EXPECT_GT(runs, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, KernelFamilyGpuTest, ::testing::ValuesIn([] {
+      std::vector<FamilyCase> cases;
+      for (const sm90::WeightFormat format : kKernelFormats) {
+        for (const sm90::Family family : {sm90::Family::kSplit, sm90::Family::kPersistent}) {
+          for (const bool clusters : {false, true}) {
+            cases.push_back({format, family, clusters});
+          }
+        }
+      }
+      return cases;
+    }()),
+    [](const auto& test) {
+      const FamilyCase& param = test.param;
+      return std::string(param.format == sm90::WeightFormat::kNested ? "Nested"
+                         : param.format == sm90::WeightFormat::kE4m3 ? "E4m3"
+                                                                     : "Promoted") +
+             (param.family == sm90::Family::kSplit ? "Split" : "Persistent") +
+             (param.clusters ? "Clusters" : "");
+    });
+
+}  // namespace
+}  // namespace dualfp::cuda
