@@ -43,22 +43,18 @@ constexpr Constant kConstants[] = {
     {"tensor_floor", &CostModel::tensor_floor},
     {"shared_bytes_cycle", &CostModel::shared_bytes_cycle},
     {"decode_cycles", &CostModel::decode_cycles},
-    {"load_bytes_cycle", &CostModel::load_bytes_cycle},
     {"gpc_share", &CostModel::gpc_share},
     {"stage_cycles", &CostModel::stage_cycles},
     {"alone_cycles", &CostModel::alone_cycles},
     {"split_start", &CostModel::split_start},
     {"split_value", &CostModel::split_value},
     {"tile_start", &CostModel::tile_start},
-    {"tile_value", &CostModel::tile_value},
     {"turns_share", &CostModel::turns_share},
     {"turns_bytes_cycle", &CostModel::turns_bytes_cycle},
     {"turns_tile", &CostModel::turns_tile},
     {"turns_start", &CostModel::turns_start},
     {"part_start", &CostModel::part_start},
     {"part_value", &CostModel::part_value},
-    {"cluster_cost", &CostModel::cluster_cost},
-    {"busy_share", &CostModel::busy_share},
 };
 
 struct Point {

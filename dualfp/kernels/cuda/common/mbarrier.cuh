@@ -26,21 +26,9 @@ __device__ __forceinline__ void BarrierArriveExpect(uint32_t barrier, uint32_t b
                : "memory");
 }
 
-// Predicated, so that the compiler makes no branch of it.
-__device__ __forceinline__ void BarrierArriveIf(bool condition, uint32_t barrier) {
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "setp.ne.b32 p, %0, 0;\n"
-      "@p mbarrier.arrive.shared::cta.b64 _, [%1];\n"
-      "}\n" ::"r"(static_cast<int>(condition)),
-      "r"(barrier)
-      : "memory");
-}
-
-// The same at a barrier of another CTA of the cluster (ClusterAddress). Not .release.cluster: that
-// costs a device-wide memory barrier, and what a consumer hands back here is only the right to
-// overwrite.
+// At a barrier of any CTA of the cluster (ClusterAddress), predicated, so that the compiler makes
+// no branch of it. Not .release.cluster: that costs a device-wide memory barrier, and what a
+// consumer hands back here is only the right to overwrite.
 __device__ __forceinline__ void BarrierArriveAtIf(bool condition, uint32_t remote) {
   asm volatile(
       "{\n"

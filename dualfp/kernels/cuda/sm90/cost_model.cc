@@ -9,8 +9,7 @@ namespace {
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
 // Cycles of one SM for one stage of one CTA: the slowest of what works on it at the same time.
-// `loads`: bytes that the CTA itself asks for.
-double StageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
+double StageCycles(const KernelConfig& config, const CostModel& cost) {
   const bool nested = config.format == WeightFormat::kNested;
   const double bytes = config.k * (nested ? 2.0 : 1.0);  // of a row of W, or of X
   const double blocks = config.rows / 64.0;
@@ -21,10 +20,11 @@ double StageCycles(const KernelConfig& config, double loads, const CostModel& co
                          (static_cast<double>(config.rows) + config.tokens) * bytes) /
                         cost.shared_bytes_cycle;
   const double decode = nested ? blocks * config.k / 64 * cost.decode_cycles : 0.0;
-  return std::max({tensor, shared, decode, loads / cost.load_bytes_cycle}) + cost.stage_cycles;
+  return std::max({tensor, shared, decode}) + cost.stage_cycles;
 }
 
-// The same for a tile that one warpgroup computes while the other stores.
+// The same for a tile that one warpgroup computes while the other stores. `loads`: bytes that the
+// CTA itself asks for.
 double TurnsStageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
   const int rows = config.by_token ? config.tokens : config.rows;  // of wgmma
   const int columns = config.by_token ? config.rows : config.tokens;
@@ -58,7 +58,7 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   Estimate estimate;
   estimate.waves = std::ceil(ctas / (usable * config.ctas));
   double once = 0;  // cycles before and after all tiles
-  double tile = StageCycles(config, loads, cost) * sharing;
+  double tile = StageCycles(config, cost) * sharing;
   if (config.warpgroups == 1 && sharing == 1) {
     tile += cost.alone_cycles;
   }
@@ -81,19 +81,14 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
     once = cost.turns_start;
   } else {
     tile *= stages;
-    tile += cost.tile_start + values * cost.tile_value;
+    tile += cost.tile_start;
   }
   estimate.compute = (estimate.waves * tile + once) / (device.clock_ghz * 1e3);
 
   const double bytes = (static_cast<double>(problem.n) + problem.m) * problem.k * element +
                        2.0 * problem.m * problem.n;
-  // Few CTAs cannot draw the whole bandwidth.
-  const double busy = std::min(1.0, ctas / device.sms * cost.busy_share);
-  estimate.dram = bytes / (device.dram_bytes_per_us * busy);
-
-  const double cluster_cost = config.turns ? 0.0 : cost.cluster_cost;
-  estimate.total =
-      std::max(estimate.compute, estimate.dram) * (1 + cluster_cost * std::log2(cluster.size()));
+  estimate.dram = bytes / device.dram_bytes_per_us;
+  estimate.total = std::max(estimate.compute, estimate.dram);
   return estimate;
 }
 

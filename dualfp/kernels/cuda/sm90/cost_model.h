@@ -16,24 +16,20 @@ struct CostModel {
   double tensor_floor = 32.56;        // cycles of a wgmma instruction at least
   double shared_bytes_cycle = 72.08;  // shared memory's bandwidth
   double decode_cycles = 326.9;       // of 64 x 64 nested weights
-  double load_bytes_cycle = 498.1;    // that one SM's loads from L2 draw
   double gpc_share = 0.5934;          // of a CTA's loads where neighbours in a GPC ask for the same
   double stage_cycles = 2.013;        // more of any stage
-  double alone_cycles = 79.94;   // more where one warpgroup has the SM to itself: nothing overlaps
-  double split_start = 3176;     // of a tile of the split family
-  double split_value = 1.18;     // ... and of each of its values
-  double tile_start = 1197;      // of a tile of the persistent family
-  double tile_value = 0.003033;  // ... and of each of its values
+  double alone_cycles = 79.94;  // more where one warpgroup has the SM to itself: nothing overlaps
+  double split_start = 3176;    // of a tile of the split family
+  double split_value = 1.18;    // ... and of each of its values
+  double tile_start = 1197;     // of a tile of the persistent family
   // Tiles by warpgroups in turns: cycles of a stage over what the tensor cores need, bytes a cycle
   // that loads draw, and what is not hidden of start and end.
   double turns_share = 1.792;
   double turns_bytes_cycle = 23.49;
   double turns_tile = 1876;  // cycles more of each tile
   double turns_start = 300.3;
-  double part_start = 292.4;        // of a tile that several clusters compute
-  double part_value = 0.4092;       // ... and of each partial sum written or read
-  double cluster_cost = 0.0001728;  // share of time more for each doubling of a cluster
-  double busy_share = 112.6;        // 1 / this of the SMs draw all of the DRAM's bandwidth
+  double part_start = 292.4;   // of a tile that several clusters compute
+  double part_value = 0.4092;  // ... and of each partial sum written or read
 };
 
 // What the model knows of a device. The defaults are an H200.

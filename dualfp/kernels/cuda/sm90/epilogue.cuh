@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "dualfp/kernels/cuda/common/cluster.cuh"
 #include "dualfp/kernels/cuda/common/silu.cuh"
 #include "dualfp/kernels/cuda/sm90/gemm_params.h"
 #include "dualfp/kernels/cuda/sm90/tile.cuh"
@@ -65,6 +66,9 @@ class TileConstants {
 
   __device__ __forceinline__ void Fetch(const GemmParams& p, int row0, int token0) {
     const Epilogue& e = p.epilogue;
+    if (e.x_scale != nullptr) {
+      cuda::GridWaitForPrevious();  // which may have computed it
+    }
     const bool row_scales = e.w_scale != nullptr && e.w_scale_stride != 0;
     shared_scale_ = e.w_scale != nullptr && e.w_scale_stride == 0 ? e.w_scale[0] : 1.0f;
 #pragma unroll

@@ -58,18 +58,18 @@ Seats MakeSeats(const Plan& plan, const GemmProblem& problem, int ctas, int work
     seats.seated = counters + 128;
     seats.gpcs = map.gpcs;
     std::copy(map.of_sm.begin(), map.of_sm.end(), seats.gpc_of_sm);
-    std::copy(map.members.begin(), map.members.end(), seats.seats);
     // Each GPC has its share of the work so far, rounded up to whole tiles.
     const int parts = std::max(plan.parts, 1);
     const int busy = std::min(work, ctas);
     int sms = 0;
     int dealt = 0;
     for (int gpc = 0; gpc < map.gpcs; ++gpc) {
-      sms += map.members[gpc];
+      const int own = map.members[gpc];
+      sms += own;
       const int share = CeilDiv(CeilDiv(busy * sms, ctas), parts) * parts;
-      const int next = std::min({share, busy, dealt + map.members[gpc]});
-      seats.first[gpc] = static_cast<uint8_t>(dealt);
-      seats.busy[gpc] = static_cast<uint8_t>(next - dealt);
+      const int next = std::min({share, busy, dealt + own});
+      seats.of_gpc[gpc] = {static_cast<uint8_t>(own), static_cast<uint8_t>(dealt),
+                           static_cast<uint8_t>(next - dealt)};
       dealt = next;
     }
     CheckInternal(dealt == busy, "seats for ", dealt, " of ", busy, " CTAs");
@@ -96,20 +96,30 @@ int GpcRasterGroup(const GemmParams& p, const KernelConfig& config) {
   return best;
 }
 
+// A bit for each of `count` ranks that lie `step` from each other, from 0 on.
+uint32_t Peers(int count, int step) {
+  uint32_t mask = 0;
+  for (int i = 0; i < count; ++i) {
+    mask |= 1u << i * step;
+  }
+  return mask;
+}
+
 GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters) {
   const KernelConfig& config = *plan.config;
   GemmParams p;
-  p.w = cuda::EncodeTensorMap({problem.w, cuda::MapElement::kU8, problem.n, problem.k, problem.k,
-                               config.rows / plan.cluster.share_w, config.k});
+  p.maps[kW] = cuda::EncodeTensorMap({problem.w, cuda::MapElement::kU8, problem.n, problem.k,
+                                      problem.k, config.rows / plan.cluster.share_w, config.k});
   const bool nested = config.format == WeightFormat::kNested;
-  p.w_lower = p.w;
+  p.maps[kLower] = p.maps[kW];
   if (nested) {
-    p.w_lower = cuda::EncodeTensorMap({problem.w_lower, cuda::MapElement::kU8, problem.n, problem.k,
-                                       problem.k, config.rows / plan.cluster.share_w, config.k});
+    p.maps[kLower] =
+        cuda::EncodeTensorMap({problem.w_lower, cuda::MapElement::kU8, problem.n, problem.k,
+                               problem.k, config.rows / plan.cluster.share_w, config.k});
   }
-  p.x = cuda::EncodeTensorMap({problem.x, nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8,
-                               problem.m, problem.k, problem.x_stride,
-                               config.tokens / plan.cluster.share_x, nested ? 64 : 128});
+  p.maps[kX] = cuda::EncodeTensorMap(
+      {problem.x, nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.m, problem.k,
+       problem.x_stride, config.tokens / plan.cluster.share_x, nested ? 64 : 128});
   p.epilogue = problem.epilogue;
   p.outliers = problem.outliers;
   p.outliers.x = problem.x;
@@ -131,11 +141,13 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
   p.w_policy = passing ? kEvictFirst : kEvictNormal;
   p.x_policy = passing && small_x ? kEvictLast : kEvictNormal;
   if (config.by_token) {
-    std::swap(p.w, p.x);
+    std::swap(p.maps[kW], p.maps[kX]);
     std::swap(p.w_policy, p.x_policy);
     std::swap(p.cluster.share_w, p.cluster.share_x);
     std::swap(p.row_clusters, p.token_clusters);
   }
+  p.x_peers = Peers(p.cluster.share_x, p.cluster.split);
+  p.w_peers = Peers(p.cluster.share_w, p.cluster.split * p.cluster.share_x);
   if (config.family == Family::kPersistent) {
     const int tiles = p.row_clusters * p.token_clusters;
     p.parts = Divisor(std::max(plan.parts, 1));
@@ -149,7 +161,9 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
     p.raster_last_group = Divisor(last == 0 ? group : last);
     p.raster_group_tiles = Divisor(group * p.token_clusters);
     p.whole_tiles = tiles;
+    p.one_each = plan.parts > 1 || (plan.parts != Plan::kStream && tiles <= clusters);
     if (plan.parts > 1) {
+      p.part_tiles = tiles;
       p.whole_tiles = 0;
     } else if (plan.parts == Plan::kStream) {
       // Up to two tiles' worth a cluster: then most tiles have two contributors at most.
@@ -234,6 +248,9 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if (e.y_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.y) % 16 != 0 ||
       e.residual_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.residual) % 8 != 0) {
     return "rows of Y and of the residual must start at multiples of 8 bytes";
+  }
+  if (CeilDiv(problem.k, config.k) > kMostK / 64) {
+    return StrCat("K is at most ", kMostK);
   }
   if (config.family == Family::kSplit) {
     if (c.split > CeilDiv(problem.k, config.k)) {

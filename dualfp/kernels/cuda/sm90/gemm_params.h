@@ -66,20 +66,18 @@ struct ClusterShape {
 // waits for it.
 struct Divisor {
   uint32_t value = 1;
-  uint32_t reciprocal = 0;  // 2^32 / value, rounded up; 0 for value 1
+  uint32_t reciprocal = 1u << 31;  // 2^31 / value, rounded up
 
   Divisor() = default;
   explicit Divisor(int divisor)
       : value(static_cast<uint32_t>(divisor)),
-        reciprocal(divisor == 1 ? 0 : static_cast<uint32_t>((uint64_t{1} << 32) / value + 1)) {}
+        reciprocal(static_cast<uint32_t>(((uint64_t{1} << 31) + value - 1) / value)) {}
 
 #ifdef __CUDACC__
+  // Of 0 <= dividend.
   __device__ __forceinline__ int Quotient(int dividend) const {
     const uint32_t d = static_cast<uint32_t>(dividend);
-    if (reciprocal == 0) {
-      return dividend;
-    }
-    const uint32_t q = __umulhi(d, reciprocal);  // at most one too large
+    const uint32_t q = __umulhi(d + d, reciprocal);  // at most one too large
     return static_cast<int>(q - (q * value > d ? 1 : 0));
   }
 #endif
@@ -88,7 +86,14 @@ struct Divisor {
 constexpr int kMostClusterSize = 8;  // what every device with clusters offers
 constexpr int kMostSeats = 160;
 constexpr int kMostGpcs = 16;
-constexpr uint32_t kLaunchNumbers = 1 << 24;  // before they begin again
+constexpr uint32_t kLaunchNumbers = 1 << 23;  // before they begin again
+
+// Read as one word.
+struct alignas(4) GpcSeats {
+  uint8_t seats = 0;  // in a GPC,
+  uint8_t first = 0;  // its first place in the walk over tiles,
+  uint8_t busy = 0;   // and how many have one; the others' CTAs are idle
+};
 
 // How the CTAs of a persistent kernel take seats (seats.cuh), and how launches that share a
 // workspace are told apart. Counters are zero when a workspace is made.
@@ -100,12 +105,11 @@ struct Seats {
   Divisor ctas;                // of a launch: all launches of a kind have the same
   uint32_t kind = 0;           // cluster size - 1
   int gpcs = 0;                // 0: CTAs take tiles by their index
+  GpcSeats of_gpc[kMostGpcs] = {};
   uint8_t gpc_of_sm[kMostSeats] = {};
-  uint8_t seats[kMostGpcs] = {};  // in a GPC,
-  uint8_t first[kMostGpcs] = {};  // its first place in the walk over tiles,
-  uint8_t busy[kMostGpcs] = {};   // and how many have one; the others' CTAs are idle
 };
 
+constexpr int kMostK = 64 * 65535;  // stages are numbered in 16 bits
 constexpr int kMostParts = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
 
@@ -114,12 +118,14 @@ DUALFP_HOST_DEVICE constexpr bool SharesTiles(int rows, int tokens) {
   return tokens % 32 == 0 && tokens >= 64 && rows * tokens <= kMostPartialSums;
 }
 
-// For tiles by token (Sharing::kTurnsByToken) the weights and X have changed places in w, x,
+// What a loader's warp brings: weights, U8 [N, K] (nested: upper plane); X, F16 or E4M3 [M, K];
+// lower plane of nested weights.
+enum Operand : int { kW, kX, kLower, kOperands };
+
+// For tiles by token (Sharing::kTurnsByToken) the weights and X have changed places in maps,
 // w_policy, x_policy, cluster, row_clusters and token_clusters.
 struct GemmParams {
-  CUtensorMap w;        // nested: upper plane; FP8: weights. U8 [N, K]
-  CUtensorMap w_lower;  // nested: lower plane
-  CUtensorMap x;        // F16 or E4M3 [M, K]
+  CUtensorMap maps[kOperands];
   Epilogue epilogue;
   Outliers outliers;
   BlockScales block;
@@ -127,6 +133,9 @@ struct GemmParams {
   int n = 0;
   int k = 0;
   ClusterShape cluster;
+  // Ranks in a cluster that share X with rank 0, a bit each; likewise W.
+  uint32_t x_peers = 1;
+  uint32_t w_peers = 1;
   int row_clusters = 0;    // cluster tiles along N
   int token_clusters = 0;  // and along M
   Divisor stages;          // of all K
@@ -140,7 +149,9 @@ struct GemmParams {
   Divisor raster_group;       // weight tiles that are walked together,
   Divisor raster_last_group;  // of which the last group may have fewer
   Divisor raster_group_tiles;
-  Divisor parts;                // clusters that compute a part of each tile
+  Divisor parts;                // clusters that compute a part of each tile,
+  int part_tiles = 0;           // of these
+  bool one_each = false;        // clusters have one work at most
   int whole_tiles = 0;          // these are computed by one cluster each
   int share_stages = 0;         // stages of the others that each cluster computes, and of how many
   int share_longer = 0;         // clusters it is one more

@@ -9,112 +9,166 @@
 
 namespace dualfp::sm90 {
 
-// Fills stages of the ring. Each operand has a warp of its own: weights need not wait for the
-// previous kernel, X must not queue behind a ringful of weights, and issuing a copy takes a warp
-// longer than a wgmma of few columns.
+constexpr int kFirstCopies = 15;  // named barrier
+template <class T>
+constexpr int kFirstCopiesThreads = T::kConsumers + (T::kNested ? 64 : 32);
+
+// A warp that fills stages of the ring with one operand: weights need not wait for the previous
+// kernel, X must not queue behind a ringful of weights, and issuing a copy takes a warp longer than
+// a wgmma of few columns. All operands run the same code, since a kernel's start is fetching code.
 template <class T>
 class Loader {
  public:
-  enum class Operand { kWeights, kLower, kX };
+  __device__ __forceinline__ Loader(const GemmParams& p, const SharedLayout<T>& shared,
+                                    const ClusterPlace& place, int operand)
+      : map_(&p.maps[operand]),
+        is_x_(operand == kX),
+        policy_(is_x_ ? p.x_policy : p.w_policy),
+        mask_(is_x_ ? place.x_mask : place.w_mask),
+        offset_(is_x_ ? place.XOffset(T::kTokens) : place.WOffset(T::kRows)),
+        target_(is_x_ ? shared.X(0) + offset_ * 128
+                      : (operand == kW ? shared.Weights(0) : shared.Lower(0)) + offset_ * T::kK),
+        full_(is_x_ ? shared.FullX(0) : shared.Full(0)),
+        empty_(is_x_ ? shared.EmptyX(0) : shared.Empty(0)),
+        announced_(operand == kW           ? (T::kSeparate ? T::kWeightBytes : T::kStageBytes)
+                   : T::kSeparate && is_x_ ? T::kXBytes
+                                           : 0) {
+    cuda::PrefetchTensorMap(map_);
+  }
 
-  // Weights: `first` is the tile's row; X: its token.
-  template <Operand kOperand>
-  __device__ __forceinline__ static void Run(const GemmParams& p, const SharedLayout<T>& shared,
-                                             const ClusterPlace& place, RingIndex& index, int first,
-                                             int k, int stages) {
-    constexpr bool kIsX = kOperand == Operand::kX;
-    const int shares = kIsX ? place.shape.share_x : place.shape.share_w;
-    const int rank = kIsX ? place.x_rank : place.w_rank;
-    const int offset = rank * ((kIsX ? T::kTokens : T::kRows) / shares);
-    const uint16_t mask = kIsX ? place.XMask() : place.WMask();
-    if constexpr (T::kUnrolled) {
-      FinishRound<kOperand>(shared, index);
+  __device__ bool is_x() const { return is_x_; }
+
+  // The first stage of all, for which only X waits: for the previous kernel. Consumers may then
+  // begin (AwaitFirstCopies). In straight code, which takes a third of the time of Run.
+  __device__ __forceinline__ void Begin(int first, int k) {
+    const bool is_dependent = is_x_ != T::kByToken;
+    if (is_dependent) {
+      cuda::GridWaitForPrevious();
     }
-    for (int i = 0; i < stages; ++i) {
-      cuda::BarrierWait(kIsX ? shared.EmptyX(index.stage) : shared.Empty(index.stage),
-                        index.phase ^ 1);
+    if (cuda::ElectOne()) {
+      Copy(0, k, first);
+    }
+    __syncwarp();
+    if (!is_dependent) {
+      cuda::NamedBarrierArrive(kFirstCopies, kFirstCopiesThreads<T>);
+    }
+    index_.template Advance<T::kStages>();
+  }
+
+  // `first`: the tile's first token or row; `begun`: Begin has been called for it.
+  __device__ __forceinline__ void Run(int first, int k, int stages, bool begun = false) {
+    if constexpr (T::kUnrolled) {
+      if (!begun) {
+        FinishRound();
+      }
+    }
+    for (int i = begun ? 1 : 0; i < stages; ++i) {
+      cuda::BarrierWait(empty_ + 8 * index_.stage, index_.phase ^ 1);
       if (cuda::ElectOne()) {
-        const uint32_t full = kIsX ? shared.FullX(index.stage) : shared.Full(index.stage);
-        const int column = k + i * T::kK;
-        if constexpr (kOperand == Operand::kWeights) {
-          // All bytes that complete the barrier, other warps' and other CTAs' parts included.
-          cuda::BarrierArriveExpect(full, T::kSeparate ? T::kWeightBytes : T::kStageBytes);
-          Load(shared.Weights(index.stage) + offset * T::kK, &p.w, full, column, first + offset,
-               shares, mask, p.w_policy);
-        } else if constexpr (kOperand == Operand::kLower) {
-          Load(shared.Lower(index.stage) + offset * T::kK, &p.w_lower, full, column, first + offset,
-               shares, mask, p.w_policy);
-        } else {
-          if constexpr (T::kSeparate) {
-            cuda::BarrierArriveExpect(full, T::kXBytes);
-          }
-#pragma unroll
-          for (int box = 0; box < T::kXBoxes; ++box) {
-            Load(shared.X(index.stage) + (box * T::kTokens + offset) * 128, &p.x, full,
-                 column + box * T::kXBoxElements, first + offset, shares, mask, p.x_policy);
-          }
-        }
+        Copy(index_.stage, k + i * T::kK, first);
       }
       __syncwarp();
-      index.template Advance<T::kStages>();
+      index_.template Advance<T::kStages>();
+    }
+  }
+
+  // After the last tile: a CTA's barriers must outlive the arrivals that consumers of its cluster
+  // have on their way to them.
+  __device__ __forceinline__ void AwaitRelease(const ClusterPlace& place) {
+    if (announced_ == 0 || !place.shares()) {
+      return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < T::kStages; ++i) {
+      cuda::BarrierWait(empty_ + 8 * index_.stage, index_.phase ^ 1);
+      index_.template Advance<T::kStages>();
     }
   }
 
  private:
+  static_assert(T::kXBoxes <= 2);
+
   // The rest of the ring's round after the tile before: stages without bytes, which who announces
   // the bytes of others completes; the others do not wait there, where nobody waits for them.
-  template <Operand kOperand>
-  __device__ __forceinline__ static void FinishRound(const SharedLayout<T>& shared,
-                                                     RingIndex& index) {
-    constexpr bool kIsX = kOperand == Operand::kX;
-    if constexpr (kOperand == Operand::kWeights || (kIsX && T::kSeparate)) {
-      while (index.stage != 0) {
-        cuda::BarrierWait(kIsX ? shared.EmptyX(index.stage) : shared.Empty(index.stage),
-                          index.phase ^ 1);
+  __device__ __forceinline__ void FinishRound() {
+    if (announced_ != 0) {
+      while (index_.stage != 0) {
+        cuda::BarrierWait(empty_ + 8 * index_.stage, index_.phase ^ 1);
         if (cuda::ElectOne()) {
-          cuda::BarrierArriveExpect(kIsX ? shared.FullX(index.stage) : shared.Full(index.stage), 0);
+          cuda::BarrierArriveExpect(full_ + 8 * index_.stage, 0);
         }
         __syncwarp();
-        index.template Advance<T::kStages>();
+        index_.template Advance<T::kStages>();
       }
-    } else if (index.stage != 0) {
-      index.stage = 0;
-      index.phase ^= 1;
+    } else if (index_.stage != 0) {
+      index_.stage = 0;
+      index_.phase ^= 1;
     }
   }
 
-  __device__ __forceinline__ static void Load(uint32_t target, const CUtensorMap* map,
-                                              uint32_t barrier, int x, int y, int shares,
-                                              uint16_t mask, uint64_t policy) {
-    if (shares > 1) {
-      cuda::TmaLoad2DMulticast(target, map, barrier, x, y, mask, policy);
-    } else {
-      cuda::TmaLoad2D(target, map, barrier, x, y, policy);
+  // By one thread.
+  __device__ __forceinline__ void Copy(uint32_t stage, int column, int first) const {
+    const uint32_t full = full_ + 8 * stage;
+    const uint32_t target = target_ + stage * T::kStageBytes;
+    if (announced_ != 0) {
+      // All bytes that complete the barrier, other warps' and other CTAs' parts included.
+      cuda::BarrierArriveExpect(full, announced_);
+    }
+    Load(target, full, column, first + offset_);
+    if (T::kXBoxes > 1 && is_x_) {
+      Load(target + T::kTokens * 128, full, column + T::kXBoxElements, first + offset_);
     }
   }
+
+  __device__ __forceinline__ void Load(uint32_t target, uint32_t barrier, int x, int y) const {
+    if ((mask_ & (mask_ - 1)) != 0) {
+      cuda::TmaLoad2DMulticast(target, map_, barrier, x, y, mask_, policy_);
+    } else {
+      cuda::TmaLoad2D(target, map_, barrier, x, y, policy_);
+    }
+  }
+
+  const CUtensorMap* map_;
+  bool is_x_;
+  uint64_t policy_;
+  uint16_t mask_;  // CTAs that share the tile
+  int offset_;     // of this CTA's share of the tile
+  uint32_t target_;
+  uint32_t full_;  // barriers of stage 0
+  uint32_t empty_;
+  uint32_t announced_;  // bytes
+  RingIndex index_;
 };
 
-// Runs body(operand) in the warp of the loader warpgroup that loads that operand, X after the
-// previous kernel.
+// Consumers fetch their code when first copies of weights are on their way, not before.
+template <class T>
+__device__ __forceinline__ void AwaitFirstCopies() {
+  cuda::NamedBarrierSync(kFirstCopies, kFirstCopiesThreads<T>);
+}
+
+// The loader warpgroup: a warp for each operand, which runs body(loader) after the start, and one
+// that takes the CTA's seat and lets the next kernel start.
 template <class T, class Body>
-__device__ __forceinline__ void ForEachOperand(const GemmParams& p, const Body& body) {
-  using Operand = typename Loader<T>::Operand;
-  const int warp = __shfl_sync(0xFFFFFFFFu, (threadIdx.x - T::kConsumers) / 32, 0);
-  if (warp == 0) {
-    if constexpr (T::kByToken) {
-      cuda::PrefetchTensorMap(&p.w);
-      cuda::GridWaitForPrevious();
+__device__ __forceinline__ void RunLoaders(const GemmParams& p, const SharedLayout<T>& shared,
+                                           const ClusterPlace& place, const SeatRequest& request,
+                                           const Body& body) {
+  const int warp =
+      __shfl_sync(0xFFFFFFFFu, (static_cast<int>(threadIdx.x) - T::kConsumers) / 32, 0);
+  if (warp < (T::kNested ? 3 : 2)) {
+    Loader<T> loader(p, shared, place, warp);
+    StartTogether<T>(place);
+    body(loader);
+  } else {
+    if (warp == 3) {
+      TakeSeat(p.seats, request, shared.Seat());
+      __syncwarp();
+      StartTogether<T>(place);
+      LaunchDependents(p.seats);
+    } else {
+      StartTogether<T>(place);
     }
-    body(std::integral_constant<Operand, Operand::kWeights>());
-  } else if (warp == 1) {
-    if constexpr (!T::kByToken) {
-      cuda::PrefetchTensorMap(&p.x);
-      cuda::GridWaitForPrevious();
-    }
-    body(std::integral_constant<Operand, Operand::kX>());
-  } else if (T::kNested && warp == 2) {
-    body(std::integral_constant<Operand, Operand::kLower>());
   }
+  __syncwarp();
 }
 
 }  // namespace dualfp::sm90

@@ -10,11 +10,17 @@
 
 namespace dualfp::sm90 {
 
-// A CTA's barriers must outlive the arrivals that others have on their way to them.
-__device__ __forceinline__ void LeaveCluster(const ClusterPlace& place) {
-  if (place.shares()) {
-    cuda::ClusterSyncRelaxed();
-  }
+template <class T>
+__device__ __forceinline__ void LoadTiles(const ClusterPlace& place, Loader<T>& loader,
+                                          const Walk<T>& walk) {
+  walk.ForEach([&](const Work& work, const TilePosition& position, bool begins) {
+    const int first = loader.is_x() ? position.token : position.row;
+    if (begins) {
+      loader.Begin(first, work.begin * T::kK);
+    }
+    loader.Run(first, work.begin * T::kK, work.end - work.begin, begins);
+  });
+  loader.AwaitRelease(place);
 }
 
 template <class T>
@@ -23,48 +29,40 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t dynamic_shared[];
   const SharedLayout<T> shared(dynamic_shared);
+  const SeatRequest request = AskForSeat<T>(p.seats);
   const ClusterPlace place(p, cuda::ClusterRank());
   const Raster<T> raster(p, place);
-  const int all_stages = static_cast<int>(p.stages.value);
-  const int last_k = p.k - (all_stages - 1) * T::kK;
-
-  InitRing(p, shared, place);
-  LaunchDependents<T>(p.seats);
-  const int cluster = PlaceInWalk(p, shared);
-  const int clusters = cuda::ClusterCount();
+  if (threadIdx.x < T::kConsumers) {
+    Walk<T>::Prepare(p, raster, shared);
+    InitRing(shared, place);
+  }
 
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    ForEachOperand<T>(p, [&](auto operand) {
-      constexpr auto kOperand = decltype(operand)::value;
-      RingIndex index;
-      Schedule schedule(p, cluster, clusters);
-      Work work;
-      while (schedule.Next(work)) {
-        const TilePosition position = raster.At(work.tile);
-        const int first = kOperand == Loader<T>::Operand::kX ? position.token : position.row;
-        Loader<T>::template Run<kOperand>(p, shared, place, index, first, work.begin * T::kK,
-                                          work.end - work.begin);
-      }
+    RunLoaders<T>(p, shared, place, request, [&](auto& loader) {
+      const Walk<T> walk(p, raster, shared);
+      LoadTiles(place, loader, walk);
     });
-    __syncwarp();
-    LeaveCluster(place);
   } else {
+    StartTogether<T>(place);
     BecomeConsumer<T>();
-    cuda::GridWaitForPrevious();
+    const Walk<T> walk(p, raster, shared);
+    if (walk.any()) {
+      AwaitFirstCopies<T>();
+    }
+    const int all_stages = static_cast<int>(p.stages.value);
+    const int last_k = p.k - (all_stages - 1) * T::kK;
     ConsumerOf<T> consumer(p, shared, place);
-    const PartialSums<T> partials(p, LoadLaunchNumber(shared.Seat()));
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
     const int row_offset = warpgroup * T::kBlocks * 64;
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
-    const int cta = cluster * p.cluster.size() + cuda::ClusterRank();  // whose slot sums go to
     StoreConstants<T> constants(shared.Constants(warpgroup));
     const uint32_t staging = shared.Staging() + warpgroup * T::kWarpgroupStagingBytes;
     const TileStores<T> store(p, constants, staging);
-    Schedule schedule(p, cluster, clusters);
-    Work work;
-    while (schedule.Next(work)) {
-      const TilePosition position = raster.At(work.tile);
+    const PartialSums<T> partials(p, LoadLaunchNumber(shared.Seat()));
+    const int cluster = walk.cluster();
+    const int cta = cluster * p.cluster.size() + cuda::ClusterRank();  // whose slot sums go to
+    walk.ForEach([&](const Work& work, const TilePosition& position, bool) {
       const int row0 = position.row + row_offset;
       constants.Fetch(p, row0, position.token);
       RunTile<T>(consumer, p, work.begin, work.end - work.begin,
@@ -81,7 +79,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
           partials.Give(cta, consumer, finishes ? range : TokenRange{0, 0});
         }
         if (!finishes) {
-          continue;  // the last part finishes the tile
+          return;  // the last part finishes the tile
         }
         if (parts > 1 || work.begin > 0) {
           const int tile_begin = (work.tile - p.whole_tiles) * all_stages;
@@ -96,8 +94,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
         }
       }
       store.Take(kind, consumer, row0, position.token, range);
-    }
-    LeaveCluster(place);
+    });
   }
 #endif
 }

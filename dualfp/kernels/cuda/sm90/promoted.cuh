@@ -35,6 +35,7 @@ class PromotedConsumer {
     const bool scaled = p.block.w != nullptr || p.block.x != nullptr;
     Scales next;
     if (scaled) {
+      cuda::GridWaitForPrevious();  // which may have computed scales of X
       Fetch(p, first, row0, token0, next);
     }
     for (int i = 0; i < stages; ++i) {

@@ -11,23 +11,33 @@
 
 namespace dualfp::sm90 {
 
+__device__ __forceinline__ int Log2(int power_of_two) { return 31 - __clz(power_of_two); }
+
 // This CTA's place in its cluster.
 struct ClusterPlace {
   ClusterShape shape;
   int split_rank;
   int x_rank;  // among the CTAs that share an X tile
   int w_rank;  // among the CTAs that share a W tile
+  // Ranks of the CTAs that share this one's X tile, a bit each; likewise W.
+  uint16_t x_mask;
+  uint16_t w_mask;
 
   __device__ ClusterPlace(const GemmParams& p, int rank) : shape(p.cluster) {
     const int tile = p.split.Quotient(rank);
     split_rank = rank - tile * shape.split;
     x_rank = tile & (shape.share_x - 1);
-    w_rank = tile >> (31 - __clz(shape.share_x));
+    w_rank = tile >> Log2(shape.share_x);
+    x_mask = static_cast<uint16_t>(p.x_peers << Rank(0, w_rank));
+    w_mask = static_cast<uint16_t>(p.w_peers << Rank(x_rank, 0));
   }
 
   __device__ int Rank(int x, int w) const {
     return split_rank + shape.split * (x + shape.share_x * w);
   }
+  // Where this CTA's share of an operand's tile begins.
+  __device__ int XOffset(int tokens) const { return x_rank * tokens >> Log2(shape.share_x); }
+  __device__ int WOffset(int rows) const { return w_rank * rows >> Log2(shape.share_w); }
   __device__ bool shares() const { return shape.share_x * shape.share_w > 1; }
   // CTAs that this one loads for, itself included, and the rank of each.
   __device__ int peers() const { return shape.share_x + shape.share_w - 1; }
@@ -38,50 +48,44 @@ struct ClusterPlace {
     const int w = index - shape.share_x;
     return Rank(x_rank, w + (w >= w_rank ? 1 : 0));
   }
-  __device__ uint16_t XMask() const {
-    uint32_t mask = 0;
-    for (int x = 0; x < shape.share_x; ++x) {
-      mask |= 1u << Rank(x, w_rank);
-    }
-    return static_cast<uint16_t>(mask);
-  }
-  __device__ uint16_t WMask() const {
-    uint32_t mask = 0;
-    for (int w = 0; w < shape.share_w; ++w) {
-      mask |= 1u << Rank(x_rank, w);
-    }
-    return static_cast<uint16_t>(mask);
-  }
 };
 
-// After this all barriers of the cluster that copies or arrivals may touch exist, and the CTA has
-// its seat.
+// The ring's barriers, by the consumers' warps. Addresses must be uniform across a warp, or lanes
+// take turns: a few stages a warp.
 template <class T>
-__device__ __forceinline__ void InitRing(const GemmParams& p, const SharedLayout<T>& shared,
-                                         const ClusterPlace& place) {
-  if (threadIdx.x == kSeatThread<T> && p.seats.started != nullptr) {
-    TakeSeat(p.seats, shared.Seat());
-  }
-  static_assert(T::kStages <= 32);
-  const int lane = threadIdx.x;
-  if (lane < 32) {
-    if (lane < T::kStages) {
-      cuda::BarrierInit(shared.Full(lane), 1);
-      cuda::BarrierInit(shared.Empty(lane), 4 * T::kSharers * place.peers());
-      if constexpr (T::kSeparate) {
-        cuda::BarrierInit(shared.FullX(lane), 1);
-        cuda::BarrierInit(shared.EmptyX(lane), 4 * T::kSharers * place.peers());
+__device__ __forceinline__ void InitRing(const SharedLayout<T>& shared, const ClusterPlace& place) {
+  constexpr int kWarps = T::kConsumers / 32;
+  const int warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);
+  if (cuda::ElectOne()) {
+#pragma unroll
+    for (int first = 0; first < T::kStages; first += kWarps) {
+      const int stage = first + warp;
+      if (stage < T::kStages) {
+        cuda::BarrierInit(shared.Full(stage), 1);
+        cuda::BarrierInit(shared.Empty(stage), 4 * T::kSharers * place.peers());
+        if constexpr (T::kSeparate) {
+          cuda::BarrierInit(shared.FullX(stage), 1);
+          cuda::BarrierInit(shared.EmptyX(stage), 4 * T::kSharers * place.peers());
+        }
       }
     }
-    if (lane == 0) {
+    if (warp == 0) {
       cuda::BarrierInit(shared.SumBarrier(), 1);
     }
     cuda::BarrierInitFence();
   }
+  __syncwarp();
+}
+
+// After this, by all warps wherever they are, all barriers of the cluster that copies or arrivals
+// may touch exist, and what threads of the CTA left in shared memory before is there.
+template <class T>
+__device__ __forceinline__ void StartTogether(const ClusterPlace& place) {
   if (place.shares()) {
-    cuda::ClusterSyncRelaxed();  // BarrierInitFence is the release
+    __threadfence_block();
+    cuda::ClusterSyncRelaxed();  // fences are the release
   } else {
-    __syncthreads();
+    cuda::NamedBarrierSync(0, T::kThreads);
   }
 }
 
@@ -105,26 +109,21 @@ template <class T>
 class StageRelease {
  public:
   __device__ StageRelease(const SharedLayout<T>& shared, const ClusterPlace& place)
-      : own_(shared.Empty(0)), peers_(place.peers()), lane_(threadIdx.x % 32) {
-    peer_ = cuda::ClusterAddress(own_, place.Peer(min(lane_, peers_ - 1)));
-  }
+      : tells_(static_cast<int>(threadIdx.x % 32) < place.peers()),
+        peer_(cuda::ClusterAddress(
+            shared.Empty(0),
+            place.Peer(min(static_cast<int>(threadIdx.x % 32), place.peers() - 1)))) {}
 
-  __device__ __forceinline__ void Weights(uint32_t stage) const { Arrive(8 * stage, true); }
+  __device__ __forceinline__ void Weights(uint32_t stage) const {
+    cuda::BarrierArriveAtIf(tells_, peer_ + 8 * stage);
+  }
   __device__ __forceinline__ void X(uint32_t stage, bool really = true) const {
-    Arrive(8 * stage + SharedLayout<T>::kXBarriers, really);
+    cuda::BarrierArriveAtIf(really && tells_, peer_ + 8 * stage + SharedLayout<T>::kXBarriers);
   }
 
  private:
-  // No branches: one of the arrivals is predicated off.
-  __device__ __forceinline__ void Arrive(uint32_t offset, bool really) const {
-    cuda::BarrierArriveIf(really && peers_ == 1 && lane_ == 0, own_ + offset);
-    cuda::BarrierArriveAtIf(really && peers_ > 1 && lane_ < peers_, peer_ + offset);
-  }
-
-  uint32_t own_;   // empty barrier of stage 0,
-  uint32_t peer_;  // and of the CTA that this lane tells
-  int peers_;
-  int lane_;
+  bool tells_;     // this lane does,
+  uint32_t peer_;  // a CTA with this empty barrier of stage 0
 };
 
 }  // namespace dualfp::sm90

@@ -44,17 +44,11 @@ class Raster {
   int token_offset_;
 };
 
-// Where in the walk over tiles this CTA's cluster stands. Past the last place: nothing to do.
-template <class T>
-__device__ __forceinline__ int PlaceInWalk(const GemmParams& p, const SharedLayout<T>& shared) {
-  return p.seats.gpcs > 0 ? LoadSeat(shared.Seat()) : cuda::ClusterIndex();
-}
-
 // Stages [begin, end) of a tile.
 struct Work {
-  int tile;
-  int begin;
-  int end;
+  int tile = 0;
+  int begin = 0;
+  int end = 0;
 };
 
 // Either `parts` neighbouring clusters compute equal parts of one tile each and share its end, or
@@ -65,45 +59,53 @@ struct Work {
 // others' sums ready, and clusters wait only for clusters before them.
 class Schedule {
  public:
-  __device__ Schedule(const GemmParams& p, int cluster, int clusters)
-      : p_(p), next_(cluster), clusters_(clusters) {
-    begin_ = ShareBegin(p, cluster);
-    end_ = ShareBegin(p, cluster + 1);
-    if (p.parts.value > 1 &&
-        cluster >= p.row_clusters * p.token_clusters * static_cast<int>(p.parts.value)) {
-      end_ = begin_;
+  __device__ __forceinline__ explicit Schedule(const GemmParams& p) : p_(p) {}
+
+  // The first work of a cluster; none: an empty one.
+  __device__ __forceinline__ Work First(int cluster, int clusters) {
+    next_ = cluster;
+    clusters_ = clusters;
+    if (p_.parts.value > 1) {
+      const int stages = static_cast<int>(p_.stages.value);
+      const int tile = p_.parts.Quotient(cluster);
+      const int begin = (cluster - tile * static_cast<int>(p_.parts.value)) * stages;
+      next_ = p_.whole_tiles;
+      begin_ = end_ = 0;
+      return tile < p_.part_tiles
+                 ? Work{tile, p_.parts.Quotient(begin), p_.parts.Quotient(begin + stages)}
+                 : Work{};
     }
+    begin_ = end_ = 0;
+    if (p_.share_stages > 0 || p_.share_longer > 0) {
+      begin_ = ShareBegin(p_, cluster);
+      end_ = ShareBegin(p_, cluster + 1);
+    }
+    return Next();
   }
 
   // Where the share of a cluster begins, in stages after the whole tiles.
   __device__ static int ShareBegin(const GemmParams& p, int cluster) {
-    if (p.parts.value > 1) {
-      const int tile = p.parts.Quotient(cluster);
-      const int part = cluster - tile * static_cast<int>(p.parts.value);
-      const int stages = static_cast<int>(p.stages.value);
-      return tile * stages + p.parts.Quotient(part * stages);
-    }
     return cluster * p.share_stages + min(cluster, p.share_longer);
   }
 
-  __device__ bool Next(Work& work) {
+  __device__ __forceinline__ Work Next() {
+    const int stages = static_cast<int>(p_.stages.value);
     if (begin_ < end_) {
       const int tile = p_.stages.Quotient(end_ - 1);
-      const int tile_begin = tile * static_cast<int>(p_.stages.value);
-      const int tile_end = tile_begin + static_cast<int>(p_.stages.value);
-      if (end_ < tile_end || next_ >= p_.whole_tiles) {
+      const int tile_begin = tile * stages;
+      if (end_ < tile_begin + stages || next_ >= p_.whole_tiles) {
         const int first = max(begin_, tile_begin);
-        work = {p_.whole_tiles + tile, first - tile_begin, end_ - tile_begin};
+        const Work work{p_.whole_tiles + tile, first - tile_begin, end_ - tile_begin};
         end_ = first;
-        return true;
+        return work;
       }
     }
     if (next_ < p_.whole_tiles) {
-      work = {next_, 0, static_cast<int>(p_.stages.value)};
+      const Work work{next_, 0, stages};
       next_ += clusters_;
-      return true;
+      return work;
     }
-    return false;
+    return {};
   }
 
  private:
@@ -112,6 +114,85 @@ class Schedule {
   int clusters_;
   int begin_;  // of this cluster's share; what is left of it
   int end_;
+};
+
+// The work of this CTA's cluster, one after the other. All code of a kernel's start is cold, 70
+// cycles for each 8 instructions, so that a CTA computes the first work while its seat is on its
+// way, a thread for each seat that it may get.
+template <class T>
+class Walk {
+ public:
+  // All consumers, before the start.
+  __device__ __forceinline__ static void Prepare(const GemmParams& p, const Raster<T>& raster,
+                                                 const SharedLayout<T>& shared) {
+    static_assert(T::kRegionBytes - T::kRingBytes >= kFirstBytes * (kMostSeats + 1));
+    static_assert(T::kConsumers > kMostSeats || T::kCtas > 1);
+    const int thread = threadIdx.x;
+    if (thread > (p.seats.gpcs > 0 ? kMostSeats : 0)) {
+      return;
+    }
+    Schedule schedule(p);
+    const Work work =
+        schedule.First(p.seats.gpcs > 0 ? thread : ClusterIndex(p), cuda::ClusterCount());
+    const TilePosition position = raster.At(work.tile);
+    asm volatile(
+        "st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(shared.Staging() + thread * kFirstBytes),
+        "r"(work.tile), "r"(work.begin | work.end << 16), "r"(position.row), "r"(position.token)
+        : "memory");
+  }
+
+  // After it.
+  __device__ __forceinline__ Walk(const GemmParams& p, const Raster<T>& raster,
+                                  const SharedLayout<T>& shared)
+      : p_(p), raster_(raster) {
+    const bool seated = p.seats.gpcs > 0;
+    cluster_ = seated ? LoadSeat(shared.Seat()) : ClusterIndex(p);
+    const uint32_t source = shared.Staging() + (seated ? cluster_ : 0) * kFirstBytes;
+    uint32_t stages;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(work_.tile), "=r"(stages), "=r"(position_.row), "=r"(position_.token)
+                 : "r"(source)
+                 : "memory");
+    work_.begin = stages & 0xFFFF;
+    work_.end = stages >> 16;
+  }
+
+  // This CTA's cluster, by its place in the walk.
+  __device__ int cluster() const { return cluster_; }
+  __device__ bool any() const { return work_.end > 0; }
+
+  // Runs body(work, position of this CTA's tile, whether it is the first).
+  template <class Body>
+  __device__ __forceinline__ void ForEach(const Body& body) const {
+    Work work = work_;
+    TilePosition position = position_;
+    Schedule schedule(p_);
+    for (bool first = true; work.end > 0; first = false) {
+      body(work, position, first);
+      if (p_.one_each) {
+        return;
+      }
+      if (first) {
+        schedule.First(cluster_, cuda::ClusterCount());
+      }
+      work = schedule.Next();
+      position = raster_.At(work.tile);
+    }
+  }
+
+ private:
+  static constexpr int kFirstBytes = 16;
+
+  // Clusters that share operands are powers of two; cuda::ClusterIndex divides.
+  __device__ __forceinline__ static int ClusterIndex(const GemmParams& p) {
+    return static_cast<int>(blockIdx.x) >> Log2(p.cluster.size());
+  }
+
+  const GemmParams& p_;
+  const Raster<T>& raster_;
+  int cluster_;
+  Work work_;
+  TilePosition position_;
 };
 
 }  // namespace dualfp::sm90

@@ -5,7 +5,7 @@
 // The walk over tiles begins at seats, one a CTA, neighbouring ones for each GPC. Each launch deals
 // all of them out: a CTA takes the next seat of the GPC in which it runs, or of another when there
 // is none left. So each seat is taken once wherever CTAs run, and one that waits for its
-// neighbours' sums finds them started, but for one such group a GPC: kernels that share a GPC do
+// neighbours' sums finds them started, but for one such group a GPC: kernels that share a GPU do
 // not wait for each other.
 
 #pragma once
@@ -16,56 +16,87 @@
 
 namespace dualfp::sm90 {
 
-constexpr uint32_t kIdleSeat = 1 << 24;  // past all tiles
+constexpr uint32_t kIdleSeat = kMostSeats;  // past all tiles, since there are fewer than seats
 
-// A thread that has nothing else to do takes the seat.
+// The counter's value before this. Not atomicAdd: where one of its lanes may run alone, the
+// compiler waits for the answer on the spot.
+__device__ __forceinline__ uint32_t AskNext(uint32_t* counter, uint32_t last = 0xFFFFFFFF) {
+  uint32_t value;
+  asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(value)
+               : "l"(counter), "r"(last)
+               : "memory");
+  return value;
+}
+
+// Answers of the counters on their way to one thread, which has nothing else to do.
+struct SeatRequest {
+  uint32_t started = 0;
+  uint32_t gpc = 0;
+  GpcSeats own = {};
+  uint32_t index = 0;
+};
 template <class T>
 constexpr int kSeatThread = T::kThreads - 32;
 
-// This thread leaves the seat and the number of the launch at shared address `target`. Both atomics
-// are under way together.
-__device__ __forceinline__ void TakeSeat(const Seats& seats, uint32_t target) {
-  const uint32_t started = atomicInc(seats.started, seats.ctas.value * kLaunchNumbers - 1);
-  uint32_t seat = blockIdx.x;
-  if (seats.gpcs > 0) {
-    uint32_t sm;
-    asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
-    uint32_t gpc = seats.gpc_of_sm[min(sm, uint32_t{kMostSeats - 1})];
-    uint32_t index = atomicAdd(seats.taken + gpc, 1);
-    while (index >= seats.seats[gpc]) {
-      gpc = gpc + 1 == static_cast<uint32_t>(seats.gpcs) ? 0 : gpc + 1;
-      index = atomicAdd(seats.taken + gpc, 1);
+// The first thing that a CTA does: it takes 1,000 cycles, and weights wait for it.
+template <class T>
+__device__ __forceinline__ SeatRequest AskForSeat(const Seats& seats) {
+  SeatRequest request;
+  if (threadIdx.x == kSeatThread<T> && seats.started != nullptr) {
+    request.started = AskNext(seats.started, seats.ctas.value * kLaunchNumbers - 1);
+    if (seats.gpcs > 0) {
+      uint32_t sm;
+      asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
+      request.gpc = seats.gpc_of_sm[min(sm, uint32_t{kMostSeats - 1})];
+      request.index = AskNext(seats.taken + request.gpc);
+      request.own = seats.of_gpc[request.gpc];
     }
-    seat = index < seats.busy[gpc] ? seats.first[gpc] + index : kIdleSeat;
   }
-  const uint32_t launch = (seats.ctas.Quotient(started) + 1) * kMostClusterSize + seats.kind;
-  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(target), "r"(seat), "r"(launch) : "memory");
-  __threadfence_block();  // the barrier of a cluster is relaxed
+  return request;
 }
 
-// The same thread, later: the last one of a launch frees all seats.
-__device__ __forceinline__ void LeaveSeats(const Seats& seats) {
-  if (seats.gpcs > 0 && atomicInc(seats.seated, seats.ctas.value - 1) == seats.ctas.value - 1) {
+// The thread that asked leaves the seat and the number of the launch at shared address `target`.
+__device__ __forceinline__ void TakeSeat(const Seats& seats, SeatRequest request, uint32_t target) {
+  if (threadIdx.x % 32 != 0 || seats.started == nullptr) {
+    return;
+  }
+  uint32_t seat = 0;
+  if (seats.gpcs > 0) {
+    uint32_t gpc = request.gpc;
+    uint32_t index = request.index;
+    GpcSeats own = request.own;
+    while (index >= own.seats) {
+      gpc = gpc + 1 == static_cast<uint32_t>(seats.gpcs) ? 0 : gpc + 1;
+      own = seats.of_gpc[gpc];
+      index = AskNext(seats.taken + gpc);
+    }
+    seat = index < own.busy ? own.first + index : kIdleSeat;
+  }
+  const uint32_t launch =
+      (seats.ctas.Quotient(request.started) + 1) * kMostClusterSize + seats.kind;
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(target), "r"(seat), "r"(launch) : "memory");
+}
+
+// The same warp, when all of the CTA know the seat, lets the next kernel of the stream start. The
+// last one of a launch frees all seats before.
+__device__ __forceinline__ void LaunchDependents(const Seats& seats) {
+  if (threadIdx.x % 32 != 0) {
+    return;
+  }
+  if (seats.gpcs > 0 && AskNext(seats.seated, seats.ctas.value - 1) == seats.ctas.value - 1) {
+#pragma unroll 1
     for (int gpc = 0; gpc < seats.gpcs; ++gpc) {
       atomicExch(seats.taken + gpc, 0);
     }
     __threadfence();
   }
-}
-
-// Lets the next kernel of the stream start, when all CTAs have their seats.
-template <class T>
-__device__ __forceinline__ void LaunchDependents(const Seats& seats) {
-  if (threadIdx.x == kSeatThread<T>) {
-    LeaveSeats(seats);
-    cuda::GridLaunchDependents();
-  }
-  __syncwarp();  // setmaxnreg may follow, which takes whole warps
+  cuda::GridLaunchDependents();
 }
 
 __device__ __forceinline__ int LoadSeat(uint32_t address) {
   int seat;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(seat) : "r"(address));
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(seat) : "r"(address) : "memory");
   return seat;
 }
 __device__ __forceinline__ uint32_t LoadLaunchNumber(uint32_t address) {

@@ -142,28 +142,25 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   const int stages = p.split.Quotient((place.split_rank + 1) * all_stages) - begin;
   const int last_k = place.split_rank == split - 1 ? p.k - (all_stages - 1) * T::kK : T::kK;
 
-  InitRing(p, shared, place);
-  cuda::GridLaunchDependents();
-
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    ForEachOperand<T>(p, [&](auto operand) {
-      RingIndex index;
-      constexpr auto kOperand = decltype(operand)::value;
-      const int first = kOperand == Loader<T>::Operand::kX ? token0 : row0;
-      Loader<T>::template Run<kOperand>(p, shared, place, index, first, begin * T::kK, stages);
+    RunLoaders<T>(p, shared, place, {}, [&](auto& loader) {
+      const int first = loader.is_x() ? token0 : row0;
+      loader.Begin(first, begin * T::kK);
+      loader.Run(first, begin * T::kK, stages, true);
     });
-    __syncwarp();
     if (p.cluster.size() > 1) {
       cuda::ClusterSyncRelaxed();
       cuda::ClusterSyncRelaxed();
     }
   } else {
+    InitRing(shared, place);
+    StartTogether<T>(place);
     BecomeConsumer<T>();
-    cuda::GridWaitForPrevious();  // scales and residual may come from the previous kernel
+    AwaitFirstCopies<T>();
     SplitConstants<T> constants(shared.Constants(0));
-    constants.Fetch(p, row0, token0);
     ConsumerOf<T> consumer(p, shared, place);
+    constants.Fetch(p, row0, token0);
     OutlierPlace<T> outliers;
     outliers.Find(p, row0);
     RunTile<T>(consumer, p, begin, stages, last_k, row0, token0);

@@ -84,8 +84,8 @@ struct Tile {
   // that is on its way: half as much again. But waiting twice takes time that narrow tiles do not
   // have between their multiplications, and deep rings have enough on its way.
   static constexpr bool kSeparate =
-      kNested &&
-      (kTokens >= 192 || (kTokens >= 96 && (kK == 128 || kBlocks == 2 || kWarpgroups == 3)));
+      kNested && (kTokens >= (kWarpgroups == 3 ? 128 : 192) ||
+                  (kTokens >= 96 && kWarpgroups == 2 && (kK == 128 || kBlocks == 2)));
   static constexpr int kStageBarriers = kSeparate ? 4 : 2;
   static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 40;
 

@@ -16,37 +16,36 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t dynamic_shared[];
   const SharedLayout<T> shared(dynamic_shared);
+  const SeatRequest request = AskForSeat<T>(p.seats);
   const ClusterPlace place(p, cuda::ClusterRank());
-  const int clusters = cuda::ClusterCount();
   const Raster<T> raster(p, place);
-  const int stages = static_cast<int>(p.stages.value);
-
-  InitRing(p, shared, place);
-  LaunchDependents<T>(p.seats);
-  const int first_tile = PlaceInWalk(p, shared);
+  if (threadIdx.x < T::kConsumers) {
+    Walk<T>::Prepare(p, raster, shared);
+    InitRing(shared, place);
+  }
 
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    ForEachOperand<T>(p, [&](auto operand) {
-      constexpr auto kOperand = decltype(operand)::value;
-      RingIndex index;
-      for (int tile = first_tile; tile < p.whole_tiles; tile += clusters) {
-        const TilePosition position = raster.At(tile);
-        const int first = kOperand == Loader<T>::Operand::kX ? position.token : position.row;
-        Loader<T>::template Run<kOperand>(p, shared, place, index, first, 0, stages);
-      }
+    RunLoaders<T>(p, shared, place, request, [&](auto& loader) {
+      const Walk<T> walk(p, raster, shared);
+      LoadTiles(place, loader, walk);
     });
-    __syncwarp();
-    LeaveCluster(place);
   } else {
+    StartTogether<T>(place);
     BecomeConsumer<T>();
-    cuda::GridWaitForPrevious();
+    const Walk<T> walk(p, raster, shared);
+    if (walk.any()) {
+      AwaitFirstCopies<T>();
+    }
+    const int clusters = cuda::ClusterCount();
+    const int stages = static_cast<int>(p.stages.value);
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
     SharedConsumer<T> consumer(p, shared, place);
     StoreConstants<T> constants(shared.Constants(warpgroup));
     const std::conditional_t<T::kByToken, TokenStores<T>, TileStores<T>> store(
         p, constants, shared.Staging() + warpgroup * T::kWarpgroupStagingBytes);
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
+    const int first_tile = walk.cluster();
     if (warpgroup == 1) {
       consumer.Skip(stages);
     }
@@ -70,7 +69,6 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
         store.Take(kind, consumer, row0, token0, {0, T::kTokens});
       }
     }
-    LeaveCluster(place);
   }
 #endif
 }
