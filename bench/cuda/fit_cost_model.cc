@@ -53,6 +53,7 @@ constexpr Constant kConstants[] = {
     {"turns_bytes_cycle", &CostModel::turns_bytes_cycle},
     {"turns_tile", &CostModel::turns_tile},
     {"turns_start", &CostModel::turns_start},
+    {"seat_start", &CostModel::seat_start},
     {"part_start", &CostModel::part_start},
     {"part_value", &CostModel::part_value},
 };

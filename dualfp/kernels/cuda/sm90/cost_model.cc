@@ -83,6 +83,9 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
     tile *= stages;
     tile += cost.tile_start;
   }
+  if (by_gpc) {
+    once += cost.seat_start;
+  }
   estimate.compute = (estimate.waves * tile + once) / (device.clock_ghz * 1e3);
 
   const double bytes = (static_cast<double>(problem.n) + problem.m) * problem.k * element +

@@ -12,24 +12,25 @@ namespace dualfp::sm90 {
 
 // The constants of the model. Cycles are of one SM.
 struct CostModel {
-  double tensor_share = 0.2422;       // cycles of a stage over what the tensor cores need
-  double tensor_floor = 32.56;        // cycles of a wgmma instruction at least
-  double shared_bytes_cycle = 72.08;  // shared memory's bandwidth
-  double decode_cycles = 326.9;       // of 64 x 64 nested weights
-  double gpc_share = 0.5934;          // of a CTA's loads where neighbours in a GPC ask for the same
-  double stage_cycles = 2.013;        // more of any stage
-  double alone_cycles = 79.94;  // more where one warpgroup has the SM to itself: nothing overlaps
-  double split_start = 3176;    // of a tile of the split family
-  double split_value = 1.18;    // ... and of each of its values
-  double tile_start = 1197;     // of a tile of the persistent family
+  double tensor_share = 0.1782;       // cycles of a stage over what the tensor cores need
+  double tensor_floor = 34.02;        // cycles of a wgmma instruction at least
+  double shared_bytes_cycle = 70.61;  // shared memory's bandwidth
+  double decode_cycles = 326.7;       // of 64 x 64 nested weights
+  double gpc_share = 0.5846;          // of a CTA's loads where neighbours in a GPC ask for the same
+  double stage_cycles = 1.015;        // more of any stage
+  double alone_cycles = 121;   // more where one warpgroup has the SM to itself: nothing overlaps
+  double split_start = 3196;   // of a tile of the split family
+  double split_value = 1.221;  // ... and of each of its values
+  double tile_start = 160.3;   // of a tile of the persistent family
   // Tiles by warpgroups in turns: cycles of a stage over what the tensor cores need, bytes a cycle
   // that loads draw, and what is not hidden of start and end.
-  double turns_share = 1.792;
-  double turns_bytes_cycle = 23.49;
-  double turns_tile = 1876;  // cycles more of each tile
-  double turns_start = 300.3;
-  double part_start = 292.4;   // of a tile that several clusters compute
-  double part_value = 0.4092;  // ... and of each partial sum written or read
+  double turns_share = 1.744;
+  double turns_bytes_cycle = 23.87;
+  double turns_tile = 1338;  // cycles more of each tile
+  double turns_start = 254.3;
+  double seat_start = 1043;    // cycles more of a kernel whose CTAs take seats
+  double part_start = 298.3;   // of a tile that several clusters compute
+  double part_value = 0.4242;  // ... and of each partial sum written or read
 };
 
 // What the model knows of a device. The defaults are an H200.
