@@ -6,16 +6,16 @@
 //
 // Contract of Gemm():
 //   * X is row-major [M, K], Y row-major [M, N]; rows may be strided, columns are contiguous.
-//   * W is a Weight (tensor/weight.h) on the same device as X and Y.
+//   * W is a Weight (tensor/weight.h) on the same device as X and Y. W, its scales and the bias are
+//     complete before the call: on a GPU they are read while the stream's previous kernel runs.
 //   * M >= 0, N and K >= 1; kernels handle any size, padding inside where they need it.
 //   * Y does not alias X. It may alias `residual` exactly.
 //   * Accumulation is FP32, but for FP8 on tensor cores (see Accumulation). Results depend on the
-//   kernel and on K, never on M, on the number of
-//     threads or on the other rows of X: a row's result is the same in any batch, except where
-//     GemmKernel::row_invariant is false or the rows share a scale (kDynamicPerTensor).
+//     kernel and on K, never on M, on the number of threads or on the other rows of X: a row's
+//     result is the same in any batch, except where GemmKernel::row_invariant is false or the rows
+//     share a scale (kDynamicPerTensor).
 //   * Weights are finite (loaders reject NaN and infinity, formats.md); X may be anything, and a
-//   NaN
-//     or infinity in one row of it reaches that row of Y only, but for kDynamicPerTensor.
+//     NaN or infinity in one row of it reaches that row of Y only, but for kDynamicPerTensor.
 //   * context.workspace holds at least GemmWorkspaceBytes().
 //   * Thread-safe: concurrent calls need separate Contexts.
 
