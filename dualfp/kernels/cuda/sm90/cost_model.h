@@ -16,7 +16,6 @@ struct CostModel {
   double tensor_floor = 34.02;        // cycles of a wgmma instruction at least
   double shared_bytes_cycle = 70.61;  // shared memory's bandwidth
   double decode_cycles = 326.7;       // of 64 x 64 nested weights
-  double gpc_share = 0.5846;          // of a CTA's loads where neighbours in a GPC ask for the same
   double stage_cycles = 1.015;        // more of any stage
   double alone_cycles = 121;   // more where one warpgroup has the SM to itself: nothing overlaps
   double split_start = 3196;   // of a tile of the split family
@@ -26,7 +25,8 @@ struct CostModel {
   // that loads draw, and what is not hidden of start and end.
   double turns_share = 1.744;
   double turns_bytes_cycle = 23.87;
-  double turns_tile = 1338;  // cycles more of each tile
+  double gpc_share = 0.5846;  // of these loads, where neighbours in a GPC ask for the same
+  double turns_tile = 1338;   // cycles more of each tile
   double turns_start = 254.3;
   double seat_start = 1043;    // cycles more of a kernel whose CTAs take seats
   double part_start = 298.3;   // of a tile that several clusters compute
