@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/gemm_gpu_problem.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/upload.h"
@@ -135,9 +136,12 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
       continue;
     }
     p.Poison();
+    const std::string what =
+        StrCat(Name(ranked.plan), ", M ", shape.m, " N ", shape.n, " K ", shape.k);
+    SCOPED_TRACE(what);
     sm90::Launch(ranked.plan, p.problem, stream, runs % 2 == 1);
+    AwaitStream(stream, what);
     const std::vector<float> y = p.Y();
-    SCOPED_TRACE(Name(ranked.plan));
     if (first.empty()) {
       first = y;
       p.ExpectRight(y);
@@ -248,6 +252,9 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
         sm90::Launch(whole, busy.problem, stream_, true);
         sm90::Launch(plan, first.problem, others[0], i % 2 == 1);
         sm90::Launch(plan, second.problem, others[1], true);
+      }
+      for (const cudaStream_t stream : {stream_, others[0], others[1]}) {
+        AwaitStream(stream, name);
       }
       const std::vector<float> y[2] = {first.Y(), second.Y()};
       first.ExpectRight(y[0]);
