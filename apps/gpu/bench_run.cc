@@ -11,10 +11,10 @@
 #include "apps/gpu/gemm_speed.h"
 #include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/gpu_info.h"
-#include "apps/gpu/watchdog.h"
 #include "apps/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/env.h"
+#include "dualfp/base/watchdog.h"
 #include "dualfp/io/file.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/sm90/device_model.h"
@@ -112,7 +112,7 @@ void RunGpuGemmBench(const GpuBenchArguments& arguments) {
       ceilings.fp16_flop_per_microsecond * 1e-6, ceilings.fp8_flop_per_microsecond * 1e-6);
   PrintHeader();
 
-  gpu::Watchdog dog(kHangLimit);
+  Watchdog dog(kHangLimit);
   std::vector<GemmRecord> records;
   const int max_m = *std::max_element(arguments.m.begin(), arguments.m.end());
   for (const GemmShape& shape : arguments.shapes) {
@@ -121,7 +121,7 @@ void RunGpuGemmBench(const GpuBenchArguments& arguments) {
       const WeightFormat format =
           format_name == "fp8" ? WeightFormat::kE4m3 : WeightFormat::kNested;
       for (const int m : arguments.m) {
-        const gpu::Watchdog::Watch watch(dog, [&] {
+        const Watchdog::Watch watch(dog, [&] {
           fmt::print(stderr, "dualfp: error: bench gemm: {} N {} K {} M {} did not finish\n",
                      format_name, shape.n, shape.k, m);
         });

@@ -10,8 +10,8 @@
 
 #include "apps/gpu/gemm_data.h"
 #include "apps/gpu/graph_replay.h"
-#include "apps/gpu/watchdog.h"
 #include "dualfp/base/check.h"
+#include "dualfp/base/watchdog.h"
 
 namespace dualfp::gpu {
 namespace {

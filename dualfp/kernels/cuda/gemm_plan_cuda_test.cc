@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/watchdog.h"
 #include "dualfp/kernels/cuda/gemm_gpu_problem.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/upload.h"
@@ -119,6 +121,10 @@ class PlanProblem {
   int64_t y_bytes_;
 };
 
+constexpr std::chrono::minutes kHangLimit{1};  // much longer than any test's launches take
+
+void SayHung(const std::string& what) { std::fprintf(stderr, "HUNG: %s\n", what.c_str()); }
+
 // Runs plans of one kind of kernel, all or one of each kernel, on a nested weight, and compares
 // what they make.
 void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
@@ -128,6 +134,7 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
   const PlanProblem p(kernel, outliers, shape, stream, epilogue);
   std::vector<float> first;
   std::set<const void*> seen;
+  Watchdog dog(kHangLimit);
   for (const sm90::RankedPlan& ranked : sm90::RankPlans(p.problem, sm90::DeviceModel())) {
     if (!filter(ranked.plan)) {
       continue;
@@ -139,8 +146,8 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
     const std::string what =
         StrCat(Name(ranked.plan), ", M ", shape.m, " N ", shape.n, " K ", shape.k);
     SCOPED_TRACE(what);
+    const Watchdog::Watch watch(dog, [&] { SayHung(what); });
     sm90::Launch(ranked.plan, p.problem, stream, runs % 2 == 1);
-    AwaitStream(stream, what);
     const std::vector<float> y = p.Y();
     if (first.empty()) {
       first = y;
@@ -233,6 +240,7 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
   const PlanProblem second(sm90::WeightFormat::kNested, false, {130, 2000, 528}, stream_);
   CheckCuda(cudaDeviceSynchronize(), "problems");
   const sm90::Plan whole = sm90::PlanByName("e4m3_turns_r128_t128_k128");
+  Watchdog dog(kHangLimit);
   std::array<cudaStream_t, 2> others{};
   for (cudaStream_t& other : others) {
     CheckCuda(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -246,15 +254,13 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
     ASSERT_EQ(Unsupported(plan, second.problem), "");
     std::vector<float> alone[2];
     for (int round = 0; round < 3; ++round) {
+      const Watchdog::Watch watch(dog, [&] { SayHung(name); });
       first.Poison();
       second.Poison();
       for (int i = 0; i < 40; ++i) {
         sm90::Launch(whole, busy.problem, stream_, true);
         sm90::Launch(plan, first.problem, others[0], i % 2 == 1);
         sm90::Launch(plan, second.problem, others[1], true);
-      }
-      for (const cudaStream_t stream : {stream_, others[0], others[1]}) {
-        AwaitStream(stream, name);
       }
       const std::vector<float> y[2] = {first.Y(), second.Y()};
       first.ExpectRight(y[0]);

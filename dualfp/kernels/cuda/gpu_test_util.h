@@ -5,12 +5,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <string>
-#include <thread>
 #include <vector>
 
 #include "dualfp/kernels/cuda/common/cuda_check.h"
@@ -38,22 +33,6 @@ class GpuTest : public ::testing::Test {
 
   cudaStream_t stream_ = nullptr;
 };
-
-// Waits for `stream`, at most a minute. A kernel that hangs cannot be stopped, and whoever waits
-// for it waits for ever: the process ends instead, and says what has hung.
-inline void AwaitStream(cudaStream_t stream, const std::string& what) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-  cudaError_t status = cudaStreamQuery(stream);
-  while (status == cudaErrorNotReady) {
-    if (std::chrono::steady_clock::now() > deadline) {
-      std::fprintf(stderr, "HUNG: %s\n", what.c_str());
-      std::_Exit(EXIT_FAILURE);
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
-    status = cudaStreamQuery(stream);
-  }
-  CheckCuda(status, what.c_str());
-}
 
 // Device memory between two guards, poisoned: what a kernel leaves unwritten or writes outside
 // shows. 0xFF is NaN in every float format that we have.

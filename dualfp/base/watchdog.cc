@@ -1,9 +1,9 @@
-#include "apps/gpu/watchdog.h"
+#include "dualfp/base/watchdog.h"
 
 #include <cstdlib>
 #include <utility>
 
-namespace dualfp::gpu {
+namespace dualfp {
 
 using Clock = std::chrono::steady_clock;
 
@@ -43,4 +43,4 @@ Watchdog::Watch::~Watch() {
   dog_.watches_.erase(place_);
 }
 
-}  // namespace dualfp::gpu
+}  // namespace dualfp

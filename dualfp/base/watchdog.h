@@ -1,5 +1,5 @@
-// A hung kernel cannot be stopped, and whoever waits for it waits for ever: end the process
-// instead.
+// A hung GPU kernel cannot be stopped, and whoever waits for it waits for ever: tools and tests end
+// the process instead.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 #include <mutex>
 #include <thread>
 
-namespace dualfp::gpu {
+namespace dualfp {
 
 class Watchdog {
  public:
@@ -48,4 +48,4 @@ class Watchdog {
   std::thread thread_;
 };
 
-}  // namespace dualfp::gpu
+}  // namespace dualfp
