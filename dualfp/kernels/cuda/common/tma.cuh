@@ -46,23 +46,9 @@ __device__ __forceinline__ void BulkCopyToCluster(uint32_t remote, uint32_t shar
       : "memory");
 }
 
-// `bytes` (a multiple of 16) from global to this CTA's shared memory.
-__device__ __forceinline__ void BulkLoad(uint32_t shared, const void* global, uint32_t bytes,
-                                         uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared),
-      "l"(global), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-
 // Orders this thread's ordinary shared-memory accesses before later asynchronous ones (TMA, wgmma).
 __device__ __forceinline__ void FenceAsyncShared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-// The same for global memory.
-__device__ __forceinline__ void FenceAsyncGlobal() {
-  asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
 }  // namespace dualfp::cuda

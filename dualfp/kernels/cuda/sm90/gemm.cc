@@ -12,6 +12,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/common/tensor_map.h"
+#include "dualfp/kernels/cuda/sm90/schedule.h"
 #include "dualfp/kernels/cuda/sm90/seats.h"
 
 namespace dualfp::sm90 {
@@ -68,8 +69,7 @@ Seats MakeSeats(const Plan& plan, const GemmProblem& problem, int ctas, int work
       sms += own;
       const int share = CeilDiv(CeilDiv(busy * sms, ctas), parts) * parts;
       const int next = std::min({share, busy, dealt + own});
-      seats.of_gpc[gpc] = {static_cast<uint8_t>(own), static_cast<uint8_t>(dealt),
-                           static_cast<uint8_t>(next - dealt)};
+      seats.of_gpc[gpc] = {own, dealt, next - dealt};
       dealt = next;
     }
     CheckInternal(dealt == busy, "seats for ", dealt, " of ", busy, " CTAs");
@@ -172,6 +172,14 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
       p.share_stages = stages / clusters;
       p.share_longer = stages % clusters;
     }
+    CheckInternal(config.ctas > 1 || clusters <= kMostSeats, clusters, " clusters at one time");
+    for (int cluster = 0; config.ctas == 1 && cluster < clusters; ++cluster) {
+      const Work work = Schedule(p).First(cluster, clusters);
+      const TileIndex tile = TileAt(p, work.tile);
+      p.first[cluster] = {static_cast<uint16_t>(tile.row), static_cast<uint16_t>(tile.token),
+                          static_cast<uint16_t>(work.begin), static_cast<uint16_t>(work.end),
+                          work.tile};
+    }
     if (plan.UsesWorkspace()) {
       p.partials = static_cast<uint8_t*>(problem.workspace) + kWorkspaceHeaderBytes;
     }
@@ -263,6 +271,10 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
       return "the partial sums do not fit in shared memory";
     }
     return "";
+  }
+  if (CeilDiv(problem.n, config.rows) > kMostSideTiles ||
+      CeilDiv(problem.m, config.tokens) > kMostSideTiles) {
+    return "there are too many tiles for a persistent kernel";
   }
   if (plan.parts > 1 &&
       (c.size() > 1 || plan.parts > kMostParts || plan.parts > CeilDiv(problem.k, config.k) ||

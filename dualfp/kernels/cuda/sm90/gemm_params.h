@@ -73,14 +73,12 @@ struct Divisor {
       : value(static_cast<uint32_t>(divisor)),
         reciprocal(static_cast<uint32_t>(((uint64_t{1} << 31) + value - 1) / value)) {}
 
-#ifdef __CUDACC__
   // Of 0 <= dividend.
-  __device__ __forceinline__ int Quotient(int dividend) const {
+  DUALFP_HOST_DEVICE int Quotient(int dividend) const {
     const uint32_t d = static_cast<uint32_t>(dividend);
-    const uint32_t q = __umulhi(d + d, reciprocal);  // at most one too large
-    return static_cast<int>(q - (q * value > d ? 1 : 0));
+    const auto q = static_cast<uint32_t>((uint64_t{d} + d) * reciprocal >> 32);
+    return static_cast<int>(q - (q * value > d ? 1 : 0));  // at most one too large
   }
-#endif
 };
 
 constexpr int kMostClusterSize = 8;  // what every device with clusters offers
@@ -88,11 +86,19 @@ constexpr int kMostSeats = 160;
 constexpr int kMostGpcs = 16;
 constexpr uint32_t kLaunchNumbers = 1 << 23;  // before they begin again
 
-// Read as one word.
-struct alignas(4) GpcSeats {
-  uint8_t seats = 0;  // in a GPC,
-  uint8_t first = 0;  // its first place in the walk over tiles,
-  uint8_t busy = 0;   // and how many have one; the others' CTAs are idle
+// A GPC's seats, its first place in the walk over tiles, and how many seats have one (the others'
+// CTAs are idle): one word, since each access to constants that nobody has read yet takes long.
+struct GpcSeats {
+  uint32_t word = 0;
+
+  GpcSeats() = default;
+  DUALFP_HOST_DEVICE explicit GpcSeats(uint32_t w) : word(w) {}
+  GpcSeats(int seats, int first, int busy)
+      : word(static_cast<uint32_t>(seats | first << 8 | busy << 16)) {}
+
+  DUALFP_HOST_DEVICE uint32_t seats() const { return word & 0xFF; }
+  DUALFP_HOST_DEVICE uint32_t first() const { return word >> 8 & 0xFF; }
+  DUALFP_HOST_DEVICE uint32_t busy() const { return word >> 16; }
 };
 
 // How the CTAs of a persistent kernel take seats (seats.cuh), and how launches that share a
@@ -109,7 +115,18 @@ struct Seats {
   uint8_t gpc_of_sm[kMostSeats] = {};
 };
 
-constexpr int kMostK = 64 * 65535;  // stages are numbered in 16 bits
+// What a cluster computes first: stages [begin, end) of a tile, which is the row-th cluster tile
+// along the weights and the token-th along the tokens. Nothing where end is 0.
+struct FirstWork {
+  uint16_t row = 0;
+  uint16_t token = 0;
+  uint16_t begin = 0;
+  uint16_t end = 0;
+  int tile = 0;
+};
+
+constexpr int kMostK = 64 * 65535;     // stages are numbered in 16 bits,
+constexpr int kMostSideTiles = 65535;  // and so are tiles
 constexpr int kMostParts = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
 
@@ -141,6 +158,7 @@ struct GemmParams {
   Divisor stages;          // of all K
   Divisor split;
   uint32_t decode_mask = kNestedDecodeMask;  // see DecodeNested
+  int rehearsals = 1;                        // see Rehearsed
   Seats seats;                               // persistent family
   uint64_t w_policy = 0;                     // L2 eviction priority of the weights
   uint64_t x_policy = 0;
@@ -156,6 +174,7 @@ struct GemmParams {
   int share_stages = 0;         // stages of the others that each cluster computes, and of how many
   int share_longer = 0;         // clusters it is one more
   uint8_t* partials = nullptr;  // [CTA][rows * tokens] of 4 bytes, see PartialSums
+  FirstWork first[kMostSeats + 1];  // by seat, or by cluster; the last is idle
 };
 
 }  // namespace dualfp::sm90

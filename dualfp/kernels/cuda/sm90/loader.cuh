@@ -38,21 +38,24 @@ class Loader {
 
   __device__ bool is_x() const { return is_x_; }
 
-  // The first stage of all, for which only X waits: for the previous kernel. Consumers may then
-  // begin (AwaitFirstCopies). In straight code, which takes a third of the time of Run.
-  __device__ __forceinline__ void Begin(int first, int k) {
+  // The first stage of all, if there is `any`, for which only X waits: for the previous kernel.
+  // Consumers may then begin (AwaitFirstCopies). In straight code, which takes a third of the time
+  // of Run, and without effect unless `really`.
+  __device__ __forceinline__ void Begin(int first, int k, bool any, bool really) {
     const bool is_dependent = is_x_ != T::kByToken;
-    if (is_dependent) {
+    if (really && is_dependent) {
       cuda::GridWaitForPrevious();
     }
-    if (cuda::ElectOne()) {
+    if (any && really && cuda::ElectOne()) {
       Copy(0, k, first);
     }
     __syncwarp();
-    if (!is_dependent) {
+    if (really && !is_dependent) {
       cuda::NamedBarrierArrive(kFirstCopies, kFirstCopiesThreads<T>);
     }
-    index_.template Advance<T::kStages>();
+    if (any && really) {
+      index_.template Advance<T::kStages>();
+    }
   }
 
   // `first`: the tile's first token or row; `begun`: Begin has been called for it.
@@ -146,8 +149,8 @@ __device__ __forceinline__ void AwaitFirstCopies() {
   cuda::NamedBarrierSync(kFirstCopies, kFirstCopiesThreads<T>);
 }
 
-// The loader warpgroup: a warp for each operand, which runs body(loader) after the start, and one
-// that takes the CTA's seat and lets the next kernel start.
+// The loader warpgroup: a warp for each operand, which runs body(loader), the start included, and
+// one that takes the CTA's seat and lets the next kernel start.
 template <class T, class Body>
 __device__ __forceinline__ void RunLoaders(const GemmParams& p, const SharedLayout<T>& shared,
                                            const ClusterPlace& place, const SeatRequest& request,
@@ -156,11 +159,16 @@ __device__ __forceinline__ void RunLoaders(const GemmParams& p, const SharedLayo
       __shfl_sync(0xFFFFFFFFu, (static_cast<int>(threadIdx.x) - T::kConsumers) / 32, 0);
   if (warp < (T::kNested ? 3 : 2)) {
     Loader<T> loader(p, shared, place, warp);
-    StartTogether<T>(place);
     body(loader);
   } else {
     if (warp == 3) {
-      TakeSeat(p.seats, request, shared.Seat());
+      SeatRequest answered;
+      Rehearsed(p, [&](bool really) {
+        TakeSeat(p.seats, answered, shared.Seat());
+        if (!really) {
+          answered = request;  // which waits for the counters
+        }
+      });
       __syncwarp();
       StartTogether<T>(place);
       LaunchDependents(p.seats);

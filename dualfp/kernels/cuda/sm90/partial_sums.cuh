@@ -10,7 +10,7 @@
 
 #include "dualfp/kernels/cuda/sm90/consumer.cuh"
 #include "dualfp/kernels/cuda/sm90/epilogue.cuh"
-#include "dualfp/kernels/cuda/sm90/schedule.cuh"
+#include "dualfp/kernels/cuda/sm90/walk.cuh"
 
 namespace dualfp::sm90 {
 

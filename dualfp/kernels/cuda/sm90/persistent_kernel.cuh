@@ -5,20 +5,27 @@
 
 #include "dualfp/kernels/cuda/sm90/loader.cuh"
 #include "dualfp/kernels/cuda/sm90/partial_sums.cuh"
-#include "dualfp/kernels/cuda/sm90/schedule.cuh"
 #include "dualfp/kernels/cuda/sm90/store_tile.cuh"
+#include "dualfp/kernels/cuda/sm90/walk.cuh"
 
 namespace dualfp::sm90 {
 
 template <class T>
-__device__ __forceinline__ void LoadTiles(const ClusterPlace& place, Loader<T>& loader,
-                                          const Walk<T>& walk) {
-  walk.ForEach([&](const Work& work, const TilePosition& position, bool begins) {
-    const int first = loader.is_x() ? position.token : position.row;
-    if (begins) {
-      loader.Begin(first, work.begin * T::kK);
+__device__ __forceinline__ void LoadTiles(const GemmParams& p, const SharedLayout<T>& shared,
+                                          const ClusterPlace& place, Loader<T>& loader) {
+  Walk<T> walk(p, place);
+  const auto first = [&](const TilePosition& position) {
+    return loader.is_x() ? position.token : position.row;
+  };
+  Rehearsed(p, [&](bool really) {
+    if (really) {
+      StartTogether<T>(place);
     }
-    loader.Run(first, work.begin * T::kK, work.end - work.begin, begins);
+    walk.Begin(really ? shared.Seat() : 0);
+    loader.Begin(first(walk.position()), walk.work().begin * T::kK, walk.any(), really);
+  });
+  walk.ForEach([&](const Work& work, const TilePosition& position, bool begun) {
+    loader.Run(first(position), work.begin * T::kK, work.end - work.begin, begun);
   });
   loader.AwaitRelease(place);
 }
@@ -31,25 +38,17 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   const SharedLayout<T> shared(dynamic_shared);
   const SeatRequest request = AskForSeat<T>(p.seats);
   const ClusterPlace place(p, cuda::ClusterRank());
-  const Raster<T> raster(p, place);
-  if (threadIdx.x < T::kConsumers) {
-    Walk<T>::Prepare(p, raster, shared);
-    InitRing(shared, place);
-  }
-
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    RunLoaders<T>(p, shared, place, request, [&](auto& loader) {
-      const Walk<T> walk(p, raster, shared);
-      LoadTiles(place, loader, walk);
-    });
+    RunLoaders<T>(p, shared, place, request,
+                  [&](auto& loader) { LoadTiles(p, shared, place, loader); });
   } else {
+    InitRing(shared, place);
     StartTogether<T>(place);
+    AwaitFirstCopies<T>();
     BecomeConsumer<T>();
-    const Walk<T> walk(p, raster, shared);
-    if (walk.any()) {
-      AwaitFirstCopies<T>();
-    }
+    Walk<T> walk(p, place);
+    walk.Begin(shared.Seat());
     const int all_stages = static_cast<int>(p.stages.value);
     const int last_k = p.k - (all_stages - 1) * T::kK;
     ConsumerOf<T> consumer(p, shared, place);

@@ -18,9 +18,11 @@ namespace dualfp::sm90 {
 
 constexpr uint32_t kIdleSeat = kMostSeats;  // past all tiles, since there are fewer than seats
 
-// The counter's value before this. Not atomicAdd: where one of its lanes may run alone, the
-// compiler waits for the answer on the spot.
-__device__ __forceinline__ uint32_t AskNext(uint32_t* counter, uint32_t last = 0xFFFFFFFF) {
+constexpr uint32_t kManySeats = 1 << 30;
+
+// The counter's value before this; after `last` it begins again. Not an addition: ptxas lets one
+// lane add for all that are there, and waits for its answer on the spot.
+__device__ __forceinline__ uint32_t AskNext(uint32_t* counter, uint32_t last = kManySeats) {
   uint32_t value;
   asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;"
                : "=r"(value)
@@ -33,7 +35,7 @@ __device__ __forceinline__ uint32_t AskNext(uint32_t* counter, uint32_t last = 0
 struct SeatRequest {
   uint32_t started = 0;
   uint32_t gpc = 0;
-  GpcSeats own = {};
+  uint32_t own = 1;  // GpcSeats, here for rehearsing: a seat without work
   uint32_t index = 0;
 };
 template <class T>
@@ -50,7 +52,7 @@ __device__ __forceinline__ SeatRequest AskForSeat(const Seats& seats) {
       asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
       request.gpc = seats.gpc_of_sm[min(sm, uint32_t{kMostSeats - 1})];
       request.index = AskNext(seats.taken + request.gpc);
-      request.own = seats.of_gpc[request.gpc];
+      request.own = seats.of_gpc[request.gpc].word;
     }
   }
   return request;
@@ -65,13 +67,13 @@ __device__ __forceinline__ void TakeSeat(const Seats& seats, SeatRequest request
   if (seats.gpcs > 0) {
     uint32_t gpc = request.gpc;
     uint32_t index = request.index;
-    GpcSeats own = request.own;
-    while (index >= own.seats) {
+    GpcSeats own(request.own);
+    while (index >= own.seats()) {
       gpc = gpc + 1 == static_cast<uint32_t>(seats.gpcs) ? 0 : gpc + 1;
       own = seats.of_gpc[gpc];
       index = AskNext(seats.taken + gpc);
     }
-    seat = index < own.busy ? own.first + index : kIdleSeat;
+    seat = index < own.busy() ? own.first() + index : kIdleSeat;
   }
   const uint32_t launch =
       (seats.ctas.Quotient(request.started) + 1) * kMostClusterSize + seats.kind;

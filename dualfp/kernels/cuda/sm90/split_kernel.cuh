@@ -146,7 +146,12 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     BecomeLoader<T>();
     RunLoaders<T>(p, shared, place, {}, [&](auto& loader) {
       const int first = loader.is_x() ? token0 : row0;
-      loader.Begin(first, begin * T::kK);
+      Rehearsed(p, [&](bool really) {
+        if (really) {
+          StartTogether<T>(place);
+        }
+        loader.Begin(first, begin * T::kK, true, really);
+      });
       loader.Run(first, begin * T::kK, stages, true);
     });
     if (p.cluster.size() > 1) {

@@ -55,7 +55,7 @@ struct Tile {
   static constexpr int kSharers = kTurns ? 1 : kWarpgroups;  // warpgroups that compute a tile
   static constexpr int kRows = 64 * kSharers * kBlocks;
   static constexpr int kConsumers = 128 * kWarpgroups;
-  static constexpr int kThreads = kConsumers + 128;  // one thread of the last warpgroup loads
+  static constexpr int kThreads = kConsumers + 128;  // the last warpgroup loads
 
   // Registers of a thread at entry: what the compiler may give one when kCtas CTAs of warpgroups
   // share an SM's 65536, in steps of 8.

@@ -18,25 +18,17 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
   const SharedLayout<T> shared(dynamic_shared);
   const SeatRequest request = AskForSeat<T>(p.seats);
   const ClusterPlace place(p, cuda::ClusterRank());
-  const Raster<T> raster(p, place);
-  if (threadIdx.x < T::kConsumers) {
-    Walk<T>::Prepare(p, raster, shared);
-    InitRing(shared, place);
-  }
-
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    RunLoaders<T>(p, shared, place, request, [&](auto& loader) {
-      const Walk<T> walk(p, raster, shared);
-      LoadTiles(place, loader, walk);
-    });
+    RunLoaders<T>(p, shared, place, request,
+                  [&](auto& loader) { LoadTiles(p, shared, place, loader); });
   } else {
+    InitRing(shared, place);
     StartTogether<T>(place);
+    AwaitFirstCopies<T>();
     BecomeConsumer<T>();
-    const Walk<T> walk(p, raster, shared);
-    if (walk.any()) {
-      AwaitFirstCopies<T>();
-    }
+    Walk<T> walk(p, place);
+    walk.Begin(shared.Seat());
     const int clusters = cuda::ClusterCount();
     const int stages = static_cast<int>(p.stages.value);
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
@@ -50,7 +42,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
       consumer.Skip(stages);
     }
     for (int tile = first_tile + warpgroup * clusters; tile < p.whole_tiles; tile += 2 * clusters) {
-      const TilePosition position = raster.At(tile);
+      const TilePosition position = walk.Position(TileAt(p, tile));
       const int row0 = T::kByToken ? position.token : position.row;
       const int token0 = T::kByToken ? position.row : position.token;
       constants.Fetch(p, row0, token0);
