@@ -19,7 +19,8 @@ namespace {
 
 constexpr std::string_view kMagic = "dualfp-tuned-table 1";
 constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3,
-                                     WeightFormat::kE4m3Promoted};
+                                     WeightFormat::kE4m3Promoted, WeightFormat::kF16,
+                                     WeightFormat::kBf16};
 constexpr int64_t kMaxBytes = int64_t{64} << 20;
 
 auto WeightKey(const TunedRow& row) { return std::tuple(row.format, row.n, row.k); }
@@ -113,7 +114,7 @@ class Parser {
     const auto* const format =
         std::find_if(std::begin(kFormats), std::end(kFormats),
                      [&](WeightFormat candidate) { return FormatName(candidate) == words[0]; });
-    Expect(format != std::end(kFormats), "expected format nested, e4m3 or e4m3_promoted");
+    Expect(format != std::end(kFormats), "expected format nested, e4m3, e4m3_promoted, f16 or bf16");
     row.format = *format;
     constexpr const char* kNames[] = {"N", "K", "M"};
     int* const sizes[] = {&row.n, &row.k, &row.m};
