@@ -25,6 +25,7 @@ struct Mma;
 VARIANTS = [
     ("RegistersF16", "f32.f16.f16", 16, True),
     ("SharedF16", "f32.f16.f16", 16, False),
+    ("SharedBf16", "f32.bf16.bf16", 16, False),
     ("SharedE4m3", "f32.e4m3.e4m3", 32, False),
 ]
 

@@ -16,7 +16,8 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3,
-                                     WeightFormat::kE4m3Promoted};
+                                     WeightFormat::kE4m3Promoted, WeightFormat::kF16,
+                                     WeightFormat::kBf16};
 
 Choice ChooseBuiltIn(const GemmProblem& problem) {
   return Choose(problem, DeviceModel(), {&BuiltInTable()});

@@ -11,7 +11,7 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
-#include "dualfp/kernels/cuda/plain_gemm.h"
+#include "dualfp/kernels/cuda/cublaslt_gemm.h"
 #include "dualfp/kernels/cuda/quantize.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/sm90/device_model.h"
@@ -41,7 +41,7 @@ bool IsHopper() {
   return hopper;
 }
 
-// What both Hopper kernels ask of a description.
+// What all Hopper kernels ask of a description.
 std::string Unsupported(const GemmDesc& desc) {
   if (desc.device != DeviceType::kCuda) {
     return "runs on CUDA tensors";
@@ -85,6 +85,11 @@ std::string E4m3Unsupported(const GemmDesc& desc) {
   return Unsupported(desc);
 }
 
+std::string PlainUnsupported(const GemmDesc& desc) {
+  const std::string why = cuda::PlainMismatch(desc);
+  return why.empty() ? Unsupported(desc) : why;
+}
+
 OutputType OutputTypeOf(DType dtype) {
   return dtype == DType::kF16    ? OutputType::kF16
          : dtype == DType::kBF16 ? OutputType::kBf16
@@ -94,7 +99,8 @@ OutputType OutputTypeOf(DType dtype) {
 bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
-  Check(args.weight->k_permuted, ErrorCode::kInvalidArgument,
+  Check(args.weight->k_permuted || desc.weight_format == QuantFormat::kPlain,
+        ErrorCode::kInvalidArgument,
         "gemm: a weight on the GPU must be K-permuted; load it for device cuda");
   const int64_t row_bytes = args.y.strides[0] * DTypeSize(desc.y_dtype);
   Check(desc.m == 1 || (row_bytes % 8 == 0 && args.y.strides[0] % 4 == 0),
@@ -163,9 +169,12 @@ Plan CachedPlan(const GemmProblem& p) {
   return plan;
 }
 
-void RunNested(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
+// FP16 or BF16 activations as they are: nested and plain weights.
+void Run16(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
   GemmProblem p = MakeProblem(desc, args);
-  p.format = WeightFormat::kNested;
+  p.format = desc.weight_format == QuantFormat::kNested ? WeightFormat::kNested
+             : desc.weight_dtype == DType::kF16         ? WeightFormat::kF16
+                                                        : WeightFormat::kBf16;
   p.x = args.x.data;
   p.x_stride = args.x.strides[0];
   const auto stream = static_cast<cudaStream_t>(context.stream);
@@ -257,11 +266,12 @@ void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args)
 
 std::span<const GemmKernel> CudaGemmKernels() {
   // Tiles are chosen by M, and sums over K are split differently in different tiles.
-  static constexpr std::array<GemmKernel, 3> kKernels = {{
-      {"gemm_nested_f16_any_sm90", NestedUnsupported, nullptr, RunNested, false},
+  static constexpr std::array<GemmKernel, 4> kKernels = {{
+      {"gemm_nested_f16_any_sm90", NestedUnsupported, nullptr, Run16, false},
       {"gemm_e4m3_any_any_sm90", E4m3Unsupported, E4m3WorkspaceBytes, RunE4m3, false},
-      {"gemm_plain_any_any_cublaslt", cuda::PlainGemmUnsupported, cuda::PlainGemmWorkspaceBytes,
-       cuda::RunPlainGemm, false},
+      {"gemm_plain_any_any_sm90", PlainUnsupported, nullptr, Run16, false},
+      {"gemm_plain_any_any_cublaslt", cuda::CublasLtUnsupported, cuda::CublasLtWorkspaceBytes,
+       cuda::RunCublasLt, false},
   }};
   return kKernels;
 }

@@ -37,21 +37,35 @@ double RelativeDifference(const std::vector<float>& a, const std::vector<float>&
 
 using PlanFilter = std::function<bool(const sm90::Plan&)>;
 
-// A problem with a nested weight for one kind of kernel, and what it should make.
+// What kernels of this format compute: on a plain weight or a nested one.
+TestFormat FormatFor(sm90::WeightFormat kernel, bool outliers) {
+  switch (kernel) {
+    case sm90::WeightFormat::kF16:
+      return {"plain", QuantFormat::kPlain, DType::kF16};
+    case sm90::WeightFormat::kBf16:
+      return {"plain", QuantFormat::kPlain, DType::kBF16};
+    case sm90::WeightFormat::kNested:
+      return {"nested",         QuantFormat::kNested,   DType::kF8E4M3, ScaleGranularity::kNone,
+              Precision::kFp16, ActivationQuant::kNone, outliers};
+    default:
+      return {"nested",        QuantFormat::kNested,
+              DType::kF8E4M3,  ScaleGranularity::kNone,
+              Precision::kFp8, ActivationQuant::kStaticPerTensor,
+              outliers};
+  }
+}
+
+// A problem for one kind of kernel, and what it should make. X and Y are FP16, beside BF16 weights
+// BF16.
 class PlanProblem {
  public:
   PlanProblem(sm90::WeightFormat kernel, bool outliers, const Shape& shape, cudaStream_t stream,
               const TestEpilogue& epilogue = {})
-      : fp8_(kernel != sm90::WeightFormat::kNested),
-        format_{"nested",
-                QuantFormat::kNested,
-                DType::kF8E4M3,
-                ScaleGranularity::kNone,
-                fp8_ ? Precision::kFp8 : Precision::kFp16,
-                fp8_ ? ActivationQuant::kStaticPerTensor : ActivationQuant::kNone,
-                outliers},
+      : format_(FormatFor(kernel, outliers)),
+        fp8_(format_.precision == Precision::kFp8),
+        type_(kernel == sm90::WeightFormat::kBf16 ? DType::kBF16 : DType::kF16),
         weight_(format_, shape.n, shape.k, 12),
-        expected_(format_, weight_, shape.m, DType::kF16, DType::kF16, epilogue, 13, kGap),
+        expected_(format_, weight_, shape.m, type_, type_, epilogue, 13, kGap),
         device_(Upload(weight_.weight, 0, stream)),
         gpu_(expected_, device_.weight),
         codes_(GemmWorkspaceBytes(gpu_.desc)),
@@ -61,12 +75,14 @@ class PlanProblem {
     expected_.args.accumulation =
         kernel == sm90::WeightFormat::kE4m3Promoted ? Accumulation::kPromoted : Accumulation::kFast;
     expected_.desc = DescribeGemm(expected_.args);
-    // The op makes the codes of X in its workspace.
-    Context context;
-    context.device = kGpu;
-    context.stream = stream;
-    context.workspace = TensorView(codes_.as(), DType::kU8, {codes_.bytes()}, kGpu);
-    Gemm(context, gpu_.args);
+    if (fp8_) {
+      // The op makes the codes of X in its workspace.
+      Context context;
+      context.device = kGpu;
+      context.stream = stream;
+      context.workspace = TensorView(codes_.as(), DType::kU8, {codes_.bytes()}, kGpu);
+      Gemm(context, gpu_.args);
+    }
     sm90::InitWorkspace(workspace_.as(), stream);
     problem.format = kernel;
     problem.m = static_cast<int>(shape.m);
@@ -88,6 +104,8 @@ class PlanProblem {
     }
     problem.epilogue.y = gpu_.args.y.data;
     problem.epilogue.y_stride = gpu_.args.y.strides[0];
+    problem.epilogue.y_type =
+        type_ == DType::kBF16 ? sm90::OutputType::kBf16 : sm90::OutputType::kF16;
     problem.epilogue.silu = epilogue.activation == Activation::kSilu;
     problem.epilogue.silu_mul = epilogue.activation == Activation::kSiluMul;
     problem.epilogue.bias = gpu_.args.bias.as<float>();
@@ -109,8 +127,9 @@ class PlanProblem {
   sm90::GemmProblem problem;
 
  private:
-  bool fp8_;
   TestFormat format_;
+  bool fp8_;
+  DType type_;
   TestWeight weight_;
   TestProblem expected_;
   DeviceWeight device_;
@@ -125,8 +144,14 @@ constexpr std::chrono::minutes kHangLimit{1};  // much longer than any test's la
 
 void SayHung(const std::string& what) { std::fprintf(stderr, "HUNG: %s\n", what.c_str()); }
 
-// Runs plans of one kind of kernel, all or one of each kernel, on a nested weight, and compares
-// what they make.
+// What plans may differ by, which add in different orders and round to 16 bits.
+double LargestDifference(sm90::WeightFormat kernel) {
+  return kernel == sm90::WeightFormat::kE4m3   ? 5e-3
+         : kernel == sm90::WeightFormat::kBf16 ? 8e-3
+                                               : 1e-3;
+}
+
+// Runs plans of one kind of kernel, all or one of each kernel, and compares what they make.
 void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
               const PlanFilter& filter, bool once, cudaStream_t stream, int* count,
               const TestEpilogue& epilogue = {}) {
@@ -153,8 +178,7 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
       first = y;
       p.ExpectRight(y);
     }
-    // Plans add in different orders and round to FP16.
-    EXPECT_LE(RelativeDifference(y, first), kernel == sm90::WeightFormat::kE4m3 ? 5e-3 : 1e-3);
+    EXPECT_LE(RelativeDifference(y, first), LargestDifference(kernel));
     ++runs;
     if (::testing::Test::HasFailure()) {
       return;
@@ -163,9 +187,11 @@ void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
 }
 
 constexpr sm90::WeightFormat kKernelFormats[] = {
-    sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3, sm90::WeightFormat::kE4m3Promoted};
+    sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3, sm90::WeightFormat::kE4m3Promoted,
+    sm90::WeightFormat::kF16, sm90::WeightFormat::kBf16};
 
-// Every plan of every kernel, not only the chosen ones.
+// Every plan of every kernel, not only the chosen ones; but BF16's, which are FP16's but for one
+// instruction.
 TEST_F(GemmPlanGpuTest, EveryPlan) {
   constexpr Shape kShapes[] = {{1, 272, 144},  {3, 400, 1040}, {17, 1040, 2064}, {63, 528, 1552},
                                {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
@@ -179,9 +205,12 @@ TEST_F(GemmPlanGpuTest, EveryPlan) {
   };
   int runs = 0;
   for (const sm90::WeightFormat kernel : kKernelFormats) {
+    if (kernel == sm90::WeightFormat::kBf16) {
+      continue;
+    }
     for (const Shape& shape : kShapes) {
       RunPlans(kernel, false, shape, filter, false, stream_, &runs);
-      if (shape.m % 16 != 1) {
+      if (shape.m % 16 != 1 && !sm90::IsPlain(kernel)) {
         RunPlans(kernel, true, shape, filter, false, stream_, &runs);
       }
       if (HasFailure()) {
@@ -276,6 +305,8 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
   }
 }
 
+constexpr const char* kFormatNames[] = {"Nested", "E4m3", "Promoted", "F16", "Bf16"};
+
 // Each kernel of a family once, little enough for compute-sanitizer.
 struct FamilyCase {
   sm90::WeightFormat format;
@@ -292,7 +323,7 @@ TEST_P(KernelFamilyGpuTest, EveryKernelOnce) {
   };
   int runs = 0;
   RunPlans(param.format, false, {33, 272, 400}, filter, true, stream_, &runs);
-  if (param.family == sm90::Family::kSplit) {
+  if (param.family == sm90::Family::kSplit && !sm90::IsPlain(param.format)) {
     RunPlans(param.format, true, {33, 272, 400}, filter, true, stream_, &runs);
   }
   EXPECT_GT(runs, 0);
@@ -312,9 +343,7 @@ INSTANTIATE_TEST_SUITE_P(
     }()),
     [](const auto& test) {
       const FamilyCase& param = test.param;
-      return std::string(param.format == sm90::WeightFormat::kNested ? "Nested"
-                         : param.format == sm90::WeightFormat::kE4m3 ? "E4m3"
-                                                                     : "Promoted") +
+      return std::string(kFormatNames[static_cast<int>(param.format)]) +
              (param.family == sm90::Family::kSplit ? "Split" : "Persistent") +
              (param.clusters ? "Clusters" : "");
     });

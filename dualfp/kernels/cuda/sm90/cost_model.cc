@@ -8,12 +8,17 @@ namespace {
 
 int CeilDiv(int a, int b) { return (a + b - 1) / b; }
 
+double ElementBytes(WeightFormat format) {
+  return format == WeightFormat::kE4m3 || format == WeightFormat::kE4m3Promoted ? 1.0 : 2.0;
+}
+
 // Cycles of one SM for one stage of one CTA: the slowest of what works on it at the same time.
 double StageCycles(const KernelConfig& config, const CostModel& cost) {
   const bool nested = config.format == WeightFormat::kNested;
-  const double bytes = config.k * (nested ? 2.0 : 1.0);  // of a row of W, or of X
+  const double element = ElementBytes(config.format);
+  const double bytes = config.k * element;  // of a row of W, or of X
   const double blocks = config.rows / 64.0;
-  const double steps = config.k / (nested ? 16.0 : 32.0) * blocks;  // wgmma instructions
+  const double steps = config.k * element / 32 * blocks;  // wgmma instructions
   const double tensor =
       steps * std::max(config.tokens / 2.0, cost.tensor_floor) * cost.tensor_share;
   const double shared = (steps * (2048 + 32.0 * config.tokens) +
@@ -28,8 +33,8 @@ double StageCycles(const KernelConfig& config, const CostModel& cost) {
 double TurnsStageCycles(const KernelConfig& config, double loads, const CostModel& cost) {
   const int rows = config.by_token ? config.tokens : config.rows;  // of wgmma
   const int columns = config.by_token ? config.rows : config.tokens;
-  const double tensor =
-      config.k / 32.0 * (rows / 64.0) * std::max(columns / 2.0, cost.tensor_floor);
+  const double tensor = config.k * ElementBytes(config.format) / 32 * (rows / 64.0) *
+                        std::max(columns / 2.0, cost.tensor_floor);
   return std::max(tensor * cost.turns_share, loads / cost.turns_bytes_cycle);
 }
 
@@ -39,7 +44,7 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const KernelConfig& config = *plan.config;
   const ClusterShape& cluster = plan.cluster;
   const CostModel& cost = device.cost;
-  const double element = config.format == WeightFormat::kNested ? 2.0 : 1.0;
+  const double element = ElementBytes(config.format);
   const double values = static_cast<double>(config.rows) * config.tokens;
 
   const int stages = CeilDiv(problem.k, config.k);

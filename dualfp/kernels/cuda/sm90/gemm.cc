@@ -23,6 +23,9 @@ void AddE4m3Split(std::vector<KernelConfig>& table);
 void AddE4m3Persistent(std::vector<KernelConfig>& table);
 void AddE4m3Turns(std::vector<KernelConfig>& table);
 void AddE4m3Promoted(std::vector<KernelConfig>& table);
+void AddPlainSplit(std::vector<KernelConfig>& table);
+void AddPlainPersistent(std::vector<KernelConfig>& table);
+void AddPlainTurns(std::vector<KernelConfig>& table);
 
 namespace {
 
@@ -108,9 +111,12 @@ uint32_t Peers(int count, int step) {
 GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters) {
   const KernelConfig& config = *plan.config;
   GemmParams p;
-  p.maps[kW] = cuda::EncodeTensorMap({problem.w, cuda::MapElement::kU8, problem.n, problem.k,
-                                      problem.k, config.rows / plan.cluster.share_w, config.k});
   const bool nested = config.format == WeightFormat::kNested;
+  const bool plain = IsPlain(config.format);
+  // For the copy engine 16 bits are 16 bits.
+  p.maps[kW] = cuda::EncodeTensorMap(
+      {problem.w, plain ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.n, problem.k,
+       problem.k, config.rows / plan.cluster.share_w, config.k});
   p.maps[kLower] = p.maps[kW];
   if (nested) {
     p.maps[kLower] =
@@ -118,8 +124,9 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
                                problem.k, config.rows / plan.cluster.share_w, config.k});
   }
   p.maps[kX] = cuda::EncodeTensorMap(
-      {problem.x, nested ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.m, problem.k,
-       problem.x_stride, config.tokens / plan.cluster.share_x, nested ? 64 : 128});
+      {problem.x, nested || plain ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.m,
+       problem.k, problem.x_stride, config.tokens / plan.cluster.share_x,
+       nested || plain ? 64 : 128});
   p.epilogue = problem.epilogue;
   p.outliers = problem.outliers;
   p.outliers.x = problem.x;
@@ -198,14 +205,32 @@ std::span<const KernelConfig> KernelConfigs() {
     AddE4m3Persistent(t);
     AddE4m3Turns(t);
     AddE4m3Promoted(t);
+    AddPlainSplit(t);
+    AddPlainPersistent(t);
+    AddPlainTurns(t);
     return t;
   }();
   return table;
 }
 
+std::string_view FormatName(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kNested:
+      return "nested";
+    case WeightFormat::kE4m3:
+      return "e4m3";
+    case WeightFormat::kE4m3Promoted:
+      return "e4m3_promoted";
+    case WeightFormat::kF16:
+      return "f16";
+    case WeightFormat::kBf16:
+      return "bf16";
+  }
+  return "";
+}
+
 std::string Name(const KernelConfig& config) {
-  std::string name = config.format == WeightFormat::kNested ? "nested" : "e4m3";
-  name += config.format == WeightFormat::kE4m3Promoted ? "_promoted" : "";
+  std::string name(FormatName(config.format));
   name += config.family == Family::kSplit ? "_split" : config.turns ? "_turns" : "_persistent";
   const std::string rows =
       StrCat("_r", config.rows, config.blocks == 2 && !config.turns ? "b2" : "");
@@ -237,6 +262,9 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (problem.n % 16 != 0 || problem.k % 16 != 0) {
     return "N and K must be multiples of 16";
+  }
+  if (IsPlain(problem.format) && problem.outliers.count > 0) {
+    return "plain weights have no outliers";
   }
   if (c.split < 1 || c.share_x < 1 || c.share_w < 1 || c.size() > kMostClusterSize) {
     return "a cluster has 1..8 CTAs";

@@ -1,5 +1,5 @@
-// The Hopper GEMMs: Y[M,N] = X[M,K] · W[N,K]ᵀ over nested or E4M3 weights. Raw device pointers and
-// a stream; nothing here allocates or synchronises.
+// The Hopper GEMMs: Y[M,N] = X[M,K] · W[N,K]ᵀ over nested, E4M3, FP16 or BF16 weights. Raw device
+// pointers and a stream; nothing here allocates or synchronises.
 
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "dualfp/kernels/cuda/sm90/gemm_params.h"
 #include "dualfp/kernels/cuda/sm90/tile_format.h"
@@ -21,12 +22,12 @@ struct GemmProblem {
   int m = 0;
   int n = 0;
   int k = 0;
-  const void* w = nullptr;        // U8 [N, K]: upper plane or E4M3 values
+  const void* w = nullptr;        // [N, K], U8: upper plane or E4M3 values; or F16, BF16
   const void* w_lower = nullptr;  // U8 [N, K]: nested only, as NestedDeviceLower has it
-  const void* x = nullptr;        // [M, K]: F16 (nested) or E4M3
+  const void* x = nullptr;        // [M, K]: F16 (nested), E4M3, or the weight's type
   int64_t x_stride = 0;           // elements between rows
   Epilogue epilogue;
-  Outliers outliers;  // `x` and `x_stride` are set from those above
+  Outliers outliers;  // not of plain weights; `x` and `x_stride` are set from those above
   BlockScales block;  // kE4m3Promoted only
   // kWorkspaceBytes on 256, see InitWorkspace; persistent kernels are faster with one and some
   // plans want one. Kernels that may run at one time need one each.
@@ -62,6 +63,9 @@ struct KernelConfig {
   bool finishes;     // has registers for activations and residuals (persistent family)
   const void* function;
 };
+
+// "nested", "e4m3", "e4m3_promoted", "f16", "bf16".
+std::string_view FormatName(WeightFormat format);
 
 // "nested_split_r128_t16_k128_c1": for tables, logs and --kernel. What comes first, weight rows (r)
 // or tokens (t), is the 64-row side of wgmma.

@@ -53,18 +53,18 @@ void AddPersistent(std::vector<KernelConfig>& table) {
    ...);
 }
 
-// FP8: 128 rows by kColumns, two warpgroups in turns.
-template <Sharing kSharing, int kColumns>
+// 128 rows by kColumns by 128 bytes of K, two warpgroups in turns.
+template <WeightFormat kFormat, Sharing kSharing, int kColumns>
 using TurnsTile =
-    Tile<WeightFormat::kE4m3, 2, 2, kColumns, 128, 1,
+    Tile<kFormat, 2, 2, kColumns, kFormat == WeightFormat::kE4m3 ? 128 : 64, 1,
          2 * (kSharing == Sharing::kTurnsByToken ? kTokenStagingBytes : StagingBytes(kColumns)),
          kSharing>;
 
-template <Sharing kSharing, int... kColumns>
+template <WeightFormat kFormat, Sharing kSharing, int... kColumns>
 void AddTurns(std::vector<KernelConfig>& table) {
-  (table.push_back(Describe<TurnsTile<kSharing, kColumns>>(
+  (table.push_back(Describe<TurnsTile<kFormat, kSharing, kColumns>>(
        Family::kPersistent,
-       reinterpret_cast<const void*>(&TurnsGemm<TurnsTile<kSharing, kColumns>>))),
+       reinterpret_cast<const void*>(&TurnsGemm<TurnsTile<kFormat, kSharing, kColumns>>))),
    ...);
 }
 

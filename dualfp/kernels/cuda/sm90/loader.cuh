@@ -27,7 +27,8 @@ class Loader {
         mask_(is_x_ ? place.x_mask : place.w_mask),
         offset_(is_x_ ? place.XOffset(T::kTokens) : place.WOffset(T::kRows)),
         target_(is_x_ ? shared.X(0) + offset_ * 128
-                      : (operand == kW ? shared.Weights(0) : shared.Lower(0)) + offset_ * T::kK),
+                      : (operand == kW ? shared.Weights(0) : shared.Lower(0)) +
+                            offset_ * T::kWRowBytes),
         full_(is_x_ ? shared.FullX(0) : shared.Full(0)),
         empty_(is_x_ ? shared.EmptyX(0) : shared.Empty(0)),
         announced_(operand == kW           ? (T::kSeparate ? T::kWeightBytes : T::kStageBytes)

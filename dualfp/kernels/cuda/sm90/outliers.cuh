@@ -57,7 +57,7 @@ struct OutlierPlace {
 #pragma unroll
     for (int block = 0; block < T::kBlocks; ++block) {
       first[block] = 0;
-      if (p.outliers.count > 0) {
+      if (!T::kPlain && p.outliers.count > 0) {
         first[block] =
             FirstOutlier(p.outliers, static_cast<int64_t>(row0 + WarpRow<T>(block)) * p.k);
       }
@@ -72,7 +72,7 @@ template <class T, int kStride>
 __device__ __forceinline__ void AddOutliers(const GemmParams& p, const OutlierPlace<T>& place,
                                             uint32_t partials, int row0, int token0) {
   const Outliers& o = p.outliers;
-  if (o.count == 0) {
+  if (T::kPlain || o.count == 0) {
     return;
   }
   __syncwarp();

@@ -60,22 +60,6 @@ Plan PlanByName(std::string_view name) {
   return found->second;
 }
 
-std::string_view FormatName(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kNested:
-      return "nested";
-    case WeightFormat::kE4m3:
-      return "e4m3";
-    case WeightFormat::kE4m3Promoted:
-      return "e4m3_promoted";
-    case WeightFormat::kF16:
-      return "f16";
-    case WeightFormat::kBf16:
-      return "bf16";
-  }
-  return "";
-}
-
 GemmProblem DenseProblem(WeightFormat format, int m, int n, int k) {
   GemmProblem problem;
   problem.format = format;

@@ -15,9 +15,6 @@ std::span<const Plan> AllPlans();
 // The plan that Name() calls so; throws kInvalidArgument when this build has none.
 Plan PlanByName(std::string_view name);
 
-// "nested", "e4m3", "e4m3_promoted", "f16", "bf16".
-std::string_view FormatName(WeightFormat format);
-
 // A problem whose rows follow one another, with a workspace but without operands: what tables and
 // explanations are about.
 GemmProblem DenseProblem(WeightFormat format, int m, int n, int k);

@@ -1,4 +1,4 @@
-// The K loop of FP8 with fast accumulation: both operands from shared memory.
+// The K loop of FP8 with fast accumulation and of plain weights: both operands from shared memory.
 
 #pragma once
 
@@ -34,8 +34,7 @@ class SharedConsumer {
       for (int step = 0; step < 4; ++step) {
 #pragma unroll
         for (int b = 0; b < T::kBlocks; ++b) {
-          cuda::Mma<T::kTokens>::SharedE4m3(acc[b], w + b * (64 * 128 / 16) + step * 2,
-                                            x + step * 2, step > 0 || i > 0);
+          Multiply(acc[b], w + b * (64 * 128 / 16) + step * 2, x + step * 2, step > 0 || i > 0);
         }
       }
       cuda::WgmmaCommit();
@@ -63,6 +62,19 @@ class SharedConsumer {
   }
 
  private:
+  // 32 bytes of K.
+  __device__ __forceinline__ static void Multiply(float (&d)[T::kTokens / 2], uint64_t w,
+                                                  uint64_t x, int accumulate) {
+    using Mma = cuda::Mma<T::kTokens>;
+    if constexpr (T::kFormat == WeightFormat::kF16) {
+      Mma::SharedF16(d, w, x, accumulate);
+    } else if constexpr (T::kFormat == WeightFormat::kBf16) {
+      Mma::SharedBf16(d, w, x, accumulate);
+    } else {
+      Mma::SharedE4m3(d, w, x, accumulate);
+    }
+  }
+
   __device__ __forceinline__ static uint32_t Before(uint32_t stage) {
     return stage == 0 ? T::kStages - 1 : stage - 1;
   }

@@ -16,9 +16,9 @@ using StoreConstants = std::conditional_t<T::kByToken, TileConstants<T::kRows, T
                                           TileConstants<T::kTokens, 64 * T::kBlocks, 128>>;
 
 // What an accumulator needs on its way, most tiles the least: plain values want their token's scale
-// (FP8) or nothing (nested), scaled ones a row's scale and bias too, finished ones an activation or
-// a residual. The output type of plain ones is known at compile time: while they store, warps have
-// little to hide instructions behind.
+// (FP8) or nothing (16 bits), scaled ones a row's scale and bias too, finished ones an activation
+// or a residual. The output type of plain ones is known at compile time: while they store, warps
+// have little to hide instructions behind.
 enum class StoreKind { kPlainF16, kPlainBf16, kScaled, kFinished };
 
 template <class T>
@@ -28,7 +28,7 @@ __device__ __forceinline__ StoreKind StoreKindOf(const Epilogue& e) {
   if (e.silu || e.silu_mul || e.residual != nullptr) {
     return StoreKind::kFinished;
   }
-  if (row_scales || (T::kNested && scaled) || e.bias != nullptr) {
+  if (row_scales || (!T::kTokenScales && scaled) || e.bias != nullptr) {
     return StoreKind::kScaled;
   }
   return e.y_type == OutputType::kBf16 ? StoreKind::kPlainBf16 : StoreKind::kPlainF16;
@@ -57,10 +57,10 @@ __device__ __forceinline__ float2 Scale(const float* d, float2 token_scale,
   if constexpr (kScaled) {
     return {d[0] * (token_scale.x * rows.scale[h]) + rows.bias[h],
             d[1] * (token_scale.y * rows.scale[h]) + rows.bias[h]};
-  } else if constexpr (T::kNested) {
-    return {d[0], d[1]};
-  } else {
+  } else if constexpr (T::kTokenScales) {
     return {d[0] * token_scale.x, d[1] * token_scale.y};
+  } else {
+    return {d[0], d[1]};
   }
 }
 
@@ -83,7 +83,7 @@ struct Chunks {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       float2 scale;
-      if constexpr (kScaled || !T::kNested) {
+      if constexpr (kScaled || T::kTokenScales) {
         scale = LoadShared2(lane_scale + i * 32);
       }
 #pragma unroll
@@ -250,7 +250,7 @@ class TileStores {
   __device__ __forceinline__ void Take(StoreKind kind, const ConsumerOf<T>& consumer, int row0,
                                        int token0, TokenRange range) const {
     WarpgroupSync();  // the previous tile's constants and staging buffers have been read
-    if (!T::kNested || kind == StoreKind::kScaled || kind == StoreKind::kFinished) {
+    if (T::kTokenScales || kind == StoreKind::kScaled || kind == StoreKind::kFinished) {
       constants_.Publish(p_.epilogue.alpha);
       WarpgroupSync();
     }

@@ -50,6 +50,9 @@ struct Tile {
 
   static constexpr bool kNested = kFormat == WeightFormat::kNested;
   static constexpr bool kPromoted = kFormat == WeightFormat::kE4m3Promoted;
+  static constexpr bool kPlain = IsPlain(kFormat);
+  // Whether values of Y always want their token's scale.
+  static constexpr bool kTokenScales = !kNested && !kPlain;
   static constexpr bool kTurns = kSharing != Sharing::kTogether;
   static constexpr bool kByToken = kSharing == Sharing::kTurnsByToken;
   static constexpr int kSharers = kTurns ? 1 : kWarpgroups;  // warpgroups that compute a tile
@@ -71,12 +74,13 @@ struct Tile {
   static_assert(kWarpgroups * kConsumerRegisters + kLoaderRegisters <=
                 (kWarpgroups + 1) * kEntryRegisters);
 
-  static constexpr int kPlaneBytes = kRows * kK;
+  static constexpr int kWRowBytes = kPlain ? 2 * kK : kK;  // nested: of a plane
+  static constexpr int kPlaneBytes = kRows * kWRowBytes;
   static constexpr int kWeightBytes = kNested ? 2 * kPlaneBytes : kPlaneBytes;
-  static constexpr int kXRowBytes = kNested ? 2 * kK : kK;
+  static constexpr int kXRowBytes = kTokenScales ? kK : 2 * kK;
   static constexpr int kXBytes = kTokens * kXRowBytes;
   static constexpr int kXBoxes = kXRowBytes / 128;  // boxes are 128 bytes wide: the swizzle
-  static constexpr int kXBoxElements = kNested ? 64 : 128;
+  static constexpr int kXBoxElements = kTokenScales ? 128 : 64;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
 
   // Whether weights and X have full and empty barriers of their own. Consumers read nested weights
@@ -118,10 +122,10 @@ struct Tile {
 
   static_assert(kStages >= 2);
   static_assert(kK == 64 || kK == 128);
-  static_assert(kNested || kK == 128);
+  static_assert(kNested || kWRowBytes == 128);
   static_assert(kTokens % 8 == 0 && kTokens <= 256);
   static_assert(kRows <= 256);
-  static_assert(!kTurns || (kFormat == WeightFormat::kE4m3 && kWarpgroups == 2));
+  static_assert(!kTurns || (!kNested && !kPromoted && kWarpgroups == 2));
   static_assert(kCtas == 1 || (kCtas == 2 && kWarpgroups <= 2));
 };
 

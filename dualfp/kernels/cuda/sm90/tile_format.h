@@ -10,4 +10,8 @@ enum class WeightFormat : int {
   kBf16,          // as they are; X is BF16
 };
 
+constexpr bool IsPlain(WeightFormat format) {
+  return format == WeightFormat::kF16 || format == WeightFormat::kBf16;
+}
+
 }  // namespace dualfp::sm90

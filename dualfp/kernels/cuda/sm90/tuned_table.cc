@@ -114,7 +114,8 @@ class Parser {
     const auto* const format =
         std::find_if(std::begin(kFormats), std::end(kFormats),
                      [&](WeightFormat candidate) { return FormatName(candidate) == words[0]; });
-    Expect(format != std::end(kFormats), "expected format nested, e4m3, e4m3_promoted, f16 or bf16");
+    Expect(format != std::end(kFormats),
+           "expected format nested, e4m3, e4m3_promoted, f16 or bf16");
     row.format = *format;
     constexpr const char* kNames[] = {"N", "K", "M"};
     int* const sizes[] = {&row.n, &row.k, &row.m};

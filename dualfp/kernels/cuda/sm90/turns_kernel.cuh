@@ -1,5 +1,6 @@
-// FP8 tiles by two warpgroups in turns: a persistent kernel in which one warpgroup multiplies,
-// which fills the tensor cores, while the other stores the tile it had before. 16-bit output.
+// Tiles of FP8 and of plain weights by two warpgroups in turns: a persistent kernel in which one
+// warpgroup multiplies, which fills the tensor cores, while the other stores the tile it had
+// before. 16-bit output.
 
 #pragma once
 

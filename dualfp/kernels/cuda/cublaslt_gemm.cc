@@ -1,4 +1,4 @@
-#include "dualfp/kernels/cuda/plain_gemm.h"
+#include "dualfp/kernels/cuda/cublaslt_gemm.h"
 
 #include <dlfcn.h>
 
@@ -222,7 +222,7 @@ Products& ProductsOfDevice(int device) {
 
 }  // namespace
 
-std::string PlainGemmUnsupported(const GemmDesc& desc) {
+std::string PlainMismatch(const GemmDesc& desc) {
   if (desc.weight_format != QuantFormat::kPlain || desc.precision != Precision::kFp16) {
     return "computes plain weights at fp16";
   }
@@ -235,17 +235,24 @@ std::string PlainGemmUnsupported(const GemmDesc& desc) {
   if (desc.x_dtype != desc.weight_dtype) {
     return "X must have the weight's dtype";
   }
-  std::string why;
+  return "";
+}
+
+std::string CublasLtUnsupported(const GemmDesc& desc) {
+  std::string why = PlainMismatch(desc);
+  if (!why.empty()) {
+    return why;
+  }
   lt::Load(&why);
   return why;
 }
 
-int64_t PlainGemmWorkspaceBytes(const GemmDesc& desc) {
+int64_t CublasLtWorkspaceBytes(const GemmDesc& desc) {
   return kLtWorkspaceBytes +
          (WritesY(desc) ? 0 : desc.m * desc.n * static_cast<int64_t>(sizeof(float)));
 }
 
-void RunPlainGemm(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
+void RunCublasLt(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
   const bool direct = WritesY(desc);
   uint8_t* workspace = context.workspace.as<uint8_t>();
   float* sums = reinterpret_cast<float*>(workspace + kLtWorkspaceBytes);
