@@ -1,10 +1,13 @@
 // dualfp tune: times the GPU kernels' plans and writes the table that selects them.
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <memory>
 
 #include "apps/commands.h"
+#include "apps/gemm/formats.h"
 #include "apps/gemm/gemm_arguments.h"
 #include "apps/gpu/gpu_commands.h"
 #include "dualfp/base/check.h"
@@ -108,10 +111,12 @@ void AddTuneCommand(CLI::App& app) {
       ->option_text("1,2,4")
       ->group(kWhat);
   AddSizesOption(*command, "--m", f.tune.m, "Tokens (default 17 values in 1..4096)")->group(kWhat);
-  command->add_option("--format", f.tune.formats, "Default both")
+  command
+      ->add_option("--format", f.tune.formats,
+                   fmt::format("Of: {} (default nested,fp8)", fmt::join(TunedFormatNames(), ", ")))
       ->delimiter(',')
-      ->check(CLI::IsMember({"nested", "fp8"}))
-      ->option_text("nested,fp8")
+      ->check(CLI::IsMember(TunedFormatNames()))
+      ->option_text("FORMAT,...")
       ->group(kWhat);
 
   constexpr const char* kHow = "How";

@@ -18,6 +18,9 @@ HAS_CUDA = (
 )
 needs_cuda_build = pytest.mark.skipif(not HAS_CUDA, reason="a build without CUDA kernels")
 
+FORMATS = ["nested", "f16", "bf16", "fp8", "fp8-promoted", "fp8-block"]
+TUNED_FORMATS = FORMATS[:-1]
+
 RUN = {"kind": "run", "gpu": "NVIDIA H200", "sms": 132, "kernels": "k", "command": "c"}
 POINT = {
     "kind": "point", "format": "nested", "n": 4096, "k": 4096, "m": 16, "plan": "p",
@@ -61,6 +64,7 @@ def test_help_fits_a_screen_and_has_an_example(command):
         ("tune", "--n", "4096", "--k", "4096", "--m", "9:1:1", "--output", "t"),
         ("tune", "--n", "4096", "--k", "4096", "--m", "", "--output", "t"),
         ("tune", "--n", "4096", "--k", "4096", "--format", "int4", "--output", "t"),
+        ("tune", "--n", "4096", "--k", "4096", "--format", "fp8-block", "--output", "t"),
         ("tune", "--published", "--tensor-parallel", "3", "--output", "t"),
         ("tune", "--published", "--gpus", "-1", "--output", "t"),
         ("tune", "--explain", "4096,4096"),
@@ -89,6 +93,8 @@ def test_usage_errors(arguments, tmp_path):
         ("tune", "--n", "4096", "--k", "4096", "--output", "t"),
         ("tune", "--model", SOURCE_DIR / "models/reference", "--output", "t"),
         ("bench", "gemm", "--device", "cuda", "--json", "j"),
+        ("bench", "gemm", "--device", "cuda", "--format", "nested-fp8," + ",".join(FORMATS)),
+        ("tune", "--n", "16", "--k", "16", "--format", ",".join(TUNED_FORMATS), "--output", "t"),
     ],
 )
 def test_without_a_gpu(arguments, tmp_path):
@@ -98,6 +104,15 @@ def test_without_a_gpu(arguments, tmp_path):
     assert "no GPU: " in result.stderr or "no CUDA kernels" in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_format_is_told_the_others():
+    result = dualfp("bench", "gemm", "--device", "cuda", "--format", "nested,f32")
+    assert "f32 is not measured on GPUs; expected " + ", ".join(FORMATS) in result.stderr
+    result = dualfp("tune", "--explain", "16,16,1", "--format", "int4")
+    assert "{" + ",".join(TUNED_FORMATS) + "}" in result.stderr
+    assert "Formats on GPUs: " + ", ".join(FORMATS) in dualfp("bench", "gemm", "--help").stdout
+    assert "Of: " + ", ".join(TUNED_FORMATS) in dualfp("tune", "--help").stdout
 
 
 def test_model_without_config(tmp_path):
@@ -113,6 +128,9 @@ def test_explain_tells_the_plan_and_why():
     assert "Y[16, 4096] = X[16, 4096] W[4096, 4096]^T" in result.stdout
     assert "why:  tuned, tuned_h200.txt:" in result.stdout
     assert result.stdout == dualfp("tune", "--explain", "4096,4096,16", "--format", "nested").stdout
+    result = dualfp("tune", "--explain", "1040,2064,100", "--format", "fp8-promoted")
+    assert result.stdout.startswith("e4m3_promoted Y[100, 1040]")
+    assert "plan: e4m3_promoted_" in result.stdout
     result = dualfp("tune", "--explain", "1040,2064,100", "--format", "fp8")
     assert "why:  the cost model's best; no tuned row for N = 1040, K = 2064" in result.stdout
 
@@ -194,6 +212,21 @@ def test_report_writes_a_page_with_plots(tmp_path):
             for key, low, size in (("x", left, width), ("cx", left, width),
                                    ("y", top, height), ("cy", top, height)):  # fmt: skip
                 assert low <= float(element.attrib.get(key, 0)) <= low + size
+
+
+def test_report_of_every_format(tmp_path):
+    records = write_records(
+        tmp_path / "r.jsonl", RUN, *({**POINT, "format": format} for format in FORMATS)
+    )
+    result = dualfp("bench", "report", records, "--output", tmp_path / "out.md")
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "out.md").read_text()
+    for title, baseline in [("FP16", "FP16"), ("BF16", "BF16"), ("FP8, promoted", "FP8 promoted"),
+                            ("FP8, block scales", "FP8 block scales")]:  # fmt: skip
+        assert f"| {title} ÷ cuBLASLt {baseline} | 1 | **0.917** | 0.917 | | | |\n" in text
+    assert {plot.name for plot in (tmp_path / "out").iterdir()} == {
+        f"{format}{suffix}.svg" for format in FORMATS for suffix in ("_speed", "_4096_4096")
+    }
 
 
 def test_report_names_the_bad_line(tmp_path):

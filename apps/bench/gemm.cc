@@ -6,7 +6,7 @@
 
 #include "dualfp/kernels/gemm.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <time.h>
 
 #include <algorithm>
@@ -18,6 +18,7 @@
 #include <random>
 
 #include "apps/bench/bench_commands.h"
+#include "apps/gemm/formats.h"
 #include "apps/gemm/gemm_arguments.h"
 #include "apps/gpu/gpu_commands.h"
 #include "apps/statistics.h"
@@ -78,7 +79,7 @@ constexpr Format kFormats[] = {
     {"fp8-weight-only", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kNone},
 };
 
-std::string FormatNames() {
+std::string CpuFormatNames() {
   std::string names;
   for (const Format& format : kFormats) {
     names += StrCat(names.empty() ? "" : ", ", format.name);
@@ -399,7 +400,7 @@ void RunOnCpu(const BenchArguments& arguments) {
     const bool known = std::any_of(std::begin(kFormats), std::end(kFormats),
                                    [&](const Format& f) { return f.name == name; });
     Check(known, ErrorCode::kInvalidArgument, "bench gemm: --format ", name, ": expected ",
-          FormatNames());
+          CpuFormatNames());
   }
   GemmBench bench(arguments);
   fmt::print("{}, {} threads; W [{}, {}], X and Y float; best of interleaved samples, {} time\n",
@@ -445,15 +446,13 @@ void RunOnGpu(const CLI::App& command, const BenchArguments& arguments) {
   if (command.count("--m") > 0) {
     gpu.m = arguments.m;
   }
-  gpu.formats = {"nested", "fp8"};
-  if (command.count("--format") > 0) {
-    gpu.formats.clear();
-    for (const std::string& name : arguments.formats) {
-      if (name != "nested" && name != "nested-fp8") {
-        throw CLI::ValidationError(
-            "--format", name + " is not measured on GPUs; expected nested or nested-fp8");
-      }
-      gpu.formats.push_back(name == "nested" ? "nested" : "fp8");
+  gpu.formats = command.count("--format") > 0 ? arguments.formats : FormatNames();
+  for (std::string& name : gpu.formats) {
+    // As on CPUs: the upper planes are FP8 weights.
+    name = name == "nested-fp8" ? "fp8" : name;
+    if (FindFormat(name) == nullptr) {
+      throw CLI::ValidationError("--format", fmt::format("{} is not measured on GPUs; expected {}",
+                                                         name, fmt::join(FormatNames(), ", ")));
     }
   }
   RunGpuGemmBench(gpu);
@@ -475,8 +474,11 @@ void AddBenchGemm(CLI::App& bench) {
       "Y[M,N] = X[M,K] W[N,K]^T: speed beside the machine's measured ceilings (on GPUs: beside "
       "cuBLASLt), and the error against FP64");
   gemm->footer(
-      "Example: dualfp bench gemm --device cuda --shape 4096,14336 --m 1,16,256 --plot plots\n"
-      "DUALFP_CUBLASLT names the baseline's library where it is not the system's.");
+      fmt::format("Example: dualfp bench gemm --device cuda --shape 4096,14336 --m 1,16,256 --plot "
+                  "plots\n"
+                  "Formats on GPUs: {}; each beside cuBLASLt in the same type.\n"
+                  "DUALFP_CUBLASLT names the baseline's library where it is not the system's.",
+                  fmt::join(FormatNames(), ", ")));
   auto arguments = std::make_shared<BenchArguments>();
   BenchArguments& a = *arguments;
   constexpr const char* kWhat = "What to measure";
@@ -493,7 +495,7 @@ void AddBenchGemm(CLI::App& bench) {
       ->option_text("K")
       ->group(kWhat);
   AddSizesOption(*gemm, "--m", a.m, "Rows of X (default 1,8,64,512)")->group(kWhat);
-  gemm->add_option("--format", a.formats, "Of: " + FormatNames())
+  gemm->add_option("--format", a.formats, "Of: " + CpuFormatNames())
       ->delimiter(',')
       ->option_text("FORMAT,...")
       ->group(kWhat);
@@ -517,7 +519,7 @@ void AddBenchGemm(CLI::App& bench) {
   gemm->add_flag("--all-kernels", a.all_kernels, "Also kernels that would not be chosen")
       ->group(kCpu);
 
-  constexpr const char* kGpu = "On GPUs (default six shapes, M = 1,16,...,4096, both formats)";
+  constexpr const char* kGpu = "On GPUs (default six shapes, M = 1,16,...,4096, all formats)";
   AddShapesOption(*gemm, "--shape", a.gpu.shapes, "Another weight; repeatable")->group(kGpu);
   gemm->add_option("--top", a.gpu.top, "Best of so many plans (default: the chosen one)")
       ->check(CLI::Range(1, 1 << 20))

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <regex>
 
+#include "apps/gemm/formats.h"
 #include "apps/gemm/performance_report.h"
 #include "apps/gemm/record_file.h"
 #include "apps/gemm/shapes.h"
@@ -70,6 +71,30 @@ TEST(GemmShapesTest, ShardsDivideNOfQkvAndKOfDown) {
   EXPECT_TRUE(shapes[3].SameSize({4096, 7168, ""}));
 }
 
+TEST(GemmFormatsTest, NamesAndWeightsFindTheFormat) {
+  EXPECT_THAT(FormatNames(),
+              ElementsAre("nested", "f16", "bf16", "fp8", "fp8-promoted", "fp8-block"));
+  EXPECT_THAT(TunedFormatNames(), ElementsAre("nested", "f16", "bf16", "fp8", "fp8-promoted"));
+  for (const GemmFormat& format : GemmFormats()) {
+    EXPECT_EQ(FindFormat(format.name), &format);
+    // With and without block scales the kernels are the same ones.
+    EXPECT_EQ(&FormatOf(format.weights) == &format, !format.block_scaled) << format.name;
+  }
+  EXPECT_EQ(FormatByName("fp8-block").weights, sm90::WeightFormat::kE4m3Promoted);
+  EXPECT_EQ(FormatByName("bf16").weights, sm90::WeightFormat::kBf16);
+}
+
+TEST(GemmFormatsTest, AnUnknownNameIsAnErrorThatListsTheOthers) {
+  EXPECT_EQ(FindFormat("fp"), nullptr);
+  try {
+    FormatByName("int4");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "format \"int4\": expected nested, f16, bf16, fp8, fp8-promoted, fp8-block");
+  }
+}
+
 class ReportTest : public ::testing::Test {
  protected:
   ReportTest() {
@@ -96,7 +121,7 @@ class ReportTest : public ::testing::Test {
     r.microseconds = us;
     r.no_overlap_microseconds = us + 1;
     r.cublaslt_microseconds = cublaslt_us;
-    r.with_quantize_microseconds = format == "fp8" ? us + 2 : 0;
+    r.with_quantize_microseconds = IsFp8(format) ? us + 2 : 0;
     r.error = 2e-4;
     return r;
   }
@@ -115,6 +140,9 @@ TEST_F(ReportTest, RecordsSurviveARoundTrip) {
   EXPECT_DOUBLE_EQ(record.Bytes(), 4096.0 * 14336 + 64 * 14336 + 2 * 64 * 4096);
   EXPECT_DOUBLE_EQ(Point("nested", 4096, 14336, 64, 1, 1).Bytes(),
                    2.0 * (4096.0 * 14336 + 64 * 14336 + 64 * 4096));
+  EXPECT_EQ(Point("fp8-block", 4096, 14336, 64, 1, 1).Bytes(), record.Bytes());
+  EXPECT_EQ(Point("bf16", 4096, 14336, 64, 1, 1).Bytes(),
+            Point("nested", 4096, 14336, 64, 1, 1).Bytes());
 }
 
 TEST_F(ReportTest, SummarisesAgainstWhatIsWanted) {
@@ -169,6 +197,38 @@ TEST_F(ReportTest, SummarisesAgainstWhatIsWanted) {
     EXPECT_THAT(text, HasSubstr("](plots/" + plot.file + ")"));
   }
   EXPECT_EQ(report.plots.size(), 2u + 3u);
+}
+
+TEST_F(ReportTest, FormatsWithoutWantedFiguresHaveALineOfTheirMean) {
+  // Over all M of the six shapes: 4 and 1 are a mean of 2; 1024 x 1024 does not count.
+  Write({kRun, ToJson(Point("f16", 6144, 4096, 1, 5, 20)),
+         ToJson(Point("f16", 6144, 4096, 48, 10, 10)), ToJson(Point("f16", 1024, 1024, 16, 3, 300)),
+         ToJson(Point("bf16", 6144, 4096, 1, 10, 9)),
+         ToJson(Point("fp8-promoted", 6144, 4096, 1, 10, 11)),
+         ToJson(Point("fp8-block", 6144, 4096, 1, 10, 12)),
+         ToJson(Point("fp8-block", 6144, 4096, 16, 10, 0)),
+         ToJson(Point("nested", 6144, 4096, 1, 10, 10))});
+  const Report report = MakePerformanceReport(ReadPerformanceRecords({path_}), {}, "plots", "c");
+  const std::string& text = report.markdown;
+  EXPECT_THAT(text, HasSubstr("\n| FP16 ÷ cuBLASLt FP16 | 2 | **2.000** | 1.000 | | | |\n"));
+  EXPECT_THAT(text, HasSubstr("\n| BF16 ÷ cuBLASLt BF16 | 1 | **0.900** | 0.900 | | | |\n"));
+  EXPECT_THAT(text, HasSubstr("\n| FP8, promoted ÷ cuBLASLt FP8 promoted | 1 | **1.100** |"));
+  // A point without a baseline is listed, not counted.
+  EXPECT_THAT(text,
+              HasSubstr("\n| FP8, block scales ÷ cuBLASLt FP8 block scales | 1 | **1.200** |"));
+  EXPECT_THAT(text, HasSubstr("| 16 | - | 10.00 | - | 11.00 | 12.00 |"));
+  EXPECT_THAT(text, Not(HasSubstr("\n| NestedFP16 ÷ cuBLASLt FP16 |")));
+  EXPECT_THAT(text, Not(HasSubstr("| FP8 ÷")));
+  EXPECT_THAT(text, HasSubstr("## FP8, block scales\n"));
+  const auto plot = [&](const std::string& file) {
+    const auto found = std::find_if(report.plots.begin(), report.plots.end(),
+                                    [&](const Plot& p) { return p.file == file; });
+    return found == report.plots.end() ? "none" : found->title + found->svg;
+  };
+  EXPECT_THAT(plot("bf16_speed.svg"), StartsWith("BF16: speed over cuBLASLt BF16"));
+  EXPECT_THAT(plot("fp8-promoted_speed.svg"), HasSubstr("over cuBLASLt FP8 promoted"));
+  EXPECT_THAT(plot("f16_6144_4096.svg"), HasSubstr("cuBLASLt FP16"));
+  EXPECT_THAT(plot("bf16_6144_4096.svg"), HasSubstr("cuBLASLt BF16"));
 }
 
 TEST_F(ReportTest, ALaterRecordReplacesAnEarlierOne) {

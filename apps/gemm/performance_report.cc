@@ -9,6 +9,7 @@
 #include <set>
 #include <tuple>
 
+#include "apps/gemm/formats.h"
 #include "apps/gemm/record_file.h"
 #include "apps/gemm/shapes.h"
 
@@ -17,6 +18,7 @@ namespace {
 
 const std::set<int> kTenM = {1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096};
 const std::set<int> kOddM = {48, 96, 192, 320, 384, 640, 1536};
+const std::set<std::string> kWanted = {"nested", "fp8"};  // formats that Figures() is about
 constexpr int kSmallM = 64;
 constexpr int kLargeM = 1024;
 
@@ -48,6 +50,12 @@ std::string ToText(const Figure& figure) {
                      !met                     ? "no"
                      : s.Mean() >= figure.aim ? "yes, and the aim"
                                               : "yes");
+}
+
+// A line for a format that has no wanted figures.
+std::string ToText(const GemmFormat& format, const GeometricMean& speed) {
+  return fmt::format("| {} ÷ {} | {} | **{:.3f}** | {:.3f} | | | |\n", format.title,
+                     format.baseline, speed.count(), speed.Mean(), speed.worst());
 }
 
 GeometricMean SpeedOver(const std::vector<GemmRecord>& points, const std::string& format,
@@ -243,6 +251,13 @@ Report MakePerformanceReport(const PerformanceRecords& records,
       "|\n|---|--:|--:|--:|---|---|---|\n";
   for (const Figure& figure : Figures(records, quality)) {
     text += ToText(figure);
+  }
+  for (const GemmFormat& format : GemmFormats()) {
+    const GeometricMean speed =
+        SpeedOver(records.points, format.name, [](int /*m*/) { return true; });
+    if (!kWanted.contains(format.name) && speed.count() > 0) {
+      text += ToText(format, speed);
+    }
   }
   for (const ModelQuality& q : quality) {
     text += fmt::format(

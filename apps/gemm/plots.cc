@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "apps/charts/panels.h"
+#include "apps/gemm/formats.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 
@@ -44,9 +45,9 @@ template <class Amount>
 ChartPanel RatePanel(const std::map<int, GemmRecord>& points, const Ceilings& ceilings,
                      const std::string& title, const std::string& axis, double unit,
                      const Amount& amount) {
-  const char* baseline = IsFp8(points.begin()->second.format) ? "cuBLASLt FP8" : "cuBLASLt FP16";
   ChartLayer roofline{"roofline", Colour::kMuted, LayerKind::kDashedLine};
-  ChartLayer theirs{baseline, SeriesColour(1), LayerKind::kMarkedLine};
+  ChartLayer theirs{BaselineTitle(points.begin()->second.format), SeriesColour(1),
+                    LayerKind::kMarkedLine};
   ChartLayer ours{"dualfp", SeriesColour(0), LayerKind::kMarkedLine};
   ChartLayer quantized{"dualfp with quantization of X", SeriesColour(4), LayerKind::kMarkedLine};
   for (const auto& [m, record] : points) {
@@ -89,7 +90,13 @@ std::string Draw(const std::vector<ChartPanel>& panels) {
 }  // namespace
 
 std::string FormatTitle(const std::string& format) {
-  return format == "fp8" ? "FP8" : format == "nested" ? "NestedFP16" : format;
+  const GemmFormat* known = FindFormat(format);
+  return known != nullptr ? known->title : format;
+}
+
+std::string BaselineTitle(const std::string& format) {
+  const GemmFormat* known = FindFormat(format);
+  return known != nullptr ? known->baseline : "cuBLASLt";
 }
 
 Ceilings CompleteCeilings(Ceilings ceilings, const std::vector<GemmRecord>& records) {
@@ -135,8 +142,7 @@ std::vector<Plot> SpeedPlots(const std::vector<GemmRecord>& records) {
       continue;
     }
     ChartPanel panel;
-    panel.title = fmt::format("{}: speed over {}", FormatTitle(format),
-                              fp8 ? "cuBLASLt FP8" : "cuBLASLt FP16");
+    panel.title = fmt::format("{}: speed over {}", FormatTitle(format), BaselineTitle(format));
     panel.y = {"its time / dualfp's"};
     panel.y.from = kLeastSpeed;
     panel.mark = {1.0, ""};

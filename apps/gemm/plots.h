@@ -38,6 +38,8 @@ std::vector<Plot> RatePlots(const std::vector<GemmRecord>& records, const Ceilin
 
 // "NestedFP16", "FP8", or another format's own name.
 std::string FormatTitle(const std::string& format);
+// "cuBLASLt FP16": what it is compared with.
+std::string BaselineTitle(const std::string& format);
 
 // Into `folder`, which is made if need be.
 void WritePlots(const std::filesystem::path& folder, const std::vector<Plot>& plots);

@@ -12,7 +12,7 @@ namespace dualfp {
 bool IsFp8(const std::string& format);
 
 struct GemmRecord {
-  std::string format;  // "nested": FP16 x FP16; "fp8": E4M3 x E4M3 with per-token scales
+  std::string format;  // a name of formats.h
   int n = 0;
   int k = 0;
   int m = 0;

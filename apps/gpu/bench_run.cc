@@ -6,11 +6,13 @@
 #include <cmath>
 #include <memory>
 
+#include "apps/gemm/formats.h"
 #include "apps/gemm/plots.h"
 #include "apps/gpu/ceilings.h"
 #include "apps/gpu/gemm_speed.h"
 #include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/gpu_info.h"
+#include "apps/gpu/tuner.h"
 #include "apps/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/env.h"
@@ -21,8 +23,6 @@
 
 namespace dualfp {
 namespace {
-
-using sm90::WeightFormat;
 
 constexpr std::chrono::milliseconds kHangLimit{60'000};  // of a point
 
@@ -52,8 +52,17 @@ std::vector<sm90::Plan> PlansFor(const sm90::GemmProblem& problem, int top,
   return plans;
 }
 
+// Before anything is measured: a run of hours should not end at its last format.
+void CheckKernels(const GpuBenchArguments& arguments, const sm90::DeviceModel& device) {
+  for (const std::string& format : arguments.formats) {
+    for (const GemmShape& shape : arguments.shapes) {
+      gpu::PlansAt({FormatByName(format).weights, shape.n, shape.k, arguments.m.front()}, device);
+    }
+  }
+}
+
 void PrintHeader() {
-  fmt::print("{:<7} {:>13} {:>5} {:>9} {:>9} {:>6} {:>9} {:>8} {:>7} {:>8} {:>9}  {}\n", "format",
+  fmt::print("{:<12} {:>13} {:>5} {:>9} {:>9} {:>6} {:>9} {:>8} {:>7} {:>8} {:>9}  {}\n", "format",
              "N,K", "M", "cublas us", "ours us", "speed", "no-PDL us", "+quant.", "TFLOP/s", "GB/s",
              "error", "plan");
 }
@@ -61,7 +70,7 @@ void PrintHeader() {
 void PrintRow(const GemmRecord& r) {
   const auto time = [](double us) { return us > 0 ? fmt::format("{:.2f}", us) : "-"; };
   fmt::print(
-      "{:<7} {:>13} {:>5} {:>9} {:>9.2f} {:>6} {:>9.2f} {:>8} {:>7.1f} {:>8.0f} {:>9.1e}  {}\n",
+      "{:<12} {:>13} {:>5} {:>9} {:>9.2f} {:>6} {:>9.2f} {:>8} {:>7.1f} {:>8.0f} {:>9.1e}  {}\n",
       r.format, fmt::format("{},{}", r.n, r.k), r.m, time(r.cublaslt_microseconds), r.microseconds,
       r.cublaslt_microseconds > 0 ? fmt::format("{:.3f}", r.Speed()) : "-",
       r.no_overlap_microseconds, time(r.with_quantize_microseconds),
@@ -69,16 +78,16 @@ void PrintRow(const GemmRecord& r) {
 }
 
 void PrintSummary(const std::vector<GemmRecord>& records) {
-  for (const char* format : {"nested", "fp8"}) {
+  for (const GemmFormat& format : GemmFormats()) {
     GeometricMean speed;
     for (const GemmRecord& record : records) {
-      if (record.format == format && record.cublaslt_microseconds > 0) {
+      if (record.format == format.name && record.cublaslt_microseconds > 0) {
         speed.Add(record.Speed());
       }
     }
     if (speed.count() > 0) {
-      fmt::print("{}: speed over cuBLASLt {:.3f} (geometric mean of {}), worst {:.3f}\n",
-                 FormatTitle(format), speed.Mean(), speed.count(), speed.worst());
+      fmt::print("{}: speed over {} {:.3f} (geometric mean of {}), worst {:.3f}\n", format.title,
+                 format.baseline, speed.Mean(), speed.count(), speed.worst());
     }
   }
 }
@@ -99,6 +108,7 @@ void RunGpuGemmBench(const GpuBenchArguments& arguments) {
   cuda::CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   const sm90::DeviceModel device = sm90::CurrentDevice();
   const sm90::Tables tables = sm90::DefaultTables(device);
+  CheckKernels(arguments, device);
   const std::unique_ptr<gpu::CublasLt> baseline = OpenBaseline();
 
   Json run = gpu::RunRecord(info, arguments.command);
@@ -118,16 +128,16 @@ void RunGpuGemmBench(const GpuBenchArguments& arguments) {
   for (const GemmShape& shape : arguments.shapes) {
     gpu::GemmData data(shape.n, shape.k, max_m, gpu::GemmData::CopiesFor(shape.n, shape.k), stream);
     for (const std::string& format_name : arguments.formats) {
-      const WeightFormat format =
-          format_name == "fp8" ? WeightFormat::kE4m3 : WeightFormat::kNested;
+      const GemmFormat& format = FormatByName(format_name);
       for (const int m : arguments.m) {
         const Watchdog::Watch watch(dog, [&] {
           fmt::print(stderr, "dualfp: error: bench gemm: {} N {} K {} M {} did not finish\n",
                      format_name, shape.n, shape.k, m);
         });
+        data.Prepare(format, m, stream);
         const std::vector<sm90::Plan> plans =
-            PlansFor(data.Problem(format, m, 0), arguments.top, device, tables);
-        records.push_back(gpu::MeasureGemm(data, format, m, plans, baseline.get(), stream));
+            PlansFor(data.Problem(0), arguments.top, device, tables);
+        records.push_back(gpu::MeasureGemm(data, plans, baseline.get(), stream));
         lines += ToJson(records.back()).dump() + "\n";
         PrintRow(records.back());
         std::fflush(stdout);

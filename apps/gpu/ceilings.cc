@@ -30,20 +30,16 @@ Ceilings MeasureCeilings(CublasLt* baseline, cudaStream_t stream) {
   if (baseline == nullptr) {
     return ceilings;
   }
-  const GemmData data(kLargeProduct, kLargeProduct, kLargeProduct, 1, stream);
-  for (const bool fp8 : {false, true}) {
-    CublasLt::Problem problem;
-    problem.fp8 = fp8;
-    problem.m = problem.n = problem.k = kLargeProduct;
-    problem.x = data.PlainX(fp8);
-    problem.y = data.y();
-    if (baseline->Prepare(problem, 1) == 0) {
+  GemmData data(kLargeProduct, kLargeProduct, kLargeProduct, 1, stream);
+  for (const auto weights : {sm90::WeightFormat::kF16, sm90::WeightFormat::kE4m3}) {
+    data.Prepare(FormatOf(weights), kLargeProduct, stream);
+    if (baseline->Prepare(data.BaselineProblem(), 1) == 0) {
       continue;
     }
-    GraphReplay replay(stream, kLaunches, [&](int, cudaStream_t s) {
-      baseline->Run(0, data.PlainWeights(fp8, 0), s);
-    });
-    double& rate = fp8 ? ceilings.fp8_flop_per_microsecond : ceilings.fp16_flop_per_microsecond;
+    GraphReplay replay(stream, kLaunches,
+                       [&](int, cudaStream_t s) { baseline->Run(0, data.BaselineWeights(0), s); });
+    double& rate = weights == sm90::WeightFormat::kE4m3 ? ceilings.fp8_flop_per_microsecond
+                                                        : ceilings.fp16_flop_per_microsecond;
     rate =
         2.0 * kLargeProduct * kLargeProduct * kLargeProduct / MedianMicroseconds(replay, kSamples);
   }

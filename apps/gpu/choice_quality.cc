@@ -3,6 +3,7 @@
 #include <map>
 #include <unordered_map>
 
+#include "apps/gemm/formats.h"
 #include "apps/gemm/record_file.h"
 #include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/tune_log.h"
@@ -13,7 +14,7 @@ std::vector<ModelQuality> EvaluateModel(const std::vector<std::filesystem::path>
   std::map<std::string, ModelQuality> by_format;
   const sm90::DeviceModel device;
   for (const gpu::TunedPoint& tuned : gpu::ReadTunedPoints(files)) {
-    const std::string format = tuned.point.format == sm90::WeightFormat::kE4m3 ? "fp8" : "nested";
+    const std::string format = FormatOf(tuned.point.format).name;
     ModelQuality& quality = by_format[format];
     quality.format = format;
     std::unordered_map<std::string, double> timed(tuned.timed.begin(), tuned.timed.end());

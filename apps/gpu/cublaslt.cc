@@ -12,6 +12,12 @@ namespace {
 
 constexpr size_t kWorkspaceBytes = 64 << 20;
 
+// Attributes and values of cublasLt.h, as those in cublaslt_api.h: how operands are scaled.
+constexpr int kDescScaleModeA = 31;
+constexpr int kDescScaleModeB = 32;
+constexpr int32_t kScaleVector128 = 4;
+constexpr int32_t kScaleBlock128x128 = 5;
+
 void CheckLt(lt::Status status, const char* what) {
   Check(status == lt::kSuccess, ErrorCode::kInternal, what, ": cuBLASLt status ", status);
 }
@@ -81,17 +87,22 @@ int CublasLt::Prepare(const Problem& problem, int most) {
             "cublasLtMatmulDescSetAttribute");
   };
   set(lt::kDescTransA, lt::kOpTranspose);
-  const cudaDataType_t type = problem.fp8 ? CUDA_R_8F_E4M3 : CUDA_R_16F;
-  if (problem.fp8) {
+  if (problem.type == CUDA_R_8F_E4M3) {
     const float* scale = s.scale.as<float>();
+    const bool blocks = problem.w_block_scales != nullptr;
     set(lt::kDescFastAccumulation, static_cast<int8_t>(problem.fast_accumulation));
-    set(lt::kDescScalePointerA, scale);
-    set(lt::kDescScalePointerB, scale);
+    set(lt::kDescScalePointerA, blocks ? problem.w_block_scales : scale);
+    set(lt::kDescScalePointerB, blocks ? problem.x_group_scales : scale);
+    if (blocks) {
+      set(kDescScaleModeA, kScaleBlock128x128);
+      set(kDescScaleModeB, kScaleVector128);
+    }
   }
   const auto create = s.f.layout_create;
-  CheckLt(create(&s.w_layout, type, problem.k, problem.n, problem.k), "layout of W");
-  CheckLt(create(&s.x_layout, type, problem.k, problem.m, problem.k), "layout of X");
-  CheckLt(create(&s.y_layout, CUDA_R_16F, problem.n, problem.m, problem.n), "layout of Y");
+  CheckLt(create(&s.w_layout, problem.type, problem.k, problem.n, problem.k), "layout of W");
+  CheckLt(create(&s.x_layout, problem.type, problem.k, problem.m, problem.k), "layout of X");
+  const cudaDataType_t y_type = problem.type == CUDA_R_16BF ? CUDA_R_16BF : CUDA_R_16F;
+  CheckLt(create(&s.y_layout, y_type, problem.n, problem.m, problem.n), "layout of Y");
   lt::Object preference = nullptr;
   CheckLt(s.f.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
   CheckLt(s.f.preference_set(preference, lt::kPreferenceWorkspaceBytes, &kWorkspaceBytes,

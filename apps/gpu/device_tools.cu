@@ -1,3 +1,4 @@
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
@@ -44,21 +45,22 @@ __global__ void __launch_bounds__(256) CopyKernel(const uint4* from, uint4* to) 
   }
 }
 
-template <bool kFp8>
+template <class T>
 __device__ double Element(const void* p, int64_t i) {
-  if constexpr (kFp8) {
-    const __half_raw h =
-        __nv_cvt_fp8_to_halfraw(static_cast<const __nv_fp8_storage_t*>(p)[i], __NV_E4M3);
-    return __half2float(__half(h));
-  } else {
-    return __half2float(static_cast<const __half*>(p)[i]);
+  return static_cast<float>(static_cast<const T*>(p)[i]);
+}
+
+__global__ void ToBf16Kernel(const __half* from, __nv_bfloat16* to, int64_t count) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    to[i] = __float2bfloat16_rn(__half2float(from[i]));
   }
 }
 
 // A warp per output column, up to 8 rows at a time.
-template <bool kFp8>
-__global__ void ReferenceKernel(const void* x, const void* w, const int* rows, int row_count, int n,
-                                int k, double* out) {
+template <class T>
+__global__ void ReferenceKernel(const void* x, const void* w, sm90::BlockScales block,
+                                const int* rows, int row_count, int n, int k, double* out) {
   const int column = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   if (column >= n) {
@@ -67,11 +69,17 @@ __global__ void ReferenceKernel(const void* x, const void* w, const int* rows, i
   for (int first = 0; first < row_count; first += 8) {
     double sum[8] = {};
     for (int i = lane; i < k; i += 32) {
-      const double weight = Element<kFp8>(w, int64_t{column} * k + i);
+      double weight = Element<T>(w, int64_t{column} * k + i);
+      if (block.w != nullptr) {
+        weight *= block.w[column / 128 * block.w_stride + i / 128];
+      }
 #pragma unroll
       for (int r = 0; r < 8; ++r) {
         if (first + r < row_count) {
-          sum[r] += weight * Element<kFp8>(x, int64_t{rows[first + r]} * k + i);
+          const int row = rows[first + r];
+          const double scale =
+              block.x == nullptr ? 1.0 : block.x[int64_t{i / 128} * block.x_stride + row];
+          sum[r] += weight * scale * Element<T>(x, int64_t{row} * k + i);
         }
       }
     }
@@ -87,8 +95,9 @@ __global__ void ReferenceKernel(const void* x, const void* w, const int* rows, i
   }
 }
 
-__global__ void CompareKernel(const __half* y, int64_t stride, const int* rows, int row_count,
-                              int n, const double* reference, double scale, const float* row_scale,
+template <class T>
+__global__ void CompareKernel(const void* y, int64_t stride, const int* rows, int row_count, int n,
+                              const double* reference, double scale, const float* row_scale,
                               double* result) {
   double difference = 0.0;
   double norm = 0.0;
@@ -99,7 +108,7 @@ __global__ void CompareKernel(const __half* y, int64_t stride, const int* rows, 
     if (row_scale != nullptr) {
       expected *= row_scale[row];
     }
-    const double got = scale * __half2float(y[row * stride + i % n]);
+    const double got = scale * Element<T>(y, row * stride + i % n);
     difference += (got - expected) * (got - expected);
     norm += expected * expected;
   }
@@ -130,26 +139,31 @@ void Copy(const void* from, void* to, int64_t bytes, cudaStream_t stream) {
   cuda::CheckCuda(cudaGetLastError(), "Copy");
 }
 
+void ToBf16(const void* f16, void* bf16, int64_t count, cudaStream_t stream) {
+  ToBf16Kernel<<<2048, 256, 0, stream>>>(static_cast<const __half*>(f16),
+                                         static_cast<__nv_bfloat16*>(bf16), count);
+  cuda::CheckCuda(cudaGetLastError(), "ToBf16");
+}
+
 void FillByte(void* data, int64_t bytes, int value, cudaStream_t stream) {
   cuda::CheckCuda(cudaMemsetAsync(data, value, bytes, stream), "cudaMemsetAsync");
 }
 
-void Reference(const void* x, const void* w, bool fp8, const int* rows, int row_count, int n, int k,
-               double* out, cudaStream_t stream) {
-  const int blocks = (n + 7) / 8;
-  if (fp8) {
-    ReferenceKernel<true><<<blocks, 256, 0, stream>>>(x, w, rows, row_count, n, k, out);
-  } else {
-    ReferenceKernel<false><<<blocks, 256, 0, stream>>>(x, w, rows, row_count, n, k, out);
-  }
+void Reference(cudaDataType_t type, const void* x, const void* w, const sm90::BlockScales& block,
+               const int* rows, int row_count, int n, int k, double* out, cudaStream_t stream) {
+  auto* const kernel = type == CUDA_R_8F_E4M3 ? ReferenceKernel<__nv_fp8_e4m3>
+                       : type == CUDA_R_16BF  ? ReferenceKernel<__nv_bfloat16>
+                                              : ReferenceKernel<__half>;
+  kernel<<<(n + 7) / 8, 256, 0, stream>>>(x, w, block, rows, row_count, n, k, out);
   cuda::CheckCuda(cudaGetLastError(), "Reference");
 }
 
-void Compare(const void* y_f16, int64_t y_stride, const int* rows, int row_count, int n,
-             const double* reference, double scale, const float* row_scale, double* result,
+void Compare(cudaDataType_t type, const void* y, int64_t y_stride, const int* rows, int row_count,
+             int n, const double* reference, double scale, const float* row_scale, double* result,
              cudaStream_t stream) {
-  CompareKernel<<<264, 256, 0, stream>>>(static_cast<const __half*>(y_f16), y_stride, rows,
-                                         row_count, n, reference, scale, row_scale, result);
+  auto* const kernel = type == CUDA_R_16BF ? CompareKernel<__nv_bfloat16> : CompareKernel<__half>;
+  kernel<<<264, 256, 0, stream>>>(y, y_stride, rows, row_count, n, reference, scale, row_scale,
+                                  result);
   cuda::CheckCuda(cudaGetLastError(), "Compare");
 }
 

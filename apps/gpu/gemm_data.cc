@@ -4,6 +4,7 @@
 #include <random>
 #include <vector>
 
+#include "apps/gemm/record.h"
 #include "apps/gpu/device_tools.h"
 #include "dualfp/kernels/cuda/planes.h"
 #include "dualfp/kernels/cuda/quantize.h"
@@ -17,6 +18,21 @@ using sm90::WeightFormat;
 
 constexpr int kSampledRows = 8;
 constexpr int64_t kRotatedBytes = 170'000'000;  // one byte a weight
+constexpr int kBlock = 128;                     // elements that share a scale
+
+int64_t Blocks(int64_t size) { return (size + kBlock - 1) / kBlock; }
+int64_t MultipleOf4(int64_t size) { return (size + 3) / 4 * 4; }
+
+// About what undoes the planes' scale, and different from block to block.
+std::vector<float> RandomBlockScales(int64_t count) {
+  std::mt19937 random(5);
+  std::uniform_real_distribution<float> factor(0.5f, 1.5f);
+  std::vector<float> scales(count);
+  for (float& scale : scales) {
+    scale = kNestedScale * factor(random);
+  }
+  return scales;
+}
 
 }  // namespace
 
@@ -35,6 +51,10 @@ GemmData::GemmData(int n, int k, int max_m, int copies, cudaStream_t stream)
       x16_(int64_t{max_m} * k * 2),
       x8_(int64_t{max_m} * k),
       x_scale_(int64_t{max_m} * 4),
+      w_block_stride_(static_cast<int>(MultipleOf4(Blocks(k)))),
+      w_block_scale_(Blocks(n) * w_block_stride_ * 4),
+      x_group_scale_(Blocks(k) * MultipleOf4(max_m) * 4),
+      x_group_scale_baseline_(Blocks(k) * max_m * 4),
       y_(int64_t{max_m} * n * 2),
       rows_(kSampledRows * sizeof(int)),
       reference_(int64_t{kSampledRows} * n * sizeof(double)),
@@ -50,50 +70,28 @@ GemmData::GemmData(int n, int k, int max_m, int copies, cudaStream_t stream)
   sink.counts = counts.as<cuda::SplitCounts>();
   cuda::SplitPlanes(w16_.bytes(), int64_t{copies} * n, k, upper_.bytes(), lower_.bytes(), sink,
                     stream);
-  QuantizeX(max_m, stream);
+  const std::vector<float> scales = RandomBlockScales(Blocks(n) * w_block_stride_);
+  CheckCuda(cudaMemcpyAsync(w_block_scale_.bytes(), scales.data(), scales.size() * sizeof(float),
+                            cudaMemcpyHostToDevice, stream),
+            "cudaMemcpyAsync");
   CheckCuda(cudaStreamSynchronize(stream), "random operands");
 }
 
-void GemmData::QuantizeX(int m, cudaStream_t stream) const {
-  cuda::QuantizeArgs quantize;
-  quantize.m = m;
-  quantize.k = k_;
-  quantize.x = x16_.bytes();
-  quantize.x_stride = k_;
-  quantize.q = x8_.bytes();
-  quantize.scale = x_scale_.as<float>();
-  cuda::Quantize(quantize, stream, true);
-}
-
-sm90::GemmProblem GemmData::Problem(WeightFormat format, int m, int copy) const {
-  const bool fp8 = format == WeightFormat::kE4m3;
-  const int64_t offset = int64_t{copy % copies_} * n_ * k_;
-  sm90::GemmProblem problem;
-  problem.format = format;
-  problem.m = m;
-  problem.n = n_;
-  problem.k = k_;
-  problem.w = upper_.bytes() + offset;
-  problem.w_lower = lower_.bytes() + offset;
-  problem.x = PlainX(fp8);
-  problem.x_stride = k_;
-  problem.workspace = workspace_.bytes();
-  problem.epilogue.y = y_.bytes();
-  problem.epilogue.y_stride = n_;
-  if (fp8) {
-    problem.epilogue.alpha = kNestedScale;
-    problem.epilogue.x_scale = x_scale_.as<float>();
-    problem.epilogue.x_scale_stride = 1;
+void GemmData::Prepare(const GemmFormat& format, int m, cudaStream_t stream) {
+  format_ = &format;
+  m_ = m;
+  if (format.weights == WeightFormat::kBf16 && !w_bf16_) {
+    const int64_t weights = int64_t{copies_} * n_ * k_;
+    const int64_t activations = int64_t{max_m_} * k_;
+    ToBf16(w16_.bytes(), w_bf16_.emplace(weights * 2).bytes(), weights, stream);
+    ToBf16(x16_.bytes(), x_bf16_.emplace(activations * 2).bytes(), activations, stream);
   }
-  return problem;
-}
-
-const void* GemmData::PlainWeights(bool fp8, int copy) const {
-  const int64_t offset = int64_t{copy % copies_} * n_ * k_;
-  return fp8 ? upper_.bytes() + offset : w16_.bytes() + offset * 2;
-}
-
-void GemmData::MakeReference(WeightFormat format, int m, cudaStream_t stream) {
+  if (IsFp8(format.name)) {
+    QuantizeX(stream);
+  }
+  if (format.block_scaled) {
+    QuantizeX(m, x_group_scale_baseline_.as<float>(), stream);
+  }
   std::mt19937 random(m);
   std::vector<int> chosen{0, m - 1};
   while (chosen.size() < kSampledRows) {
@@ -102,27 +100,117 @@ void GemmData::MakeReference(WeightFormat format, int m, cudaStream_t stream) {
   CheckCuda(cudaMemcpyAsync(rows_.bytes(), chosen.data(), kSampledRows * sizeof(int),
                             cudaMemcpyHostToDevice, stream),
             "cudaMemcpyAsync");
-  const bool fp8 = format == WeightFormat::kE4m3;
-  Reference(PlainX(fp8), PlainWeights(fp8, 0), fp8, rows_.as<int>(), kSampledRows, n_, k_,
+  Reference(Type(), X(), BaselineWeights(0), Scales(), rows_.as<int>(), kSampledRows, n_, k_,
             reference_.as<double>(), stream);
 }
 
-void GemmData::Poison(int m, cudaStream_t stream) const {
-  FillByte(y_.bytes(), int64_t{m} * n_ * 2, 0xFF, stream);
+void GemmData::QuantizeX(cudaStream_t stream) const {
+  if (format_->block_scaled) {
+    QuantizeX(MultipleOf4(m_), x_group_scale_.as<float>(), stream);
+  } else {
+    QuantizeX(0, x_scale_.as<float>(), stream);
+  }
 }
 
-double GemmData::Error(WeightFormat format, bool scaled_by_token, cudaStream_t stream) const {
+void GemmData::QuantizeX(int64_t group_stride, float* scale, cudaStream_t stream) const {
+  cuda::QuantizeArgs quantize;
+  quantize.m = m_;
+  quantize.k = k_;
+  quantize.x = x16_.bytes();
+  quantize.x_stride = k_;
+  quantize.group_stride = group_stride;
+  quantize.q = x8_.bytes();
+  quantize.scale = scale;
+  cuda::Quantize(quantize, stream, true);
+}
+
+cudaDataType_t GemmData::Type() const {
+  return IsFp8(format_->name)                      ? CUDA_R_8F_E4M3
+         : format_->weights == WeightFormat::kBf16 ? CUDA_R_16BF
+                                                   : CUDA_R_16F;
+}
+
+const void* GemmData::X() const {
+  return Type() == CUDA_R_8F_E4M3 ? x8_.bytes()
+         : Type() == CUDA_R_16BF  ? x_bf16_->bytes()
+                                  : x16_.bytes();
+}
+
+sm90::BlockScales GemmData::Scales() const {
+  sm90::BlockScales scales;
+  if (format_->block_scaled) {
+    scales.w = w_block_scale_.as<float>();
+    scales.w_stride = w_block_stride_;
+    scales.x = x_group_scale_.as<float>();
+    scales.x_stride = static_cast<int>(MultipleOf4(m_));
+  }
+  return scales;
+}
+
+sm90::GemmProblem GemmData::Problem(int copy) const {
+  const bool nested = format_->weights == WeightFormat::kNested;
+  const int64_t offset = int64_t{copy % copies_} * n_ * k_;
+  sm90::GemmProblem problem;
+  problem.format = format_->weights;
+  problem.m = m_;
+  problem.n = n_;
+  problem.k = k_;
+  problem.w = nested ? upper_.bytes() + offset : BaselineWeights(copy);
+  problem.w_lower = nested ? lower_.bytes() + offset : nullptr;
+  problem.x = X();
+  problem.x_stride = k_;
+  problem.workspace = workspace_.bytes();
+  problem.epilogue.y = y_.bytes();
+  problem.epilogue.y_stride = n_;
+  if (Type() == CUDA_R_16BF) {
+    problem.epilogue.y_type = sm90::OutputType::kBf16;
+  }
+  problem.block = Scales();
+  if (ScaledByToken()) {
+    problem.epilogue.alpha = kNestedScale;
+    problem.epilogue.x_scale = x_scale_.as<float>();
+    problem.epilogue.x_scale_stride = 1;
+  }
+  return problem;
+}
+
+CublasLt::Problem GemmData::BaselineProblem() const {
+  CublasLt::Problem problem;
+  problem.type = Type();
+  problem.fast_accumulation = format_->weights == WeightFormat::kE4m3;
+  problem.m = m_;
+  problem.n = n_;
+  problem.k = k_;
+  problem.x = X();
+  problem.y = y_.bytes();
+  if (format_->block_scaled) {
+    problem.w_block_scales = w_block_scale_.as<float>();
+    problem.x_group_scales = x_group_scale_baseline_.as<float>();
+  }
+  return problem;
+}
+
+const void* GemmData::BaselineWeights(int copy) const {
+  const int64_t offset = int64_t{copy % copies_} * n_ * k_;
+  return Type() == CUDA_R_8F_E4M3 ? upper_.bytes() + offset
+         : Type() == CUDA_R_16BF  ? w_bf16_->bytes() + offset * 2
+                                  : w16_.bytes() + offset * 2;
+}
+
+void GemmData::Poison(cudaStream_t stream) const {
+  FillByte(y_.bytes(), int64_t{m_} * n_ * 2, 0xFF, stream);
+}
+
+double GemmData::Error(const float* token_scale, cudaStream_t stream) const {
   FillByte(error_.bytes(), 2 * sizeof(double), 0, stream);
-  Compare(y_.bytes(), n_, rows_.as<int>(), kSampledRows, n_, reference_.as<double>(),
-          format == WeightFormat::kE4m3 ? 1.0 / kNestedScale : 1.0,
-          scaled_by_token ? x_scale_.as<float>() : nullptr, error_.as<double>(), stream);
+  Compare(Type(), y_.bytes(), n_, rows_.as<int>(), kSampledRows, n_, reference_.as<double>(),
+          ScaledByToken() ? 1.0 / kNestedScale : 1.0, ScaledByToken() ? token_scale : nullptr,
+          error_.as<double>(), stream);
   double sums[2];
   CheckCuda(cudaMemcpyAsync(sums, error_.bytes(), sizeof(sums), cudaMemcpyDeviceToHost, stream),
             "cudaMemcpyAsync");
   CheckCuda(cudaStreamSynchronize(stream), "error");
   return std::sqrt(sums[0] / sums[1]);
 }
-
-double LargestError(WeightFormat format) { return format == WeightFormat::kE4m3 ? 5e-3 : 5e-4; }
 
 }  // namespace dualfp::gpu

@@ -5,6 +5,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include <optional>
+
+#include "apps/gemm/formats.h"
+#include "apps/gemm/record.h"
+#include "apps/gpu/cublaslt.h"
 #include "apps/gpu/device_memory.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
 
@@ -24,49 +29,66 @@ class GemmData {
   int max_m() const { return max_m_; }
   int copies() const { return copies_; }
 
-  // The first M rows against weights copy `copy` (taken modulo the copies). kE4m3 multiplies the
-  // upper planes by X quantized per token, and writes Y / 256.
-  sm90::GemmProblem Problem(sm90::WeightFormat format, int m, int copy) const;
+  // Chooses the product that all below is about: of the first `m` rows of X, in a format. Makes the
+  // operands that it alone wants, quantizes X, and computes 8 rows with weights copy 0 in FP64.
+  void Prepare(const GemmFormat& format, int m, cudaStream_t stream);
+  const GemmFormat& format() const { return *format_; }
+  int m() const { return m_; }
 
-  // What cuBLASLt is given: FP16, or the E4M3 codes as they are.
-  const void* PlainWeights(bool fp8, int copy) const;
-  const void* PlainX(bool fp8) const { return fp8 ? x8_.bytes() : x16_.bytes(); }
+  // Against weights copy `copy` (taken modulo the copies). FP8 multiplies the upper planes by
+  // quantized X: with a scale a token it writes Y / 256, with block scales Y.
+  sm90::GemmProblem Problem(int copy) const;
 
-  // Quantizes the first M rows of X per token, as before each kE4m3 product.
-  void QuantizeX(int m, cudaStream_t stream) const;
+  // The same for cuBLASLt, whose FP8 product lacks the tokens' scales unless there are block
+  // scales.
+  CublasLt::Problem BaselineProblem() const;
+  const void* BaselineWeights(int copy) const;
+
+  // As before each FP8 product.
+  void QuantizeX(cudaStream_t stream) const;
 
   uint8_t* y() const { return y_.bytes(); }
   const uint8_t* w16() const { return w16_.bytes(); }
   uint8_t* upper() const { return upper_.bytes(); }
   uint8_t* lower() const { return lower_.bytes(); }
 
-  // Prepares Error() for weights copy 0 and this M: 8 rows in FP64.
-  void MakeReference(sm90::WeightFormat format, int m, cudaStream_t stream);
   // Y becomes not-a-numbers.
-  void Poison(int m, cudaStream_t stream) const;
+  void Poison(cudaStream_t stream) const;
   // Relative Frobenius error of Y over the sampled rows; not a number where Y is. Waits.
-  // `scaled_by_token`: Y holds the token's scale (ours does, cuBLASLt's Y does not).
-  double Error(sm90::WeightFormat format, bool scaled_by_token, cudaStream_t stream) const;
+  double Error(cudaStream_t stream) const { return Error(x_scale_.as<float>(), stream); }
+  double BaselineError(cudaStream_t stream) const { return Error(nullptr, stream); }
 
  private:
+  bool ScaledByToken() const { return IsFp8(format_->name) && !format_->block_scaled; }
+  cudaDataType_t Type() const;
+  const void* X() const;
+  sm90::BlockScales Scales() const;
+  void QuantizeX(int64_t group_stride, float* scale, cudaStream_t stream) const;
+  double Error(const float* token_scale, cudaStream_t stream) const;
+
   int n_;
   int k_;
   int max_m_;
   int copies_;
+  const GemmFormat* format_ = nullptr;
+  int m_ = 0;
   DeviceMemory w16_;
   DeviceMemory upper_;
   DeviceMemory lower_;
   DeviceMemory x16_;
   DeviceMemory x8_;
   DeviceMemory x_scale_;
+  int w_block_stride_;
+  DeviceMemory w_block_scale_;           // rows at multiples of four, as cuBLASLt wants them
+  DeviceMemory x_group_scale_;           // groups at multiples of four tokens,
+  DeviceMemory x_group_scale_baseline_;  // and M apart, as it wants these
+  std::optional<DeviceMemory> w_bf16_;   // once BF16 was asked for
+  std::optional<DeviceMemory> x_bf16_;
   DeviceMemory y_;
   DeviceMemory rows_;
   DeviceMemory reference_;
   DeviceMemory error_;
   DeviceMemory workspace_;
 };
-
-// Errors below this are rounding: of Y to FP16, and of wgmma's E4M3 accumulation.
-double LargestError(sm90::WeightFormat format);
 
 }  // namespace dualfp::gpu

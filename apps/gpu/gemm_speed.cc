@@ -1,5 +1,7 @@
 #include "apps/gpu/gemm_speed.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <memory>
 
@@ -11,22 +13,21 @@ namespace dualfp::gpu {
 namespace {
 
 using sm90::Plan;
-using sm90::WeightFormat;
 
 constexpr int kHeuristics = 8;  // cuBLASLt's algorithms that are tried
 constexpr int kSamples = 3;
 constexpr int kRounds = 9;         // fewer let a plan win by luck, 8 % behind the best
 constexpr double kHopeless = 1.5;  // times the best so far: not sampled further
+constexpr double kWrong = 10;      // times the largest error: cuBLASLt computed something else
 
-// The index of the fastest of cuBLASLt's algorithms for the prepared problem, or -1.
-int FastestAlgorithm(CublasLt& baseline, const GemmData& data, bool fp8, int found, int launches,
-                     cudaStream_t stream) {
+// The index of the fastest of cuBLASLt's algorithms, or -1.
+int FastestAlgorithm(CublasLt& baseline, const GemmData& data, int launches, cudaStream_t stream) {
+  const int found = baseline.Prepare(data.BaselineProblem(), kHeuristics);
   int fastest = -1;
   double best = 1e30;
   for (int a = 0; a < found; ++a) {
-    GraphReplay replay(stream, launches, [&](int i, cudaStream_t s) {
-      baseline.Run(a, data.PlainWeights(fp8, i), s);
-    });
+    GraphReplay replay(stream, launches,
+                       [&](int i, cudaStream_t s) { baseline.Run(a, data.BaselineWeights(i), s); });
     const double microseconds = MedianMicroseconds(replay, kSamples, best * kHopeless);
     if (microseconds < best) {
       best = microseconds;
@@ -45,31 +46,32 @@ std::vector<double> RaceOwned(const std::vector<std::unique_ptr<GraphReplay>>& r
 
 }  // namespace
 
-GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<const Plan> plans,
-                       CublasLt* baseline, cudaStream_t stream) {
-  const bool fp8 = format == WeightFormat::kE4m3;
-  const int launches = ReplayLaunches(format, m, data.n(), data.k(), data.copies());
-  data.MakeReference(format, m, stream);
+GemmRecord MeasureGemm(const GemmData& data, std::span<const Plan> plans, CublasLt* baseline,
+                       cudaStream_t stream) {
+  const GemmFormat& format = data.format();
+  const int launches = ReplayLaunches(data);
   GemmRecord record;
-  record.format = fp8 ? "fp8" : "nested";
+  record.format = format.name;
   record.n = data.n();
   record.k = data.k();
-  record.m = m;
+  record.m = data.m();
+  const std::string where = StrCat(format.name, " M ", record.m, " N ", record.n, " K ", record.k);
+  Check(!plans.empty(), ErrorCode::kUnsupported, "no plan for ", where);
 
   const auto replay = [&](const Plan& plan, bool overlap) {
     return std::make_unique<GraphReplay>(stream, launches, [&, overlap](int i, cudaStream_t s) {
-      Launch(plan, data.Problem(format, m, i), s, overlap);
+      Launch(plan, data.Problem(i), s, overlap);
     });
   };
   double best_time = 1e30;
   std::vector<double> sampled;
   std::vector<double> errors;
   for (const Plan& plan : plans) {
-    data.Poison(m, stream);
-    Launch(plan, data.Problem(format, m, 0), stream, false);
-    const double error = data.Error(format, fp8, stream);
-    Check(error < LargestError(format), ErrorCode::kInternal, Name(plan), " computes M ", m, " N ",
-          data.n(), " K ", data.k(), " with relative error ", error);
+    data.Poison(stream);
+    Launch(plan, data.Problem(0), stream, false);
+    const double error = data.Error(stream);
+    Check(error < format.largest_error, ErrorCode::kInternal, Name(plan), " computes ", where,
+          " with relative error ", error);
     const double time = plans.size() == 1 ? 0.0
                                           : MedianMicroseconds(*replay(plan, true), kSamples,
                                                                best_time * kHopeless);
@@ -77,8 +79,6 @@ GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<con
     sampled.push_back(time);
     errors.push_back(error);
   }
-  Check(!plans.empty(), ErrorCode::kUnsupported, "no plan for M ", m, " N ", data.n(), " K ",
-        data.k());
   // Samples of plans taken one after the other differ by more than the plans do.
   const std::vector<size_t> finalists = Finalists(sampled);
   size_t winner = finalists.front();
@@ -95,42 +95,40 @@ GemmRecord MeasureGemm(GemmData& data, WeightFormat format, int m, std::span<con
   record.error = errors[winner];
   record.plan = Name(*best);
 
-  int algorithm = -1;
-  if (baseline != nullptr) {
-    CublasLt::Problem problem;
-    problem.fp8 = fp8;
-    problem.m = m;
-    problem.n = data.n();
-    problem.k = data.k();
-    problem.x = data.PlainX(fp8);
-    problem.y = data.y();
-    const int found = baseline->Prepare(problem, kHeuristics);
-    algorithm = FastestAlgorithm(*baseline, data, fp8, found, launches, stream);
+  int algorithm = baseline == nullptr ? -1 : FastestAlgorithm(*baseline, data, launches, stream);
+  if (algorithm >= 0) {
+    // What is timed is also checked.
+    data.Poison(stream);
+    baseline->Run(algorithm, data.BaselineWeights(0), stream);
+    record.cublaslt_error = data.BaselineError(stream);
+    if (!(record.cublaslt_error < kWrong * format.largest_error)) {
+      fmt::print(stderr, "dualfp: warning: {}: no baseline, cuBLASLt's relative error is {}\n",
+                 where, record.cublaslt_error);
+      record.cublaslt_error = 0;
+      algorithm = -1;
+    }
   }
 
   // The winners again, in turn.
   std::vector<std::unique_ptr<GraphReplay>> replays;
   replays.push_back(replay(*best, true));
   replays.push_back(replay(*best, false));
-  if (fp8) {
+  const bool quantizes = IsFp8(record.format);
+  if (quantizes) {
     replays.push_back(std::make_unique<GraphReplay>(stream, launches, [&](int i, cudaStream_t s) {
-      data.QuantizeX(m, s);
-      Launch(*best, data.Problem(format, m, i), s, true);
+      data.QuantizeX(s);
+      Launch(*best, data.Problem(i), s, true);
     }));
   }
   if (algorithm >= 0) {
     replays.push_back(std::make_unique<GraphReplay>(stream, launches, [&](int i, cudaStream_t s) {
-      baseline->Run(algorithm, data.PlainWeights(fp8, i), s);
+      baseline->Run(algorithm, data.BaselineWeights(i), s);
     }));
-    // What is timed is also checked: cuBLASLt's Y lacks the tokens' scales.
-    data.Poison(m, stream);
-    baseline->Run(algorithm, data.PlainWeights(fp8, 0), stream);
-    record.cublaslt_error = data.Error(format, false, stream);
   }
   const std::vector<double> times = RaceOwned(replays);
   record.microseconds = times[0];
   record.no_overlap_microseconds = times[1];
-  record.with_quantize_microseconds = fp8 ? times[2] : 0.0;
+  record.with_quantize_microseconds = quantizes ? times[2] : 0.0;
   record.cublaslt_microseconds = algorithm >= 0 ? times.back() : 0.0;
   return record;
 }

@@ -12,7 +12,7 @@
 namespace dualfp::gpu {
 
 // Launches for one replay: all copies of the weights in turn, for about 0.4 ms.
-int ReplayLaunches(sm90::WeightFormat format, int m, int n, int k, int copies);
+int ReplayLaunches(const GemmData& data);
 
 class GemmTimer : public PlanTimer {
  public:
@@ -30,7 +30,7 @@ class GemmTimer : public PlanTimer {
   int max_m_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<GemmData> data_;
-  TunePoint reference_;  // what data_ holds the reference of
+  TunePoint prepared_;  // what data_ is prepared for
 };
 
 }  // namespace dualfp::gpu

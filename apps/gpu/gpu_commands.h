@@ -15,7 +15,7 @@ namespace dualfp {
 struct TuneArguments {
   std::vector<GemmShape> shapes;
   std::vector<int> m;
-  std::vector<std::string> formats;  // nested, fp8
+  std::vector<std::string> formats;  // of TunedFormatNames()
   std::vector<int> gpus;             // empty: all
   int top = 0;                       // 0: every feasible plan
   std::string output;
@@ -36,7 +36,7 @@ void ExplainChoice(int n, int k, int m, const std::vector<std::string>& formats,
 struct GpuBenchArguments {
   std::vector<GemmShape> shapes;
   std::vector<int> m;
-  std::vector<std::string> formats;  // nested, fp8
+  std::vector<std::string> formats;  // of FormatNames()
   int top = 0;                       // plans to try; 0: the one that the library would choose
   std::string json;                  // records are appended to this file
   std::string plots;                 // folder

@@ -1,7 +1,7 @@
 #include "apps/gpu/tune_log.h"
 
 #include <fcntl.h>
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <cstring>
 #include <map>
 
+#include "apps/gemm/formats.h"
 #include "apps/gemm/record_file.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
@@ -19,23 +20,17 @@
 namespace dualfp::gpu {
 namespace {
 
-using sm90::WeightFormat;
-
 constexpr int64_t kMaxSize = 1 << 24;  // of N, K and M
 constexpr double kLeastTime = 1e-3;    // microseconds
 constexpr double kMostTime = 1e9;
 
-std::string_view FormatInRecords(WeightFormat format) {
-  return format == WeightFormat::kE4m3 ? "fp8" : "nested";
-}
-
 TunePoint ReadPoint(const JsonFields& fields) {
   TunePoint point;
-  const std::string format = fields.GetString("format");
-  if (format != "nested" && format != "fp8") {
-    fields.FailExpected("format", "nested or fp8");
+  const GemmFormat* format = FindFormat(fields.GetString("format"));
+  if (format == nullptr || format->block_scaled) {
+    fields.FailExpected("format", fmt::format("{}", fmt::join(TunedFormatNames(), ", ")));
   }
-  point.format = format == "fp8" ? WeightFormat::kE4m3 : WeightFormat::kNested;
+  point.format = format->weights;
   point.n = static_cast<int>(fields.GetInt("n", 1, kMaxSize));
   point.k = static_cast<int>(fields.GetInt("k", 1, kMaxSize));
   point.m = static_cast<int>(fields.GetInt("m", 1, kMaxSize));
@@ -44,7 +39,7 @@ TunePoint ReadPoint(const JsonFields& fields) {
 
 Json PointRecord(const char* kind, const TunePoint& point) {
   return {{"kind", kind},
-          {"format", FormatInRecords(point.format)},
+          {"format", FormatOf(point.format).name},
           {"n", point.n},
           {"k", point.k},
           {"m", point.m}};
@@ -55,7 +50,7 @@ double Rounded(double microseconds) { return std::round(microseconds * 1000) / 1
 }  // namespace
 
 std::string ToText(const TunePoint& point) {
-  return fmt::format("{} N {} K {} M {}", FormatInRecords(point.format), point.n, point.k, point.m);
+  return fmt::format("{} N {} K {} M {}", FormatOf(point.format).name, point.n, point.k, point.m);
 }
 
 sm90::GemmProblem ProblemOf(const TunePoint& point) {
@@ -191,6 +186,11 @@ sm90::TunedTable TableFromRecords(const std::vector<std::filesystem::path>& path
         const std::string kernels = fields.FindString("kernels").value_or("unknown");
         table.kernels = table.kernels.empty() || table.kernels == kernels ? kernels : "several";
       } else if (kind == "tuned" || kind == "point") {
+        // The plan that is fastest with block scales is not that of the rows, which are for all.
+        const GemmFormat* format = FindFormat(fields.GetString("format"));
+        if (kind == "point" && format != nullptr && format->block_scaled) {
+          return;
+        }
         const TunePoint point = ReadPoint(fields);
         sm90::TunedRow& row = rows[point];
         row.format = point.format;

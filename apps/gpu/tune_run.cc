@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "apps/gemm/formats.h"
 #include "apps/gpu/gemm_timer.h"
 #include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/gpu_info.h"
@@ -19,13 +20,7 @@
 namespace dualfp {
 namespace {
 
-using sm90::WeightFormat;
-
 constexpr int kAlternatives = 5;  // that --explain lists
-
-WeightFormat FormatOf(const std::string& name) {
-  return name == "fp8" ? WeightFormat::kE4m3 : WeightFormat::kNested;
-}
 
 // By shape, so that operands are made once for each.
 std::vector<gpu::TunePoint> PointsOf(const TuneArguments& arguments) {
@@ -33,7 +28,7 @@ std::vector<gpu::TunePoint> PointsOf(const TuneArguments& arguments) {
   for (const GemmShape& shape : arguments.shapes) {
     for (const std::string& format : arguments.formats) {
       for (const int m : arguments.m) {
-        points.push_back({FormatOf(format), shape.n, shape.k, m});
+        points.push_back({FormatByName(format).weights, shape.n, shape.k, m});
       }
     }
   }
@@ -112,9 +107,10 @@ void ExplainChoice(int n, int k, int m, const std::vector<std::string>& formats,
     tables.insert(tables.begin(), &*extra);
   }
   for (const std::string& format : formats) {
-    const sm90::GemmProblem problem = sm90::DenseProblem(FormatOf(format), m, n, k);
+    const gpu::TunePoint point{FormatByName(format).weights, n, k, m};
+    gpu::PlansAt(point, device);  // for its error
     fmt::print("{}{}", format == formats.front() ? "" : "\n",
-               sm90::Explain(problem, device, tables, kAlternatives));
+               sm90::Explain(ProblemOf(point), device, tables, kAlternatives));
   }
 }
 

@@ -13,6 +13,7 @@
 #include <sstream>
 #include <thread>
 
+#include "apps/gemm/formats.h"
 #include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/tune_log.h"
 #include "apps/gpu/tuner.h"
@@ -263,7 +264,10 @@ TEST_F(TuneTest, BadRecordsAreErrorsThatNameTheLine) {
   EXPECT_THAT(error_of(run + "{\"kind\":\"other\"}\n"),
               StartsWith(at + ":2: field kind: expected"));
   EXPECT_THAT(error_of(run + "{\"kind\":\"tuned\",\"format\":\"int4\"}\n"),
-              StartsWith(at + ":2: field format: expected nested or fp8"));
+              StartsWith(at + ":2: field format: expected nested, f16, bf16, fp8, fp8-promoted"));
+  // Block scales have no rows of their own to tune.
+  EXPECT_THAT(error_of(run + "{\"kind\":\"tuned\",\"format\":\"fp8-block\"}\n"),
+              StartsWith(at + ":2: field format: expected"));
   EXPECT_THAT(error_of(run + R"({"kind":"tuned","format":"fp8","n":0,"k":1,"m":1})" + "\n"),
               StartsWith(at + ":2: field n"));
   // A file that is something else loses nothing.
@@ -297,6 +301,60 @@ TEST_F(TuneTest, LaterRecordsReplaceEarlierOnes) {
   const sm90::TunedTable table = TableFromRecords({path_});
   ASSERT_EQ(table.rows.size(), 1u);
   EXPECT_EQ(Name(table.rows[0].plan), plans[1]);
+}
+
+TEST_F(TuneTest, EveryFormatSurvivesARoundTrip) {
+  const std::vector<std::string> names = TunedFormatNames();
+  std::vector<TunePoint> points;
+  {
+    TuneLog log(path_, kRun);
+    for (const std::string& name : names) {
+      points.push_back({FormatByName(name).weights, 4096, 4096, 16});
+      EXPECT_EQ(ToText(points.back()), name + " N 4096 K 4096 M 16");
+      log.Add({points.back(), "a_plan", 5.0, {{"a_plan", 5.0}}});
+      log.AddFailure(points.back(), "b_plan", "wrong");
+      EXPECT_THAT(ReadAll(path_), HasSubstr("{\"kind\":\"tuned\",\"format\":\"" + name + "\","));
+    }
+  }
+  const std::vector<TunedPoint> tuned = ReadTunedPoints({path_});
+  const TuneLog log(path_, kRun);
+  ASSERT_EQ(tuned.size(), points.size());
+  for (size_t i = 0; i < points.size(); ++i) {
+    EXPECT_EQ(tuned[i].point, points[i]) << names[i];
+    EXPECT_TRUE(log.Has(points[i])) << names[i];
+    EXPECT_TRUE(log.Failed(points[i], "b_plan")) << names[i];
+  }
+}
+
+TEST_F(TuneTest, PointsOfEveryFormatButBlockScalesAreRows) {
+  // Whether a plan is the format's is asked when a table is read.
+  const std::vector<std::string> plans = PlansAt(points_[0]);
+  const auto record = [&](const char* format, const std::string& plan) {
+    return Json{{"kind", "point"}, {"format", format}, {"n", 4096}, {"k", 4096},
+                {"m", 1},          {"plan", plan},     {"us", 5}}
+               .dump() +
+           "\n";
+  };
+  std::ofstream(path_) << kRun.dump() << "\n"
+                       << record("fp8-promoted", plans[0]) << record("fp8-block", plans[1])
+                       << record("f16", plans[2]) << record("bf16", plans[3]);
+  const sm90::TunedTable table = TableFromRecords({path_});
+  ASSERT_EQ(table.rows.size(), 3u);
+  EXPECT_EQ(Name(table.Find(WeightFormat::kE4m3Promoted, 4096, 4096)[0].plan), plans[0]);
+  EXPECT_EQ(Name(table.Find(WeightFormat::kF16, 4096, 4096)[0].plan), plans[2]);
+  EXPECT_EQ(Name(table.Find(WeightFormat::kBf16, 4096, 4096)[0].plan), plans[3]);
+}
+
+TEST_F(TuneTest, APointThatNoKernelRunsIsNamed) {
+  TuneLog log(path_, kRun);
+  const std::vector<TunePoint> points = {{WeightFormat::kF16, 4100, 4096, 16}};
+  try {
+    Tune(points, 1, Factory(), options_, log);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_STREQ(error.what(), "no kernel of this build runs f16 N 4100 K 4096 M 16");
+  }
 }
 
 // What was timed on the GPU, on weights that the model's constants were not fitted to.

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <thread>
 
-#include "apps/gpu/gemm_data.h"
+#include "apps/gemm/formats.h"
 #include "apps/gpu/graph_replay.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/watchdog.h"
@@ -28,7 +28,7 @@ class PointTuner {
       : point_(point), timer_(timer), options_(options), log_(log), dog_(dog) {}
 
   TunedPoint Run() {
-    std::vector<sm90::RankedPlan> plans = sm90::RankPlans(ProblemOf(point_), options_.device);
+    std::vector<sm90::RankedPlan> plans = PlansAt(point_, options_.device);
     if (options_.top > 0 && static_cast<int>(plans.size()) > options_.top) {
       plans.resize(options_.top);
     }
@@ -43,7 +43,7 @@ class PointTuner {
         continue;
       }
       const PlanTimer::Time time = Measure(ranked.plan, best * kHopeless);
-      if (!(time.error < LargestError(point_.format))) {
+      if (!(time.error < FormatOf(point_.format).largest_error)) {
         log_.AddFailure(point_, Name(ranked.plan), fmt::format("relative error {}", time.error));
         continue;
       }
@@ -97,6 +97,12 @@ class PointTuner {
 };
 
 }  // namespace
+
+std::vector<sm90::RankedPlan> PlansAt(const TunePoint& point, const sm90::DeviceModel& device) {
+  std::vector<sm90::RankedPlan> plans = sm90::RankPlans(ProblemOf(point), device);
+  Check(!plans.empty(), ErrorCode::kUnsupported, "no kernel of this build runs ", ToText(point));
+  return plans;
+}
 
 void Tune(std::span<const TunePoint> points, int gpus, const TimerFactory& make_timer,
           const TuneOptions& options, TuneLog& log) {

@@ -31,6 +31,10 @@ class PlanTimer {
   virtual std::vector<double> Race(const TunePoint& point, std::span<const sm90::Plan> plans) = 0;
 };
 
+// Every plan that can run the point, the model's best first. Throws kUnsupported when there is
+// none.
+std::vector<sm90::RankedPlan> PlansAt(const TunePoint& point, const sm90::DeviceModel& device);
+
 struct TuneOptions {
   int top = 0;  // plans to time at a point, the model's best first; 0 = all
   sm90::DeviceModel device;

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/gemm/formats.h"
 #include "apps/gemm/shapes.h"
 #include "apps/gpu/tune_log.h"
 #include "apps/statistics.h"
@@ -135,7 +136,8 @@ double Loss(const std::vector<Point>& points, const sm90::DeviceModel& device) {
 
 void PrintQuality(const char* title, const std::vector<Point>& points,
                   const sm90::DeviceModel& device) {
-  for (const auto format : {sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3}) {
+  for (const std::string& name : TunedFormatNames()) {
+    const sm90::WeightFormat format = FormatByName(name).weights;
     GeometricMean seen;
     GeometricMean unseen;
     for (const Point& point : points) {
@@ -144,9 +146,12 @@ void PrintQuality(const char* title, const std::vector<Point>& points,
         (point.fitted ? seen : unseen).Add(ratio);
       }
     }
+    if (seen.count() + unseen.count() == 0) {
+      continue;
+    }
     std::printf("%s, %s: fitted %.4f worst %.3f (%d), others %.4f worst %.3f (%d)\n", title,
-                std::string(FormatName(format)).c_str(), seen.Mean(), seen.worst(), seen.count(),
-                unseen.Mean(), unseen.worst(), unseen.count());
+                name.c_str(), seen.Mean(), seen.worst(), seen.count(), unseen.Mean(),
+                unseen.worst(), unseen.count());
   }
 }
 

@@ -1,7 +1,7 @@
 // GPU benchmarks that dualfp bench gemm does not have.
 //
 //   gemm_bench check                       every kernel on odd shapes against FP64
-//   gemm_bench speed nested|fp8 [options]  tune each point, then time it alternating with cuBLASLt
+//   gemm_bench speed FORMAT [options]      tune each point, then time it alternating with cuBLASLt
 //   gemm_bench quantize | planes           bandwidth of the elementwise kernels against a copy
 //   gemm_bench clusters                    CTAs that run at one time, by cluster size
 //
@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/gemm/formats.h"
 #include "apps/gpu/ceilings.h"
 #include "apps/gpu/cublaslt.h"
 #include "apps/gpu/device_memory.h"
@@ -105,8 +106,8 @@ Options Parse(int argc, char** argv) {
 constexpr std::chrono::milliseconds kHangLimit{15'000};
 
 void Speed(const Options& options, cudaStream_t stream, FILE* out) {
-  const bool fp8 = options.format == "fp8";
-  const sm90::WeightFormat format = fp8 ? sm90::WeightFormat::kE4m3 : sm90::WeightFormat::kNested;
+  const GemmFormat& format = FormatByName(options.format);
+  const bool fp8 = IsFp8(format.name);
   std::unique_ptr<CublasLt> baseline;
   try {
     if (!options.library.empty()) {
@@ -127,9 +128,10 @@ void Speed(const Options& options, cudaStream_t stream, FILE* out) {
     const int max_m = *std::max_element(options.ms.begin(), options.ms.end());
     GemmData data(n, k, max_m, GemmData::CopiesFor(n, k), stream);
     for (const int m : options.ms) {
+      data.Prepare(format, m, stream);
       std::vector<sm90::Plan> plans;
       for (const sm90::RankedPlan& candidate :
-           sm90::RankPlans(data.Problem(format, m, 0), sm90::DeviceModel())) {
+           sm90::RankPlans(data.Problem(0), sm90::DeviceModel())) {
         if (static_cast<int>(plans.size()) < options.top &&
             Name(candidate.plan).find(options.only) != std::string::npos) {
           plans.push_back(candidate.plan);
@@ -139,7 +141,7 @@ void Speed(const Options& options, cudaStream_t stream, FILE* out) {
         continue;
       }
       const Watchdog::Watch watch(dog, [&, m = m] { std::printf("HUNG at m=%d\n", m); });
-      const GemmRecord r = MeasureGemm(data, format, m, plans, baseline.get(), stream);
+      const GemmRecord r = MeasureGemm(data, plans, baseline.get(), stream);
       all.Add(r.Speed());
       without_overlap.Add(r.cublaslt_microseconds / r.no_overlap_microseconds);
       if (m <= 64) {
@@ -172,32 +174,32 @@ void CheckAll(const Options& options, cudaStream_t stream) {
   int runs = 0;
   int failures = 0;
   Watchdog dog(kHangLimit);
-  for (const auto format : {sm90::WeightFormat::kNested, sm90::WeightFormat::kE4m3}) {
+  for (const GemmFormat& format : GemmFormats()) {
     for (const Shape& shape : shapes) {
       GemmData data(shape.n, shape.k, shape.m, 1, stream);
-      data.MakeReference(format, shape.m, stream);
+      data.Prepare(format, shape.m, stream);
       for (const sm90::RankedPlan& candidate :
-           sm90::RankPlans(data.Problem(format, shape.m, 0), sm90::DeviceModel())) {
+           sm90::RankPlans(data.Problem(0), sm90::DeviceModel())) {
         if (Name(candidate.plan).find(options.only) == std::string::npos) {
           continue;
         }
         const Watchdog::Watch watch(
             dog, [&] { std::printf("HUNG %s\n", Name(candidate.plan).c_str()); });
-        data.Poison(shape.m, stream);
+        data.Poison(stream);
         double error;
         try {
-          Launch(candidate.plan, data.Problem(format, shape.m, 0), stream, runs % 2 == 1);
-          error = data.Error(format, format == sm90::WeightFormat::kE4m3, stream);
+          Launch(candidate.plan, data.Problem(0), stream, runs % 2 == 1);
+          error = data.Error(stream);
         } catch (const Error& e) {
           std::printf("FAILED %s m=%d n=%d k=%d: %s\n", Name(candidate.plan).c_str(), shape.m,
                       shape.n, shape.k, e.what());
           throw;
         }
         ++runs;
-        if (!(error < LargestError(format))) {
+        if (!(error < format.largest_error)) {
           if (++failures <= 40) {
-            std::printf("WRONG %s m=%d n=%d k=%d error %.3e\n", Name(candidate.plan).c_str(),
-                        shape.m, shape.n, shape.k, error);
+            std::printf("WRONG %s %s m=%d n=%d k=%d error %.3e\n", format.name,
+                        Name(candidate.plan).c_str(), shape.m, shape.n, shape.k, error);
           }
         }
       }
