@@ -37,8 +37,17 @@ double RelativeDifference(const std::vector<float>& a, const std::vector<float>&
 
 using PlanFilter = std::function<bool(const sm90::Plan&)>;
 
-// What kernels of this format compute: on a plain weight or a nested one.
-TestFormat FormatFor(sm90::WeightFormat kernel, bool outliers) {
+enum class Extra { kNone, kOutliers, kBlockScales };
+
+// What kernels of this format compute: on a plain weight or a nested one; block scales are of FP8
+// weights.
+TestFormat FormatFor(sm90::WeightFormat kernel, Extra extra) {
+  const bool outliers = extra == Extra::kOutliers;
+  if (extra == Extra::kBlockScales) {
+    return {"blocks",        QuantFormat::kFp8,
+            DType::kF8E4M3,  ScaleGranularity::kBlock128,
+            Precision::kFp8, ActivationQuant::kDynamicPerGroup};
+  }
   switch (kernel) {
     case sm90::WeightFormat::kF16:
       return {"plain", QuantFormat::kPlain, DType::kF16};
@@ -59,9 +68,9 @@ TestFormat FormatFor(sm90::WeightFormat kernel, bool outliers) {
 // BF16.
 class PlanProblem {
  public:
-  PlanProblem(sm90::WeightFormat kernel, bool outliers, const Shape& shape, cudaStream_t stream,
+  PlanProblem(sm90::WeightFormat kernel, Extra extra, const Shape& shape, cudaStream_t stream,
               const TestEpilogue& epilogue = {})
-      : format_(FormatFor(kernel, outliers)),
+      : format_(FormatFor(kernel, extra)),
         fp8_(format_.precision == Precision::kFp8),
         type_(kernel == sm90::WeightFormat::kBf16 ? DType::kBF16 : DType::kF16),
         weight_(format_, shape.n, shape.k, 12),
@@ -92,12 +101,19 @@ class PlanProblem {
     problem.w_lower = device_.weight.lower.data;
     problem.x = fp8_ ? codes_.as() : gpu_.args.x.data;
     problem.x_stride = fp8_ ? shape.k : gpu_.args.x.strides[0];
-    if (fp8_) {
+    if (extra == Extra::kBlockScales) {
+      // As the op lays them out.
+      const int64_t code_bytes = (shape.m * shape.k + 255) / 256 * 256;
+      problem.block.x = reinterpret_cast<const float*>(codes_.as<uint8_t>() + code_bytes);
+      problem.block.x_stride = static_cast<int>((shape.m + 3) / 4 * 4);
+      problem.block.w = device_.weight.scales.as<float>();
+      problem.block.w_stride = static_cast<int>((shape.k + 127) / 128);
+    } else if (fp8_) {
       problem.epilogue.alpha = kNestedScale;
       problem.epilogue.x_scale = scale_.as<float>();
       problem.outliers.factor = 1 / kNestedScale;
     }
-    if (outliers) {
+    if (extra == Extra::kOutliers) {
       problem.outliers.index = device_.weight.outliers.index.as<int64_t>();
       problem.outliers.value = device_.weight.outliers.value.as<float>();
       problem.outliers.count = static_cast<int>(device_.weight.outliers.size());
@@ -152,11 +168,10 @@ double LargestDifference(sm90::WeightFormat kernel) {
 }
 
 // Runs plans of one kind of kernel, all or one of each kernel, and compares what they make.
-void RunPlans(sm90::WeightFormat kernel, bool outliers, const Shape& shape,
-              const PlanFilter& filter, bool once, cudaStream_t stream, int* count,
-              const TestEpilogue& epilogue = {}) {
+void RunPlans(sm90::WeightFormat kernel, Extra extra, const Shape& shape, const PlanFilter& filter,
+              bool once, cudaStream_t stream, int* count, const TestEpilogue& epilogue = {}) {
   int& runs = *count;
-  const PlanProblem p(kernel, outliers, shape, stream, epilogue);
+  const PlanProblem p(kernel, extra, shape, stream, epilogue);
   std::vector<float> first;
   std::set<const void*> seen;
   Watchdog dog(kHangLimit);
@@ -209,9 +224,9 @@ TEST_F(GemmPlanGpuTest, EveryPlan) {
       continue;
     }
     for (const Shape& shape : kShapes) {
-      RunPlans(kernel, false, shape, filter, false, stream_, &runs);
+      RunPlans(kernel, Extra::kNone, shape, filter, false, stream_, &runs);
       if (shape.m % 16 != 1 && !sm90::IsPlain(kernel)) {
-        RunPlans(kernel, true, shape, filter, false, stream_, &runs);
+        RunPlans(kernel, Extra::kOutliers, shape, filter, false, stream_, &runs);
       }
       if (HasFailure()) {
         return;
@@ -235,13 +250,30 @@ TEST_F(GemmPlanGpuTest, EveryKernelFinishes) {
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     for (const TestEpilogue& epilogue : kEpilogues) {
       int runs = 0;
-      RunPlans(kernel, false, {139, 400, 336}, filter, true, stream_, &runs, epilogue);
+      RunPlans(kernel, Extra::kNone, {139, 400, 336}, filter, true, stream_, &runs, epilogue);
       EXPECT_GT(runs, 10);
       if (HasFailure()) {
         return;
       }
     }
   }
+}
+
+// Scales of every stage: tiles that lie in one block of 128 weights and in two, whole and in part.
+TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
+  const auto filter = [](const sm90::Plan& plan) {
+    return plan.cluster.size() <= 2 && plan.parts <= 1;
+  };
+  int runs = 0;
+  for (const Shape& shape :
+       {Shape{1, 272, 144}, {139, 656, 1040}, {300, 400, 2064}, {64, 1200, 128}}) {
+    RunPlans(sm90::WeightFormat::kE4m3Promoted, Extra::kBlockScales, shape, filter, false, stream_,
+             &runs);
+    if (HasFailure()) {
+      return;
+    }
+  }
+  EXPECT_GT(runs, 100);
 }
 
 // Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups take
@@ -253,7 +285,7 @@ TEST_F(GemmPlanGpuTest, EveryPersistentKernelInManyRounds) {
   };
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     int runs = 0;
-    RunPlans(kernel, false, {130, 20'016, 272}, filter, false, stream_, &runs);
+    RunPlans(kernel, Extra::kNone, {130, 20'016, 272}, filter, false, stream_, &runs);
     EXPECT_GT(runs, 30);
     if (HasFailure()) {
       return;
@@ -264,9 +296,9 @@ TEST_F(GemmPlanGpuTest, EveryPersistentKernelInManyRounds) {
 // CTAs that wait for each other's sums must end wherever and whenever they start: here beside two
 // more streams, one of them with the same kind of kernels.
 TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
-  const PlanProblem busy(sm90::WeightFormat::kE4m3, false, {700, 4096, 2064}, stream_);
-  const PlanProblem first(sm90::WeightFormat::kNested, false, {190, 1936, 1040}, stream_);
-  const PlanProblem second(sm90::WeightFormat::kNested, false, {130, 2000, 528}, stream_);
+  const PlanProblem busy(sm90::WeightFormat::kE4m3, Extra::kNone, {700, 4096, 2064}, stream_);
+  const PlanProblem first(sm90::WeightFormat::kNested, Extra::kNone, {190, 1936, 1040}, stream_);
+  const PlanProblem second(sm90::WeightFormat::kNested, Extra::kNone, {130, 2000, 528}, stream_);
   CheckCuda(cudaDeviceSynchronize(), "problems");
   const sm90::Plan whole = sm90::PlanByName("e4m3_turns_r128_t128_k128");
   Watchdog dog(kHangLimit);
@@ -322,9 +354,9 @@ TEST_P(KernelFamilyGpuTest, EveryKernelOnce) {
     return plan.config->family == param.family && (plan.cluster.size() > 1) == param.clusters;
   };
   int runs = 0;
-  RunPlans(param.format, false, {33, 272, 400}, filter, true, stream_, &runs);
+  RunPlans(param.format, Extra::kNone, {33, 272, 400}, filter, true, stream_, &runs);
   if (param.family == sm90::Family::kSplit && !sm90::IsPlain(param.format)) {
-    RunPlans(param.format, true, {33, 272, 400}, filter, true, stream_, &runs);
+    RunPlans(param.format, Extra::kOutliers, {33, 272, 400}, filter, true, stream_, &runs);
   }
   EXPECT_GT(runs, 0);
 }

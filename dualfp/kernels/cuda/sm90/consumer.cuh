@@ -6,6 +6,7 @@
 
 #include "dualfp/kernels/cuda/sm90/nested_loop.cuh"
 #include "dualfp/kernels/cuda/sm90/promoted.cuh"
+#include "dualfp/kernels/cuda/sm90/promoted_by_token.cuh"
 #include "dualfp/kernels/cuda/sm90/shared_loop.cuh"
 
 namespace dualfp::sm90 {
@@ -19,13 +20,18 @@ requires(T::kNested) struct ConsumerType<T> {
   using Type = NestedConsumer<T>;
 };
 template <class T>
-requires(T::kPromoted) struct ConsumerType<T> {
+requires(T::kPromoted && !T::kByToken) struct ConsumerType<T> {
   using Type = PromotedConsumer<T>;
+};
+template <class T>
+requires(T::kPromoted&& T::kByToken) struct ConsumerType<T> {
+  using Type = PromotedByTokenConsumer<T>;
 };
 template <class T>
 using ConsumerOf = typename ConsumerType<T>::Type;
 
-// Stages `first`, first + 1, ... of the problem's K, the last of which holds `last_k` elements.
+// Stages `first`, first + 1, ... of the problem's K, the last of which holds `last_k` elements, of
+// the CTA's tile at weight row0 and token0.
 template <class T>
 __device__ __forceinline__ void RunTile(ConsumerOf<T>& consumer, const GemmParams& p, int first,
                                         int stages, int last_k, int row0, int token0) {

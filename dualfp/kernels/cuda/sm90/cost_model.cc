@@ -16,12 +16,13 @@ double ElementBytes(WeightFormat format) {
 double StageCycles(const KernelConfig& config, const CostModel& cost) {
   const bool nested = config.format == WeightFormat::kNested;
   const double element = ElementBytes(config.format);
-  const double bytes = config.k * element;  // of a row of W, or of X
-  const double blocks = config.rows / 64.0;
+  const double bytes = config.k * element;                         // of a row of W, or of X
+  const int rows = config.by_token ? config.tokens : config.rows;  // of wgmma
+  const int columns = config.by_token ? config.rows : config.tokens;
+  const double blocks = rows / 64.0;
   const double steps = config.k * element / 32 * blocks;  // wgmma instructions
-  const double tensor =
-      steps * std::max(config.tokens / 2.0, cost.tensor_floor) * cost.tensor_share;
-  const double shared = (steps * (2048 + 32.0 * config.tokens) +
+  const double tensor = steps * std::max(columns / 2.0, cost.tensor_floor) * cost.tensor_share;
+  const double shared = (steps * (2048 + 32.0 * columns) +
                          (static_cast<double>(config.rows) + config.tokens) * bytes) /
                         cost.shared_bytes_cycle;
   const double decode = nested ? blocks * config.k / 64 * cost.decode_cycles : 0.0;

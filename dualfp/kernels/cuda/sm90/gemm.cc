@@ -277,7 +277,8 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (plan.UsesWorkspace() &&
       (config.family != Family::kPersistent || problem.workspace == nullptr ||
-       !SharesTiles(config.rows, config.tokens) || config.ctas != 1 || config.turns)) {
+       !SharesTiles(config.rows, config.tokens) || config.ctas != 1 || config.turns ||
+       config.by_token)) {
     return "sums over clusters need a persistent kernel and a workspace";
   }
   const Epilogue& e = problem.epilogue;

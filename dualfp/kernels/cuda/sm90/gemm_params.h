@@ -139,7 +139,7 @@ DUALFP_HOST_DEVICE constexpr bool SharesTiles(int rows, int tokens) {
 // lower plane of nested weights.
 enum Operand : int { kW, kX, kLower, kOperands };
 
-// For tiles by token (Sharing::kTurnsByToken) the weights and X have changed places in maps,
+// For tiles by token (Tile::kByToken) the weights and X have changed places in maps,
 // w_policy, x_policy, cluster, row_clusters and token_clusters.
 struct GemmParams {
   CUtensorMap maps[kOperands];

@@ -53,6 +53,19 @@ void AddPersistent(std::vector<KernelConfig>& table) {
    ...);
 }
 
+// FP8 promoted: 128 tokens by kWeights.
+template <int kWeights>
+using PromotedByTokenTile = Tile<WeightFormat::kE4m3Promoted, 2, 1, kWeights, 128, 1,
+                                 2 * kTokenStagingBytes, Sharing::kTogetherByToken>;
+
+template <int... kWeights>
+void AddPromotedByToken(std::vector<KernelConfig>& table) {
+  (table.push_back(Describe<PromotedByTokenTile<kWeights>>(
+       Family::kPersistent,
+       reinterpret_cast<const void*>(&PersistentGemm<PromotedByTokenTile<kWeights>>))),
+   ...);
+}
+
 // 128 rows by kColumns by 128 bytes of K, two warpgroups in turns.
 template <WeightFormat kFormat, Sharing kSharing, int kColumns>
 using TurnsTile =

@@ -73,7 +73,7 @@ __device__ __forceinline__ void AddSums(const uint32_t (&v)[4], float* f) {
 template <class T>
 class PartialSums {
  public:
-  static constexpr bool kFits = SharesTiles(T::kRows, T::kTokens);
+  static constexpr bool kFits = !T::kByToken && SharesTiles(T::kRows, T::kTokens);
 
   // `launch`: no two launches that use one workspace have the same.
   __device__ PartialSums(const GemmParams& p, uint32_t launch)

@@ -5,6 +5,7 @@
 
 #include "dualfp/kernels/cuda/sm90/loader.cuh"
 #include "dualfp/kernels/cuda/sm90/partial_sums.cuh"
+#include "dualfp/kernels/cuda/sm90/store_by_token.cuh"
 #include "dualfp/kernels/cuda/sm90/store_tile.cuh"
 #include "dualfp/kernels/cuda/sm90/walk.cuh"
 
@@ -53,19 +54,23 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     const int last_k = p.k - (all_stages - 1) * T::kK;
     ConsumerOf<T> consumer(p, shared, place);
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
-    const int row_offset = warpgroup * T::kBlocks * 64;
+    const int offset = warpgroup * T::kBlocks * 64;
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
     StoreConstants<T> constants(shared.Constants(warpgroup));
     const uint32_t staging = shared.Staging() + warpgroup * T::kWarpgroupStagingBytes;
-    const TileStores<T> store(p, constants, staging);
+    const StoresOf<T> store(p, constants, staging);
     const PartialSums<T> partials(p, LoadLaunchNumber(shared.Seat()));
     const int cluster = walk.cluster();
     const int cta = cluster * p.cluster.size() + cuda::ClusterRank();  // whose slot sums go to
     walk.ForEach([&](const Work& work, const TilePosition& position, bool) {
-      const int row0 = position.row + row_offset;
-      constants.Fetch(p, row0, position.token);
+      const int row0 = T::kByToken ? position.token : position.row;
+      const int token0 = T::kByToken ? position.row : position.token;
+      // This warpgroup's part.
+      const int own_row0 = T::kByToken ? row0 : row0 + offset;
+      const int own_token0 = T::kByToken ? token0 + offset : token0;
+      constants.Fetch(p, own_row0, own_token0);
       RunTile<T>(consumer, p, work.begin, work.end - work.begin,
-                 work.end == all_stages ? last_k : T::kK, position.row, position.token);
+                 work.end == all_stages ? last_k : T::kK, row0, token0);
       TokenRange range{0, T::kTokens};
       if constexpr (PartialSums<T>::kFits) {
         const int parts = static_cast<int>(p.parts.value);
@@ -92,7 +97,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
           } while (parts == 1 && Schedule::ShareBegin(p, from) > tile_begin);
         }
       }
-      store.Take(kind, consumer, row0, position.token, range);
+      store.Take(kind, consumer, own_row0, own_token0, range);
     });
   }
 #endif

@@ -1,4 +1,4 @@
-// Accumulators of tiles by token (Sharing::kTurnsByToken) on their way to Y.
+// Accumulators of tiles by token (Tile::kByToken) on their way to Y.
 
 #pragma once
 
@@ -17,9 +17,9 @@ class TokenStores {
   __device__ TokenStores(const GemmParams& p, StoreConstants<T>& constants, uint32_t staging)
       : p_(p), constants_(constants), staging_(staging + threadIdx.x % 128 / 32 * kWarpBytes) {}
 
-  // All threads of a warpgroup, which wait for no other.
-  __device__ __forceinline__ void Take(StoreKind kind, const SharedConsumer<T>& consumer, int row0,
-                                       int token0) const {
+  // All threads of a warpgroup, which wait for no other. There are no ranges here: tiles are whole.
+  __device__ __forceinline__ void Take(StoreKind kind, const ConsumerOf<T>& consumer, int row0,
+                                       int token0, TokenRange) const {
     WarpgroupSync();  // the previous tile's constants have been read
     constants_.Publish(p_.epilogue.alpha);
     WarpgroupSync();
@@ -60,7 +60,7 @@ class TokenStores {
   }
 
   template <bool kScaled>
-  __device__ __forceinline__ void Store(const SharedConsumer<T>& consumer, int row0, int token0,
+  __device__ __forceinline__ void Store(const ConsumerOf<T>& consumer, int row0, int token0,
                                         OutputType type) const {
     const Epilogue& e = p_.epilogue;
     const int lane = threadIdx.x % 32;
@@ -129,7 +129,7 @@ class TokenStores {
   }
 
   // With activation or residual; SiLU·mul leaves half an octet of each.
-  __device__ __forceinline__ void StoreFinished(const SharedConsumer<T>& consumer, int row0,
+  __device__ __forceinline__ void StoreFinished(const ConsumerOf<T>& consumer, int row0,
                                                 int token0) const {
     const Epilogue& e = p_.epilogue;
     const int lane = threadIdx.x % 32;
@@ -201,5 +201,8 @@ class TokenStores {
   StoreConstants<T>& constants_;
   uint32_t staging_;  // of this warp
 };
+
+template <class T>
+using StoresOf = std::conditional_t<T::kByToken, TokenStores<T>, TileStores<T>>;
 
 }  // namespace dualfp::sm90

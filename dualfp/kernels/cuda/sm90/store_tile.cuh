@@ -12,8 +12,9 @@
 namespace dualfp::sm90 {
 
 template <class T>
-using StoreConstants = std::conditional_t<T::kByToken, TileConstants<T::kRows, T::kTokens, 128>,
-                                          TileConstants<T::kTokens, 64 * T::kBlocks, 128>>;
+using StoreConstants =
+    std::conditional_t<T::kByToken, TileConstants<64 * T::kBlocks, T::kTokens, 128>,
+                       TileConstants<T::kTokens, 64 * T::kBlocks, 128>>;
 
 // What an accumulator needs on its way, most tiles the least: plain values want their token's scale
 // (FP8) or nothing (16 bits), scaled ones a row's scale and bias too, finished ones an activation

@@ -29,9 +29,10 @@ enum class Sharing {
   // A tile each in turns: one multiplies alone, which fills the tensor cores, while the other
   // stores.
   kTurns,
-  // The same with the tokens on the 64-row side of wgmma and the weights on its column side, so
-  // that tiles have any multiple of 8 weights. What is said here of weight rows, and named so, then
+  // Both with the tokens on the 64-row side of wgmma and the weights on its column side, so that
+  // tiles have any multiple of 8 weights. What is said here of weight rows, and named so, then
   // holds for tokens and the other way round.
+  kTogetherByToken,
   kTurnsByToken,
 };
 
@@ -53,8 +54,9 @@ struct Tile {
   static constexpr bool kPlain = IsPlain(kFormat);
   // Whether values of Y always want their token's scale.
   static constexpr bool kTokenScales = !kNested && !kPlain;
-  static constexpr bool kTurns = kSharing != Sharing::kTogether;
-  static constexpr bool kByToken = kSharing == Sharing::kTurnsByToken;
+  static constexpr bool kTurns = kSharing == Sharing::kTurns || kSharing == Sharing::kTurnsByToken;
+  static constexpr bool kByToken =
+      kSharing == Sharing::kTogetherByToken || kSharing == Sharing::kTurnsByToken;
   static constexpr int kSharers = kTurns ? 1 : kWarpgroups;  // warpgroups that compute a tile
   static constexpr int kRows = 64 * kSharers * kBlocks;
   static constexpr int kConsumers = 128 * kWarpgroups;
@@ -103,7 +105,7 @@ struct Tile {
 
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
   static constexpr int kConstantBytes =
-      4 * kWarpgroups * (kByToken ? kRows + 2 * kTokens : kTokens + 2 * 64 * kBlocks);
+      4 * kWarpgroups * (kByToken ? 64 * kBlocks + 2 * kTokens : kTokens + 2 * 64 * kBlocks);
   static constexpr int kBudget =
       (kCtas == 1 ? kSharedBytesPerCta : kSharedBytesPerSm / kCtas - 1024) - 1024 - kBarrierBytes -
       kConstantBytes - kStagingBytesValue;

@@ -35,8 +35,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
     SharedConsumer<T> consumer(p, shared, place);
     StoreConstants<T> constants(shared.Constants(warpgroup));
-    const std::conditional_t<T::kByToken, TokenStores<T>, TileStores<T>> store(
-        p, constants, shared.Staging() + warpgroup * T::kWarpgroupStagingBytes);
+    const StoresOf<T> store(p, constants, shared.Staging() + warpgroup * T::kWarpgroupStagingBytes);
     const StoreKind kind = StoreKindOf<T>(p.epilogue);
     const int first_tile = walk.cluster();
     if (warpgroup == 1) {
@@ -56,11 +55,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
         }
       });
       consumer.Skip(stages);
-      if constexpr (T::kByToken) {
-        store.Take(kind, consumer, row0, token0);
-      } else {
-        store.Take(kind, consumer, row0, token0, {0, T::kTokens});
-      }
+      store.Take(kind, consumer, row0, token0, {0, T::kTokens});
     }
   }
 #endif

@@ -1,0 +1,149 @@
+// The K loop of promoted FP8 products (promoted.cuh) in tiles by token (Sharing::kByToken), for
+// many tokens: a lane holds values of two tokens only, so that a stage has few scales.
+
+#pragma once
+
+#include "dualfp/kernels/cuda/common/wgmma.cuh"
+#include "dualfp/kernels/cuda/sm90/ring.cuh"
+
+namespace dualfp::sm90 {
+
+// Beside PromotedConsumer. The products of one stage multiply while those of the stage before are
+// added, so that the tensor cores never wait for additions.
+template <class T>
+class PromotedByTokenConsumer {
+ public:
+  float acc[T::kBlocks][T::kTokens / 2];
+
+  static_assert(T::kBlocks == 1 && T::kK == 128 && T::kTokens <= 128);
+
+  __device__ PromotedByTokenConsumer(const GemmParams&, const SharedLayout<T>& shared,
+                                     const ClusterPlace& place)
+      : shared_(shared),
+        release_(shared, place),
+        warpgroup_(__shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)) {}
+
+  // acc = X tile · W tileᵀ over stages `first`, first + 1, ... of the problem's K; weights from
+  // row0, tokens from token0 on.
+  __device__ __forceinline__ void Run(const GemmParams& p, int first, int stages, int row0,
+                                      int token0) {
+#pragma unroll
+    for (int i = 0; i < T::kTokens / 2; ++i) {
+      acc[0][i] = 0.0f;
+    }
+    if (p.block.x != nullptr) {
+      cuda::GridWaitForPrevious();  // which may have computed them
+    }
+    const ScalePlace place(p, row0, token0 + static_cast<int>(warpgroup_) * 64);
+    float even[T::kTokens / 2];
+    float odd[T::kTokens / 2];
+    Scales of_even(place, first);
+    Multiply(even);
+    int i = 1;
+    for (; i + 1 < stages; i += 2) {
+      const Scales of_odd(place, first + i);
+      Multiply(odd);
+      Add<1>(even, of_even, place);
+      of_even = Scales(place, first + i + 1);
+      Multiply(even);
+      Add<1>(odd, of_odd, place);
+    }
+    if (i < stages) {
+      const Scales of_odd(place, first + i);
+      Multiply(odd);
+      Add<1>(even, of_even, place);
+      Add<0>(odd, of_odd, place);
+    } else {
+      Add<0>(even, of_even, place);
+    }
+  }
+
+ private:
+  // Where this lane's scales are: of two tokens, eight apart, and of the one or two blocks of 128
+  // weights that the tile lies in.
+  struct ScalePlace {
+    const float* x[2];
+    const float* w[2];
+    int64_t x_stride;
+    int own_octets;  // of weights in the first block
+
+    __device__ ScalePlace(const GemmParams& p, int row0, int token0) {
+      const BlockScales& b = p.block;
+      const int token = token0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+      x_stride = b.x_stride;
+      own_octets = (128 - row0 % 128) / 8;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        x[h] = b.x == nullptr ? nullptr : b.x + min(token + 8 * h, p.m - 1);
+        const int block = min(row0 + h * (own_octets * 8), p.n - 1) / 128;
+        w[h] = b.w == nullptr ? nullptr : b.w + static_cast<int64_t>(block) * b.w_stride;
+      }
+    }
+  };
+
+  // Of one stage: by token and block of weights. Asked for a stage early, so that nothing waits.
+  struct Scales {
+    float of[2][2];
+
+    __device__ __forceinline__ Scales(const ScalePlace& place, int stage) {
+      float w[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        w[h] = place.w[h] == nullptr ? 1.0f : __ldg(place.w[h] + stage);
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float x = place.x[h] == nullptr ? 1.0f : place.x[h][stage * place.x_stride];
+        of[h][0] = x * w[0];
+        of[h][1] = x * w[1];
+      }
+    }
+  };
+
+  // Starts to multiply the next stage; who comes before may still multiply.
+  __device__ __forceinline__ void Multiply(float (&part)[T::kTokens / 2]) {
+    cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
+    cuda::WgmmaFence();
+    const uint64_t w = cuda::WgmmaDescriptor128B(shared_.X(index_.stage));
+    const uint64_t x =
+        cuda::WgmmaDescriptor128B(shared_.Weights(index_.stage)) + warpgroup_ * (64 * 128 / 16);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      cuda::Mma<T::kTokens>::SharedE4m3(part, x + step * 2, w + step * 2, step > 0);
+    }
+    cuda::WgmmaCommit();
+    index_.template Advance<T::kStages>();
+  }
+
+  // Adds the products of a stage after which kPending others have been started.
+  template <int kPending>
+  __device__ __forceinline__ void Add(float (&part)[T::kTokens / 2], const Scales& scales,
+                                      const ScalePlace& place) {
+    cuda::WgmmaWait<kPending>();
+    cuda::WgmmaPin(part);
+    release_.X(Before(index_.stage, 1 + kPending));
+#pragma unroll
+    for (int octet = 0; octet < T::kTokens / 8; ++octet) {
+      const bool own = octet < place.own_octets;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float scale = own ? scales.of[h][0] : scales.of[h][1];
+#pragma unroll
+        for (int j = 4 * octet + 2 * h; j < 4 * octet + 2 * h + 2; ++j) {
+          acc[0][j] = fmaf(part[j], scale, acc[0][j]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ static uint32_t Before(uint32_t stage, uint32_t count) {
+    return stage < count ? stage + T::kStages - count : stage - count;
+  }
+
+  const SharedLayout<T>& shared_;
+  RingIndex index_;
+  StageRelease<T> release_;
+  uint32_t warpgroup_;
+};
+
+}  // namespace dualfp::sm90
