@@ -39,23 +39,23 @@ struct Constant {
 };
 
 constexpr Constant kConstants[] = {
-    {"tensor_share", &CostModel::tensor_share},
-    {"tensor_floor", &CostModel::tensor_floor},
+    {"wgmma_cycles", &CostModel::wgmma_cycles},
     {"shared_bytes_cycle", &CostModel::shared_bytes_cycle},
     {"decode_cycles", &CostModel::decode_cycles},
-    {"gpc_share", &CostModel::gpc_share},
-    {"stage_cycles", &CostModel::stage_cycles},
+    {"tpc_bytes_cycle", &CostModel::tpc_bytes_cycle},
+    {"outside_cycles", &CostModel::outside_cycles},
+    {"l2_bytes_cycle", &CostModel::l2_bytes_cycle},
+    {"latency_cycles", &CostModel::latency_cycles},
     {"alone_cycles", &CostModel::alone_cycles},
     {"split_start", &CostModel::split_start},
     {"split_value", &CostModel::split_value},
-    {"tile_start", &CostModel::tile_start},
-    {"turns_share", &CostModel::turns_share},
-    {"turns_bytes_cycle", &CostModel::turns_bytes_cycle},
-    {"turns_tile", &CostModel::turns_tile},
-    {"turns_start", &CostModel::turns_start},
-    {"seat_start", &CostModel::seat_start},
+    {"sum_value", &CostModel::sum_value},
     {"part_start", &CostModel::part_start},
     {"part_value", &CostModel::part_value},
+    {"cluster_start", &CostModel::cluster_start},
+    {"turns_start", &CostModel::turns_start},
+    {"seat_start", &CostModel::seat_start},
+    {"follow_start", &CostModel::follow_start},
 };
 
 struct Point {

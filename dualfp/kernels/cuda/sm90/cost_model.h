@@ -12,25 +12,25 @@ namespace dualfp::sm90 {
 
 // The constants of the model. Cycles are of one SM.
 struct CostModel {
-  double tensor_share = 0.1782;       // cycles of a stage over what the tensor cores need
-  double tensor_floor = 34.02;        // cycles of a wgmma instruction at least
-  double shared_bytes_cycle = 70.61;  // shared memory's bandwidth
-  double decode_cycles = 326.7;       // of 64 x 64 nested weights
-  double stage_cycles = 1.015;        // more of any stage
-  double alone_cycles = 121;   // more where one warpgroup has the SM to itself: nothing overlaps
-  double split_start = 3196;   // of a tile of the split family
-  double split_value = 1.221;  // ... and of each of its values
-  double tile_start = 160.3;   // of a tile of the persistent family
-  // Tiles by warpgroups in turns: cycles of a stage over what the tensor cores need, bytes a cycle
-  // that loads draw, and what is not hidden of start and end.
-  double turns_share = 1.744;
-  double turns_bytes_cycle = 23.87;
-  double gpc_share = 0.5846;  // of these loads, where neighbours in a GPC ask for the same
-  double turns_tile = 1338;   // cycles more of each tile
-  double turns_start = 254.3;
-  double seat_start = 1043;    // cycles more of a kernel whose CTAs take seats
-  double part_start = 298.3;   // of a tile that several clusters compute
-  double part_value = 0.4242;  // ... and of each partial sum written or read
+  // A stage takes about as long as the slowest of these.
+  double wgmma_cycles = 22;         // of a wgmma instruction at least
+  double shared_bytes_cycle = 175;  // of wgmma's operands and copies, where warpgroups share a tile
+  double decode_cycles = 240;       // of 64 x 64 nested weights
+  double tpc_bytes_cycle = 160;     // that copies bring to the two SMs of a TPC
+  double outside_cycles = 6.4;      // more of 128 bytes that lie beyond the last token
+  double l2_bytes_cycle = 5300;     // that all SMs draw together
+  double latency_cycles = 1650;     // of a copy; all stages of the ring but one hide it
+  double alone_cycles = 140;        // more of a stage where one warpgroup has the SM to itself
+  // Outside of the stages.
+  double split_start = 1800;   // cycles of a tile of the split family
+  double split_value = 0.33;   // ... and of each of its values
+  double sum_value = 0.22;     // ... and of each that is summed over the cluster
+  double part_start = 120;     // of a tile that several clusters compute
+  double part_value = 0.26;    // ... and of each partial sum written or read
+  double cluster_start = 240;  // of a kernel for each further CTA of a cluster
+  double turns_start = 850;    // of a kernel whose warpgroups take turns
+  double seat_start = 2000;    // of a kernel whose CTAs take seats
+  double follow_start = 500;   // of a kernel that waits for SMs of the kernel before
 };
 
 // What the model knows of a device. The defaults are an H200.
@@ -46,10 +46,10 @@ struct DeviceModel {
 
 // The parts of an estimate, each in microseconds.
 struct Estimate {
-  double compute = 0;  // stages and epilogues of the busiest SM
+  double compute = 0;  // stages, starts and epilogues of the busiest SM
   double dram = 0;     // each operand once
-  double total = 0;
-  double waves = 0;  // rounds of tiles over the SMs
+  double total = 0;    // starts and epilogues, and the slower of stages and DRAM
+  double waves = 0;    // rounds of tiles over the SMs
 };
 
 Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const DeviceModel& device);
