@@ -40,8 +40,8 @@ Placement Place(const Plan& plan, const GemmProblem& problem, const DeviceModel&
       plan.parts == Plan::kStream ? place.slots : std::min(place.ctas * plan.parts, place.slots);
   // Clusters fill SMs, CTAs without them spread over all.
   place.sharing = size > 1 || place.running > usable ? config.ctas : 1;
-  const double tpcs = size > 1 ? place.running / place.sharing / size * CeilDiv(size, 2)  //
-                               : place.running;
+  const double tpcs =
+      size > 1 ? place.running / place.sharing / size * CeilDiv(size, 2) : place.running;
   place.tpcs = std::min(tpcs, device.sms / 2.0);
   return place;
 }
@@ -64,13 +64,12 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
   const double shared = config.turns ? 0.0 : (operands + copied) / cost.shared_bytes_cycle;
   const double decode = nested ? blocks * config.k / 64 * cost.decode_cycles : 0.0;
 
-  // Tokens of the last tile that do not exist.
+  const double filled = copied * std::max(1.0, place.running / place.tpcs) / cost.tpc_bytes_cycle;
+  // Tokens of the last tile that do not exist; of many waves it is in one.
   const int tile = config.tokens * cluster.share_w;
-  const int outside = std::min(config.tokens, CeilDiv(problem.m, tile) * tile - problem.m);
-  const double copies = copied * std::max(1.0, place.running / place.tpcs) / cost.tpc_bytes_cycle +
-                        outside * bytes / 128 / cluster.share_x /
-                            std::max(1.0, place.ctas / place.slots) * place.sharing *
-                            cost.outside_cycles;
+  const int missing = std::min(config.tokens, CeilDiv(problem.m, tile) * tile - problem.m);
+  const double outside = missing * bytes / 128 / cluster.share_x * place.sharing *
+                         cost.outside_cycles / std::max(1.0, place.ctas / place.slots);
   // What neighbours in a GPC ask for at the same time costs L2 nothing.
   const bool same_w = seats && problem.m > config.tokens;
   const bool same_x = seats && problem.n > config.rows && plan.parts < 16;
@@ -80,8 +79,8 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
   const double latency = cost.latency_cycles / (config.stages - 1);
 
   const double alone = config.warpgroups == 1 && place.sharing == 1 ? cost.alone_cycles : 0.0;
-  return Together({tensor * place.sharing, shared * place.sharing, decode * place.sharing, copies,
-                   l2, latency}) +
+  return Together({tensor * place.sharing, shared * place.sharing, decode * place.sharing,
+                   filled + outside, l2, latency}) +
          alone;
 }
 

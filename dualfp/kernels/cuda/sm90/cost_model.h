@@ -13,24 +13,25 @@ namespace dualfp::sm90 {
 // The constants of the model. Cycles are of one SM.
 struct CostModel {
   // A stage takes about as long as the slowest of these.
-  double wgmma_cycles = 22;         // of a wgmma instruction at least
-  double shared_bytes_cycle = 175;  // of wgmma's operands and copies, where warpgroups share a tile
-  double decode_cycles = 240;       // of 64 x 64 nested weights
-  double tpc_bytes_cycle = 160;     // that copies bring to the two SMs of a TPC
-  double outside_cycles = 6.4;      // more of 128 bytes that lie beyond the last token
-  double l2_bytes_cycle = 5300;     // that all SMs draw together
-  double latency_cycles = 1650;     // of a copy; all stages of the ring but one hide it
-  double alone_cycles = 140;        // more of a stage where one warpgroup has the SM to itself
+  double wgmma_cycles = 21.53;  // of a wgmma instruction at least
+  // Of shared memory, by wgmma's operands and copies, where warpgroups share a tile.
+  double shared_bytes_cycle = 177.3;
+  double decode_cycles = 228.1;    // of 64 x 64 nested weights
+  double tpc_bytes_cycle = 168.7;  // that copies bring to the two SMs of a TPC
+  double outside_cycles = 5.247;   // more of 128 bytes that lie beyond the last token
+  double l2_bytes_cycle = 5784;    // that all SMs draw together
+  double latency_cycles = 1692;    // of a copy; all stages of the ring but one hide it
+  double alone_cycles = 122.9;     // more of a stage where one warpgroup has the SM to itself
   // Outside of the stages.
-  double split_start = 1800;   // cycles of a tile of the split family
-  double split_value = 0.33;   // ... and of each of its values
-  double sum_value = 0.22;     // ... and of each that is summed over the cluster
-  double part_start = 120;     // of a tile that several clusters compute
-  double part_value = 0.26;    // ... and of each partial sum written or read
-  double cluster_start = 240;  // of a kernel for each further CTA of a cluster
-  double turns_start = 850;    // of a kernel whose warpgroups take turns
-  double seat_start = 2000;    // of a kernel whose CTAs take seats
-  double follow_start = 500;   // of a kernel that waits for SMs of the kernel before
+  double split_start = 2177;     // cycles of a tile of the split family
+  double split_value = 0.2445;   // ... and of each of its values
+  double sum_value = 0.297;      // ... and of each that is summed over the cluster
+  double part_start = 509.2;     // of a tile that several clusters compute
+  double part_value = 0.2267;    // ... and of each partial sum written or read
+  double cluster_start = 196.1;  // of a kernel for each further CTA of a cluster
+  double turns_start = 1074;     // of a kernel whose warpgroups take turns
+  double seat_start = 1820;      // of a kernel whose CTAs take seats
+  double follow_start = 640.6;   // of a kernel that waits for SMs of the kernel before
 };
 
 // What the model knows of a device. The defaults are an H200.
