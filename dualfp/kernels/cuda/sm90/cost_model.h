@@ -12,25 +12,26 @@ namespace dualfp::sm90 {
 
 // The constants of the model. Cycles are of one SM.
 struct CostModel {
-  double tensor_share = 0.1782;       // cycles of a stage over what the tensor cores need
-  double tensor_floor = 34.02;        // cycles of a wgmma instruction at least
-  double shared_bytes_cycle = 70.61;  // shared memory's bandwidth
-  double decode_cycles = 326.7;       // of 64 x 64 nested weights
-  double stage_cycles = 1.015;        // more of any stage
-  double alone_cycles = 121;   // more where one warpgroup has the SM to itself: nothing overlaps
-  double split_start = 3196;   // of a tile of the split family
-  double split_value = 1.221;  // ... and of each of its values
-  double tile_start = 160.3;   // of a tile of the persistent family
-  // Tiles by warpgroups in turns: cycles of a stage over what the tensor cores need, bytes a cycle
-  // that loads draw, and what is not hidden of start and end.
-  double turns_share = 1.744;
-  double turns_bytes_cycle = 23.87;
-  double gpc_share = 0.5846;  // of these loads, where neighbours in a GPC ask for the same
-  double turns_tile = 1338;   // cycles more of each tile
-  double turns_start = 254.3;
-  double seat_start = 1043;    // cycles more of a kernel whose CTAs take seats
-  double part_start = 298.3;   // of a tile that several clusters compute
-  double part_value = 0.4242;  // ... and of each partial sum written or read
+  // A stage takes about as long as the slowest of these.
+  double wgmma_cycles = 21.53;  // of a wgmma instruction at least
+  // Of shared memory, by wgmma's operands and copies, where warpgroups share a tile.
+  double shared_bytes_cycle = 177.3;
+  double decode_cycles = 228.1;    // of 64 x 64 nested weights
+  double tpc_bytes_cycle = 168.7;  // that copies bring to the two SMs of a TPC
+  double outside_cycles = 5.247;   // more of 128 bytes that lie beyond the last token
+  double l2_bytes_cycle = 5784;    // that all SMs draw together
+  double latency_cycles = 1692;    // of a copy; all stages of the ring but one hide it
+  double alone_cycles = 122.9;     // more of a stage where one warpgroup has the SM to itself
+  // Outside of the stages.
+  double split_start = 2177;     // cycles of a tile of the split family
+  double split_value = 0.2445;   // ... and of each of its values
+  double sum_value = 0.297;      // ... and of each that is summed over the cluster
+  double part_start = 509.2;     // of a tile that several clusters compute
+  double part_value = 0.2267;    // ... and of each partial sum written or read
+  double cluster_start = 196.1;  // of a kernel for each further CTA of a cluster
+  double turns_start = 1074;     // of a kernel whose warpgroups take turns
+  double seat_start = 1820;      // of a kernel whose CTAs take seats
+  double follow_start = 640.6;   // of a kernel that waits for SMs of the kernel before
 };
 
 // What the model knows of a device. The defaults are an H200.
@@ -46,10 +47,10 @@ struct DeviceModel {
 
 // The parts of an estimate, each in microseconds.
 struct Estimate {
-  double compute = 0;  // stages and epilogues of the busiest SM
+  double compute = 0;  // stages, starts and epilogues of the busiest SM
   double dram = 0;     // each operand once
-  double total = 0;
-  double waves = 0;  // rounds of tiles over the SMs
+  double total = 0;    // starts and epilogues, and the slower of stages and DRAM
+  double waves = 0;    // rounds of tiles over the SMs
 };
 
 Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const DeviceModel& device);
