@@ -12,23 +12,12 @@
 namespace dualfp::sm90 {
 
 template <class T>
-struct ConsumerType {
-  using Type = SharedConsumer<T>;
-};
+using PromotedConsumerOf =
+    std::conditional_t<T::kByToken, PromotedByTokenConsumer<T>, PromotedConsumer<T>>;
 template <class T>
-requires(T::kNested) struct ConsumerType<T> {
-  using Type = NestedConsumer<T>;
-};
-template <class T>
-requires(T::kPromoted && !T::kByToken) struct ConsumerType<T> {
-  using Type = PromotedConsumer<T>;
-};
-template <class T>
-requires(T::kPromoted&& T::kByToken) struct ConsumerType<T> {
-  using Type = PromotedByTokenConsumer<T>;
-};
-template <class T>
-using ConsumerOf = typename ConsumerType<T>::Type;
+using ConsumerOf =
+    std::conditional_t<T::kNested, NestedConsumer<T>,
+                       std::conditional_t<T::kPromoted, PromotedConsumerOf<T>, SharedConsumer<T>>>;
 
 // Stages `first`, first + 1, ... of the problem's K, the last of which holds `last_k` elements, of
 // the CTA's tile at weight row0 and token0.

@@ -7,11 +7,10 @@ template <WeightFormat kFormat>
 void Add(std::vector<KernelConfig>& table) {
   // Warpgroups, blocks, K, CTAs an SM; then tokens.
   AddSplit<kFormat, 1, 1, 64, 1, 64>(table);
-  AddSplit<kFormat, 1, 1, 64, 2, 8, 16, 32, 64>(table);
-  AddSplit<kFormat, 2, 1, 64, 1, 64, 128>(table);
-  AddSplit<kFormat, 2, 1, 64, 2, 16, 32>(table);
+  AddSplit<kFormat, 1, 1, 64, 2, 8, 16, 32>(table);
+  AddSplit<kFormat, 2, 1, 64, 2, 16>(table);
   AddSplit<kFormat, 2, 2, 64, 1, 128>(table);
-  AddSplit<kFormat, 3, 1, 64, 1, 32, 64, 128>(table);
+  AddSplit<kFormat, 3, 1, 64, 1, 32>(table);
 }
 
 }  // namespace

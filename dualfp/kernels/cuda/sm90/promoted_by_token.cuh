@@ -3,19 +3,24 @@
 
 #pragma once
 
+#include <numeric>
+
 #include "dualfp/kernels/cuda/common/wgmma.cuh"
 #include "dualfp/kernels/cuda/sm90/ring.cuh"
 
 namespace dualfp::sm90 {
 
-// Beside PromotedConsumer. The products of one stage multiply while those of the stage before are
-// added, so that the tensor cores never wait for additions.
+// Beside PromotedConsumer. Up to 128 weights the products of one stage multiply while those of the
+// stage before are added. Wider tiles leave no registers for that: there the other warpgroup
+// multiplies meanwhile.
 template <class T>
 class PromotedByTokenConsumer {
  public:
   float acc[T::kBlocks][T::kTokens / 2];
 
-  static_assert(T::kBlocks == 1 && T::kK == 128 && T::kTokens <= 128);
+  static_assert(T::kBlocks == 1 && T::kK == 128);
+  // Tiles begin at multiples of their weights: none lies in more than two blocks of 128.
+  static_assert(T::kTokens <= 128 + std::gcd(T::kTokens, 128));
 
   __device__ PromotedByTokenConsumer(const GemmParams&, const SharedLayout<T>& shared,
                                      const ClusterPlace& place)
@@ -35,26 +40,39 @@ class PromotedByTokenConsumer {
       cuda::GridWaitForPrevious();  // which may have computed them
     }
     const ScalePlace place(p, row0, token0 + static_cast<int>(warpgroup_) * 64);
-    float even[T::kTokens / 2];
-    float odd[T::kTokens / 2];
-    Scales of_even(place, first);
-    Multiply(even);
-    int i = 1;
-    for (; i + 1 < stages; i += 2) {
-      const Scales of_odd(place, first + i);
-      Multiply(odd);
-      Add<1>(even, of_even, place);
-      of_even = Scales(place, first + i + 1);
-      Multiply(even);
-      Add<1>(odd, of_odd, place);
-    }
-    if (i < stages) {
-      const Scales of_odd(place, first + i);
-      Multiply(odd);
-      Add<1>(even, of_even, place);
-      Add<0>(odd, of_odd, place);
+    if constexpr (T::kTokens > 128) {
+      Scales next(place, first);
+      for (int i = 0; i < stages; ++i) {
+        float part[T::kTokens / 2];
+        const Scales scales = next;
+        Multiply(part);
+        if (i + 1 < stages) {
+          next = Scales(place, first + i + 1);
+        }
+        Add<0>(part, scales, place);
+      }
     } else {
-      Add<0>(even, of_even, place);
+      float even[T::kTokens / 2];
+      float odd[T::kTokens / 2];
+      Scales of_even(place, first);
+      Multiply(even);
+      int i = 1;
+      for (; i + 1 < stages; i += 2) {
+        const Scales of_odd(place, first + i);
+        Multiply(odd);
+        Add<1>(even, of_even, place);
+        of_even = Scales(place, first + i + 1);
+        Multiply(even);
+        Add<1>(odd, of_odd, place);
+      }
+      if (i < stages) {
+        const Scales of_odd(place, first + i);
+        Multiply(odd);
+        Add<1>(even, of_even, place);
+        Add<0>(odd, of_odd, place);
+      } else {
+        Add<0>(even, of_even, place);
+      }
     }
   }
 

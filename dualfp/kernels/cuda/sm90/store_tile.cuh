@@ -29,7 +29,7 @@ __device__ __forceinline__ StoreKind StoreKindOf(const Epilogue& e) {
   if (e.silu || e.silu_mul || e.residual != nullptr) {
     return StoreKind::kFinished;
   }
-  if (row_scales || (!T::kTokenScales && scaled) || e.bias != nullptr) {
+  if (row_scales || (!T::kFp8 && scaled) || e.bias != nullptr) {
     return StoreKind::kScaled;
   }
   return e.y_type == OutputType::kBf16 ? StoreKind::kPlainBf16 : StoreKind::kPlainF16;
@@ -58,7 +58,7 @@ __device__ __forceinline__ float2 Scale(const float* d, float2 token_scale,
   if constexpr (kScaled) {
     return {d[0] * (token_scale.x * rows.scale[h]) + rows.bias[h],
             d[1] * (token_scale.y * rows.scale[h]) + rows.bias[h]};
-  } else if constexpr (T::kTokenScales) {
+  } else if constexpr (T::kFp8) {
     return {d[0] * token_scale.x, d[1] * token_scale.y};
   } else {
     return {d[0], d[1]};
@@ -84,7 +84,7 @@ struct Chunks {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       float2 scale;
-      if constexpr (kScaled || T::kTokenScales) {
+      if constexpr (kScaled || T::kFp8) {
         scale = LoadShared2(lane_scale + i * 32);
       }
 #pragma unroll
@@ -251,7 +251,7 @@ class TileStores {
   __device__ __forceinline__ void Take(StoreKind kind, const ConsumerOf<T>& consumer, int row0,
                                        int token0, TokenRange range) const {
     WarpgroupSync();  // the previous tile's constants and staging buffers have been read
-    if (T::kTokenScales || kind == StoreKind::kScaled || kind == StoreKind::kFinished) {
+    if (T::kFp8 || kind == StoreKind::kScaled || kind == StoreKind::kFinished) {
       constants_.Publish(p_.epilogue.alpha);
       WarpgroupSync();
     }

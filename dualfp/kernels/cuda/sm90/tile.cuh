@@ -52,8 +52,8 @@ struct Tile {
   static constexpr bool kNested = kFormat == WeightFormat::kNested;
   static constexpr bool kPromoted = kFormat == WeightFormat::kE4m3Promoted;
   static constexpr bool kPlain = IsPlain(kFormat);
-  // Whether values of Y always want their token's scale.
-  static constexpr bool kTokenScales = !kNested && !kPlain;
+  // Both operands are E4M3, and values of Y always want their token's scale.
+  static constexpr bool kFp8 = !kNested && !kPlain;
   static constexpr bool kTurns = kSharing == Sharing::kTurns || kSharing == Sharing::kTurnsByToken;
   static constexpr bool kByToken =
       kSharing == Sharing::kTogetherByToken || kSharing == Sharing::kTurnsByToken;
@@ -79,10 +79,10 @@ struct Tile {
   static constexpr int kWRowBytes = kPlain ? 2 * kK : kK;  // nested: of a plane
   static constexpr int kPlaneBytes = kRows * kWRowBytes;
   static constexpr int kWeightBytes = kNested ? 2 * kPlaneBytes : kPlaneBytes;
-  static constexpr int kXRowBytes = kTokenScales ? kK : 2 * kK;
+  static constexpr int kXRowBytes = kFp8 ? kK : 2 * kK;
   static constexpr int kXBytes = kTokens * kXRowBytes;
   static constexpr int kXBoxes = kXRowBytes / 128;  // boxes are 128 bytes wide: the swizzle
-  static constexpr int kXBoxElements = kTokenScales ? 128 : 64;
+  static constexpr int kXBoxElements = kFp8 ? 128 : 64;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
 
   // Whether weights and X have full and empty barriers of their own. Consumers read nested weights
