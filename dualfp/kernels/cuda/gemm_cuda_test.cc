@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "dualfp/base/error.h"
+#include "dualfp/kernels/cuda/cublaslt_gemm.h"
 #include "dualfp/kernels/cuda/gemm_gpu_problem.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/upload.h"
@@ -38,7 +39,6 @@ bool RunsOnGpu(const TestFormat& format) {
 
 class GemmGpuTest : public GpuTest {
  protected:
-  // Skips plain formats where cuBLASLt is not installed.
   void Check(const TestFormat& format, const TestWeight& weight, const DeviceWeight& device,
              int64_t m, DType x_dtype, DType y_dtype, const TestEpilogue& epilogue,
              Accumulation accumulation) {
@@ -75,14 +75,6 @@ TEST_F(GemmGpuTest, EveryFormatAtOddShapes) {
     if (!RunsOnGpu(format)) {
       continue;
     }
-    GemmDesc probe;
-    probe.device = DeviceType::kCuda;
-    probe.x_dtype = probe.weight_dtype = format.dtype;
-    if (format.format == QuantFormat::kPlain && !CudaGemmKernels().back().supports(probe).empty()) {
-      std::printf("not run: %s: %s\n", format.name.c_str(),
-                  CudaGemmKernels().back().supports(probe).c_str());
-      continue;
-    }
     worst_ = 0;
     int step = static_cast<int>(format.name.size());
     for (const Shape& shape : kShapes) {
@@ -109,6 +101,28 @@ TEST_F(GemmGpuTest, EveryFormatAtOddShapes) {
     std::printf("%-32s largest relative error %.2e\n", format.name.c_str(), worst_);
   }
   EXPECT_GT(runs_, 100);
+}
+
+// cuBLASLt takes plain weights of sizes that our kernels refuse.
+TEST_F(GemmGpuTest, PlainWeightsOfAnySize) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    const TestFormat format{"plain", QuantFormat::kPlain, dtype};
+    for (const Shape& shape : {Shape{1, 200, 72}, {33, 520, 136}, {130, 24, 1000}}) {
+      const TestWeight weight(format, shape.n, shape.k, 11);
+      const DeviceWeight device = Upload(weight.weight, 0, stream_);
+      GemmDesc probe;
+      probe.device = DeviceType::kCuda;
+      probe.x_dtype = probe.weight_dtype = dtype;
+      if (const std::string why = CublasLtUnsupported(probe); !why.empty()) {
+        GTEST_SKIP() << why;
+      }
+      for (const DType y : {dtype, DType::kF32}) {
+        Check(format, weight, device, shape.m, dtype, y, {}, Accumulation::kFast);
+        Check(format, weight, device, shape.m, dtype, y, {Activation::kSilu, true, true},
+              Accumulation::kFast);
+      }
+    }
+  }
 }
 
 TEST_F(GemmGpuTest, ResidualMayBeY) {
@@ -193,8 +207,25 @@ TEST(GemmCudaSelectionTest, PlainWithoutCublasLtNamesItsRemedy) {
   GemmDesc desc;
   desc.device = DeviceType::kCuda;
   desc.weight_dtype = desc.x_dtype = DType::kF16;
-  const std::string reason = Reason("plain", desc);
+  const std::string reason = Reason("cublaslt", desc);
   EXPECT_TRUE(reason.empty() || reason.find("DUALFP_CUBLASLT") != std::string::npos) << reason;
+}
+
+TEST(GemmCudaSelectionTest, PlainWeightsNeedTheirOwnTypeAndHopperOrCublasLt) {
+  GemmDesc desc;
+  desc.device = DeviceType::kCuda;
+  desc.m = 4;
+  desc.n = desc.k = 64;
+  desc.weight_dtype = desc.x_dtype = desc.y_dtype = DType::kBF16;
+  EXPECT_THAT(Reason("plain_any_any_sm90", desc), HasSubstr(HasGpu() ? "" : "compute capability"));
+  desc.n = 72;
+  EXPECT_THAT(Reason("plain_any_any_sm90", desc),
+              HasSubstr(HasGpu() ? "multiples of 16" : "compute capability"));
+  for (const char* kernel : {"plain_any_any_sm90", "cublaslt"}) {
+    GemmDesc other = desc;
+    other.x_dtype = DType::kF16;
+    EXPECT_THAT(Reason(kernel, other), HasSubstr("the weight's dtype")) << kernel;
+  }
 }
 
 TEST(GemmCudaSelectionTest, OutliersAndPromotionNarrowTheChoice) {
