@@ -27,10 +27,16 @@ __global__ void __launch_bounds__(32, 1) WriteSm(uint32_t* sm) {
   }
 }
 
-// Sets of SMs.
+// Sets of SMs. A GPC of 18 is one of 16 and a pair: whether a small cluster happens to join them
+// differs from process to process, and kernels that DRAM bounds are a tenth slower where all 18
+// have more tiles than other SMs.
+constexpr int kMostMembers = 16;
+
 class Groups {
  public:
-  explicit Groups(int sms) : parent_(sms) { std::iota(parent_.begin(), parent_.end(), 0); }
+  explicit Groups(int sms) : parent_(sms), members_(sms, 1) {
+    std::iota(parent_.begin(), parent_.end(), 0);
+  }
 
   int Of(int sm) {
     while (parent_[sm] != sm) {
@@ -38,10 +44,19 @@ class Groups {
     }
     return sm;
   }
-  void Join(int a, int b) { parent_[Of(a)] = Of(b); }
+  // Unless they would be too many.
+  void Join(int a, int b) {
+    const int from = Of(a);
+    const int to = Of(b);
+    if (from != to && members_[from] + members_[to] <= kMostMembers) {
+      parent_[from] = to;
+      members_[to] += members_[from];
+    }
+  }
 
  private:
   std::vector<int> parent_;
+  std::vector<int> members_;  // of sets, at their representatives
 };
 
 void JoinClusters(Groups& groups, int sms, int size, uint32_t* where, cudaStream_t stream) {
