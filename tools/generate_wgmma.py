@@ -24,6 +24,8 @@ struct Mma;
 # name, D.A.B types, K, A in registers
 VARIANTS = [
     ("RegistersF16", "f32.f16.f16", 16, True),
+    ("RegistersBf16", "f32.bf16.bf16", 16, True),
+    ("RegistersE4m3", "f32.e4m3.e4m3", 32, True),
     ("SharedF16", "f32.f16.f16", 16, False),
     ("SharedBf16", "f32.bf16.bf16", 16, False),
     ("SharedE4m3", "f32.e4m3.e4m3", 32, False),

@@ -4,8 +4,8 @@
 // Lane l of warp w of the warpgroup holds of D, for every block b of 8 columns,
 //   d[4b + 0..1] = D[16w + l/4    ][8b + 2(l%4) .. +1]
 //   d[4b + 2..3] = D[16w + l/4 + 8][8b + 2(l%4) .. +1]
-// and of a 16-bit A[64, 16] in registers
-//   a[0], a[2] = A[16w + l/4    ][2(l%4) .. +1], [2(l%4) + 8 .. +9]
+// and of A in registers, 32 bytes of K (16 elements or 32), bytes
+//   a[0], a[2] = A[16w + l/4    ][4(l%4) .. +3], [4(l%4) + 16 .. +19]
 //   a[1], a[3] = the same of row 16w + l/4 + 8.
 
 #pragma once

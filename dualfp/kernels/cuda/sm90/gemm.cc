@@ -275,11 +275,8 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if (config.tokens % (8 * c.share_x) != 0 || config.rows % (8 * c.share_w) != 0) {
     return "shares of a tile are multiples of 8 rows";
   }
-  if (plan.UsesWorkspace() &&
-      (config.family != Family::kPersistent || problem.workspace == nullptr ||
-       !SharesTiles(config.rows, config.tokens) || config.ctas != 1 || config.turns ||
-       config.by_token)) {
-    return "sums over clusters need a persistent kernel and a workspace";
+  if (plan.UsesWorkspace() && (problem.workspace == nullptr || !config.shareable)) {
+    return "parts of tiles need a kernel that computes them and a workspace";
   }
   const Epilogue& e = problem.epilogue;
   if (e.y_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.y) % 16 != 0 ||
@@ -307,7 +304,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (plan.parts > 1 &&
       (c.size() > 1 || plan.parts > kMostParts || plan.parts > CeilDiv(problem.k, config.k) ||
-       plan.parts > CeilDiv(config.tokens, 32) ||
+       plan.parts > CeilDiv(config.by_token ? config.rows : config.tokens, 32) ||
        plan.parts * CeilDiv(problem.n, config.rows * c.share_x) *
                CeilDiv(problem.m, config.tokens * c.share_w) >
            kLeastSms)) {

@@ -130,11 +130,6 @@ constexpr int kMostSideTiles = 65535;  // and so are tiles
 constexpr int kMostParts = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
 
-// Whether CTAs can share tiles of this size: for others ptxas serializes wgmma.
-DUALFP_HOST_DEVICE constexpr bool SharesTiles(int rows, int tokens) {
-  return tokens % 32 == 0 && tokens >= 64 && rows * tokens <= kMostPartialSums;
-}
-
 // What a loader's warp brings: weights, U8 [N, K] (nested: upper plane); X, F16 or E4M3 [M, K];
 // lower plane of nested weights.
 enum Operand : int { kW, kX, kLower, kOperands };

@@ -27,6 +27,7 @@ KernelConfig Describe(Family family, const void* function) {
           T::kThreads,
           T::kSharedBytes,
           T::kRegionBytes,
+          family == Family::kPersistent && T::kShareable,
           T::kFinishes,
           function};
 }
@@ -44,26 +45,26 @@ template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens, int k
 using PersistentTile =
     Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas, kWarpgroups * StagingBytes(kTokens)>;
 
+template <class T>
+KernelConfig DescribePersistent() {
+  return Describe<T>(Family::kPersistent, reinterpret_cast<const void*>(&PersistentGemm<T>));
+}
+
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kK, int kCtas, int... kTokens>
 void AddPersistent(std::vector<KernelConfig>& table) {
-  (table.push_back(Describe<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>(
-       Family::kPersistent,
-       reinterpret_cast<const void*>(
-           &PersistentGemm<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>))),
+  (table.push_back(
+       DescribePersistent<PersistentTile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas>>()),
    ...);
 }
 
-// FP8 promoted: 128 tokens by kWeights.
-template <int kWeights>
-using PromotedByTokenTile = Tile<WeightFormat::kE4m3Promoted, 2, 1, kWeights, 128, 1,
-                                 2 * kTokenStagingBytes, Sharing::kTogetherByToken>;
+// FP8 promoted: 64 tokens a warpgroup by kWeights.
+template <int kWarpgroups, int kWeights>
+using PromotedByTokenTile = Tile<WeightFormat::kE4m3Promoted, kWarpgroups, 1, kWeights, 128, 1,
+                                 kWarpgroups * kTokenStagingBytes, Sharing::kTogetherByToken>;
 
-template <int... kWeights>
+template <int kWarpgroups, int... kWeights>
 void AddPromotedByToken(std::vector<KernelConfig>& table) {
-  (table.push_back(Describe<PromotedByTokenTile<kWeights>>(
-       Family::kPersistent,
-       reinterpret_cast<const void*>(&PersistentGemm<PromotedByTokenTile<kWeights>>))),
-   ...);
+  (table.push_back(DescribePersistent<PromotedByTokenTile<kWarpgroups, kWeights>>()), ...);
 }
 
 // 128 rows by kColumns by 128 bytes of K, two warpgroups in turns.

@@ -73,8 +73,6 @@ __device__ __forceinline__ void AddSums(const uint32_t (&v)[4], float* f) {
 template <class T>
 class PartialSums {
  public:
-  static constexpr bool kFits = !T::kByToken && SharesTiles(T::kRows, T::kTokens);
-
   // `launch`: no two launches that use one workspace have the same.
   __device__ PartialSums(const GemmParams& p, uint32_t launch)
       : partials_(p.partials), launch_(launch) {}
@@ -153,7 +151,9 @@ class PartialSums {
       for (int i = 0; i < kWords; ++i) {
         there = there && word[i][3] == launch_;
       }
-    } while (!there);
+      // All lanes at once: ptxas takes lanes for apart after a loop that each leaves by itself, and
+      // keeps descriptors of later tiles in registers that wgmma cannot use.
+    } while (__any_sync(0xFFFFFFFFu, !there));
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       AddSums(word[i], sums + 4 * i);

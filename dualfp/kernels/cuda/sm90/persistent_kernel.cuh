@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
       RunTile<T>(consumer, p, work.begin, work.end - work.begin,
                  work.end == all_stages ? last_k : T::kK, row0, token0);
       TokenRange range{0, T::kTokens};
-      if constexpr (PartialSums<T>::kFits) {
+      if constexpr (T::kShareable) {
         const int parts = static_cast<int>(p.parts.value);
         const int part = parts > 1 ? cluster - work.tile * parts : 0;
         if (parts > 1) {

@@ -8,7 +8,7 @@ void Add(std::vector<KernelConfig>& table) {
   // Warpgroups, blocks, K, CTAs an SM; then tokens.
   AddPersistent<kFormat, 2, 1, 64, 1, 8, 16, 32, 48, 64, 80, 96, 128, 160>(table);
   AddPersistent<kFormat, 2, 2, 64, 1, 128>(table);
-  AddPersistent<kFormat, 3, 1, 64, 1, 96, 128>(table);
+  AddPersistent<kFormat, 3, 1, 64, 1, 80, 96, 128>(table);
 }
 
 }  // namespace

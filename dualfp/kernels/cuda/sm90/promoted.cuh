@@ -10,6 +10,21 @@
 
 namespace dualfp::sm90 {
 
+// Starts part = A · Bᵀ of one stage, 128 elements of K: 64 rows of A and kColumns of B at these
+// shared addresses.
+template <int kColumns, int kSums>
+__device__ __forceinline__ void StartStage(float (&part)[kSums], uint32_t a, uint32_t b) {
+  static_assert(kSums == kColumns / 2);
+  cuda::WgmmaFence();
+  const uint64_t first_a = cuda::WgmmaDescriptor128B(a);
+  const uint64_t first_b = cuda::WgmmaDescriptor128B(b);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    cuda::Mma<kColumns>::SharedE4m3(part, first_a + step * 2, first_b + step * 2, step > 0);
+  }
+  cuda::WgmmaCommit();
+}
+
 // Beside SharedConsumer: the same accumulators, the same ring.
 template <class T>
 class PromotedConsumer {
@@ -45,15 +60,8 @@ class PromotedConsumer {
       }
       float part[T::kTokens / 2];
       cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
-      cuda::WgmmaFence();
-      const uint64_t x = cuda::WgmmaDescriptor128B(shared_.X(index_.stage));
-      const uint64_t w =
-          cuda::WgmmaDescriptor128B(shared_.Weights(index_.stage)) + warpgroup_ * (64 * 128 / 16);
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        cuda::Mma<T::kTokens>::SharedE4m3(part, w + step * 2, x + step * 2, step > 0);
-      }
-      cuda::WgmmaCommit();
+      StartStage<T::kTokens>(part, shared_.Weights(index_.stage) + warpgroup_ * (64 * 128),
+                             shared_.X(index_.stage));
       cuda::WgmmaWait<0>();
       cuda::WgmmaPin(part);
       release_.X(index_.stage);

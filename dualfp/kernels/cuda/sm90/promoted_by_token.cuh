@@ -5,20 +5,20 @@
 
 #include <numeric>
 
-#include "dualfp/kernels/cuda/common/wgmma.cuh"
-#include "dualfp/kernels/cuda/sm90/ring.cuh"
+#include "dualfp/kernels/cuda/sm90/promoted.cuh"
 
 namespace dualfp::sm90 {
 
-// Beside PromotedConsumer. Up to 128 weights the products of one stage multiply while those of the
-// stage before are added. Wider tiles leave no registers for that: there the other warpgroup
-// multiplies meanwhile.
+// Beside PromotedConsumer. Where there are registers for two sets of products, those of one stage
+// multiply while those of the stage before are added; elsewhere another warpgroup multiplies
+// meanwhile.
 template <class T>
 class PromotedByTokenConsumer {
  public:
   float acc[T::kBlocks][T::kTokens / 2];
 
   static_assert(T::kBlocks == 1 && T::kK == 128);
+  static constexpr bool kTwoSets = T::kTokens <= (T::kWarpgroups == 3 ? 64 : 128);
   // Tiles begin at multiples of their weights: none lies in more than two blocks of 128.
   static_assert(T::kTokens <= 128 + std::gcd(T::kTokens, 128));
 
@@ -40,7 +40,7 @@ class PromotedByTokenConsumer {
       cuda::GridWaitForPrevious();  // which may have computed them
     }
     const ScalePlace place(p, row0, token0 + static_cast<int>(warpgroup_) * 64);
-    if constexpr (T::kTokens > 128) {
+    if constexpr (!kTwoSets) {
       Scales next(place, first);
       for (int i = 0; i < stages; ++i) {
         float part[T::kTokens / 2];
@@ -121,15 +121,8 @@ class PromotedByTokenConsumer {
   // Starts to multiply the next stage; who comes before may still multiply.
   __device__ __forceinline__ void Multiply(float (&part)[T::kTokens / 2]) {
     cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
-    cuda::WgmmaFence();
-    const uint64_t w = cuda::WgmmaDescriptor128B(shared_.X(index_.stage));
-    const uint64_t x =
-        cuda::WgmmaDescriptor128B(shared_.Weights(index_.stage)) + warpgroup_ * (64 * 128 / 16);
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      cuda::Mma<T::kTokens>::SharedE4m3(part, x + step * 2, w + step * 2, step > 0);
-    }
-    cuda::WgmmaCommit();
+    StartStage<T::kTokens>(part, shared_.Weights(index_.stage) + warpgroup_ * (64 * 128),
+                           shared_.X(index_.stage));
     index_.template Advance<T::kStages>();
   }
 

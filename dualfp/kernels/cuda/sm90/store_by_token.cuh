@@ -17,20 +17,20 @@ class TokenStores {
   __device__ TokenStores(const GemmParams& p, StoreConstants<T>& constants, uint32_t staging)
       : p_(p), constants_(constants), staging_(staging + threadIdx.x % 128 / 32 * kWarpBytes) {}
 
-  // All threads of a warpgroup, which wait for no other. There are no ranges here: tiles are whole.
+  // All threads of a warpgroup, which wait for no other. `range`: of the weights, here.
   __device__ __forceinline__ void Take(StoreKind kind, const ConsumerOf<T>& consumer, int row0,
-                                       int token0, TokenRange) const {
+                                       int token0, TokenRange range) const {
     WarpgroupSync();  // the previous tile's constants have been read
     constants_.Publish(p_.epilogue.alpha);
     WarpgroupSync();
     if (kind == StoreKind::kPlainF16) {
-      Store<false>(consumer, row0, token0, OutputType::kF16);
+      Store<false>(consumer, row0, token0, range, OutputType::kF16);
     } else if (kind == StoreKind::kPlainBf16) {
-      Store<false>(consumer, row0, token0, OutputType::kBf16);
+      Store<false>(consumer, row0, token0, range, OutputType::kBf16);
     } else if (kind == StoreKind::kScaled) {
-      Store<true>(consumer, row0, token0, p_.epilogue.y_type);
+      Store<true>(consumer, row0, token0, range, p_.epilogue.y_type);
     } else if constexpr (T::kFinishes) {
-      StoreFinished(consumer, row0, token0);
+      StoreFinished(consumer, row0, token0, range);
     }
   }
 
@@ -38,6 +38,11 @@ class TokenStores {
   static constexpr int kWarpBytes = kTokenStagingBytes / 4;
   static constexpr int kOctets = T::kTokens / 8;
   static_assert(kTokenStagingBytes <= T::kWarpgroupStagingBytes);
+
+  // Of the eight octets from this one on: ranges end between chunks of 32 weights.
+  __device__ static bool HoldsAny(TokenRange range, int octet) {
+    return range.Holds(octet * 8) || range.Holds(octet * 8 + 32);
+  }
 
   // Of this lane's two tokens, eight apart.
   struct TokenScales {
@@ -61,7 +66,7 @@ class TokenStores {
 
   template <bool kScaled>
   __device__ __forceinline__ void Store(const ConsumerOf<T>& consumer, int row0, int token0,
-                                        OutputType type) const {
+                                        TokenRange range, OutputType type) const {
     const Epilogue& e = p_.epilogue;
     const int lane = threadIdx.x % 32;
     const int first = FirstToken();
@@ -75,6 +80,9 @@ class TokenStores {
       uint8_t* y = static_cast<uint8_t*>(e.y) + (token * e.y_stride + row0 + part * 8) * int64_t{2};
 #pragma unroll
       for (int chunk = 0; chunk < kOctets; chunk += 8) {
+        if (!HoldsAny(range, chunk)) {
+          continue;
+        }
         __syncwarp();
 #pragma unroll
         for (int i = chunk; i < chunk + 8 && i < kOctets; i += 2) {
@@ -90,7 +98,7 @@ class TokenStores {
           }
         }
         __syncwarp();
-        const bool in_tile = chunk + part < kOctets && row0 + (chunk + part) * 8 < p_.n;
+        const bool in_tile = range.Holds((chunk + part) * 8) && row0 + (chunk + part) * 8 < p_.n;
         float4 bits[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -129,8 +137,8 @@ class TokenStores {
   }
 
   // With activation or residual; SiLU·mul leaves half an octet of each.
-  __device__ __forceinline__ void StoreFinished(const ConsumerOf<T>& consumer, int row0,
-                                                int token0) const {
+  __device__ __forceinline__ void StoreFinished(const ConsumerOf<T>& consumer, int row0, int token0,
+                                                TokenRange range) const {
     const Epilogue& e = p_.epilogue;
     const int lane = threadIdx.x % 32;
     const int halves = e.silu_mul ? 1 : 0;
@@ -140,6 +148,9 @@ class TokenStores {
       const int first = token0 + block * 64 + FirstToken();
 #pragma unroll
       for (int chunk = 0; chunk < kOctets; chunk += 8) {
+        if (!HoldsAny(range, chunk)) {
+          continue;
+        }
         __syncwarp();
 #pragma unroll
         for (int i = chunk; i < chunk + 8 && i < kOctets; ++i) {
@@ -154,7 +165,7 @@ class TokenStores {
         __syncwarp();
         const int octet = lane % 8;
         const int row = row0 + (chunk + octet) * 8;
-        const bool in_tile = chunk + octet < kOctets && row < p_.n;
+        const bool in_tile = range.Holds((chunk + octet) * 8) && row < p_.n;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int token = i * 4 + lane / 8;

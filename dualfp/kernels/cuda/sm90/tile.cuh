@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "dualfp/kernels/cuda/common/mbarrier.cuh"
+#include "dualfp/kernels/cuda/sm90/gemm_params.h"
 #include "dualfp/kernels/cuda/sm90/tile_format.h"
 #include "dualfp/numeric/host_device.h"
 
@@ -94,6 +95,10 @@ struct Tile {
                   (kTokens >= 96 && kWarpgroups == 2 && (kK == 128 || kBlocks == 2)));
   static constexpr int kStageBarriers = kSeparate ? 4 : 2;
   static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 40;
+
+  // Whether CTAs can share tiles of this size: for others ptxas serializes wgmma.
+  static constexpr bool kShareable = kCtas == 1 && !kTurns && kTokens % 32 == 0 && kTokens >= 64 &&
+                                     kRows * kTokens <= kMostPartialSums;
 
   static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
   // There are registers for activations and residuals beside the accumulators, so that no kernel
