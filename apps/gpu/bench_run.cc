@@ -15,7 +15,6 @@
 #include "apps/gpu/tuner.h"
 #include "apps/statistics.h"
 #include "dualfp/base/check.h"
-#include "dualfp/base/env.h"
 #include "dualfp/base/watchdog.h"
 #include "dualfp/io/file.h"
 #include "dualfp/kernels/cuda/sm90/choose.h"
@@ -25,19 +24,6 @@ namespace dualfp {
 namespace {
 
 constexpr std::chrono::milliseconds kHangLimit{60'000};  // of a point
-
-// cuBLASLt, or null with a note where it is absent and nobody named it.
-std::unique_ptr<gpu::CublasLt> OpenBaseline() {
-  try {
-    return std::make_unique<gpu::CublasLt>();
-  } catch (const Error& error) {
-    if (GetEnv("DUALFP_CUBLASLT")) {
-      throw;
-    }
-    fmt::print("no baseline, dualfp is measured alone: {}\n", error.what());
-    return nullptr;
-  }
-}
 
 std::vector<sm90::Plan> PlansFor(const sm90::GemmProblem& problem, int top,
                                  const sm90::DeviceModel& device, const sm90::Tables& tables) {
@@ -109,7 +95,8 @@ void RunGpuGemmBench(const GpuBenchArguments& arguments) {
   const sm90::DeviceModel device = sm90::CurrentDevice();
   const sm90::Tables tables = sm90::DefaultTables(device);
   CheckKernels(arguments, device);
-  const std::unique_ptr<gpu::CublasLt> baseline = OpenBaseline();
+  const std::unique_ptr<gpu::CublasLt> baseline =
+      gpu::OpenCublasLt("dualfp is measured alone");
 
   Json run = gpu::RunRecord(info, arguments.command);
   run["cublaslt"] = baseline != nullptr ? baseline->version() : "none";

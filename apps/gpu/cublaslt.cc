@@ -1,7 +1,10 @@
 #include "apps/gpu/cublaslt.h"
 
+#include <fmt/core.h>
+
 #include "apps/gpu/device_memory.h"
 #include "dualfp/base/check.h"
+#include "dualfp/base/env.h"
 #include "dualfp/kernels/cuda/common/cublaslt_api.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 
@@ -125,6 +128,18 @@ void CublasLt::Run(int index, const void* w, cudaStream_t stream) {
                      s.problem.y, s.y_layout, s.problem.y, s.y_layout,
                      &s.algorithms[index].algorithm, s.workspace.bytes(), kWorkspaceBytes, stream),
           "cublasLtMatmul");
+}
+
+std::unique_ptr<CublasLt> OpenCublasLt(const char* consequence) {
+  try {
+    return std::make_unique<CublasLt>();
+  } catch (const Error& error) {
+    if (GetEnv("DUALFP_CUBLASLT")) {
+      throw;
+    }
+    fmt::print(stderr, "dualfp: note: no baseline, {}: {}\n", consequence, error.what());
+    return nullptr;
+  }
 }
 
 }  // namespace dualfp::gpu

@@ -54,4 +54,8 @@ class CublasLt {
   std::unique_ptr<State> state_;
 };
 
+// nullptr, with a note and `consequence` to standard error, where it is absent and
+// DUALFP_CUBLASLT does not name it. Throws kUnsupported where what that names does not load.
+std::unique_ptr<CublasLt> OpenCublasLt(const char* consequence);
+
 }  // namespace dualfp::gpu

@@ -56,7 +56,7 @@ PlanTimer::Time GemmTimer::Measure(const TunePoint& point, const sm90::Plan& pla
   return time;
 }
 
-std::vector<double> GemmTimer::Race(const TunePoint& point, std::span<const sm90::Plan> plans) {
+PlanTimer::RaceTimes GemmTimer::Race(const TunePoint& point, std::span<const sm90::Plan> plans) {
   Prepare(point);
   const int launches = ReplayLaunches(*data_);
   std::vector<std::unique_ptr<GraphReplay>> replays;
@@ -67,7 +67,27 @@ std::vector<double> GemmTimer::Race(const TunePoint& point, std::span<const sm90
         [&](int i, cudaStream_t stream) { Launch(plan, data_->Problem(i), stream, true); }));
     all.push_back(replays.back().get());
   }
-  return gpu::Race(all, kRounds);
+  const bool plain = sm90::IsPlain(point.format);
+  if (plain && !asked_for_baseline_) {
+    asked_for_baseline_ = true;
+    baseline_ = OpenCublasLt("plain weights are tuned without it");
+  }
+  const bool baseline =
+      plain && baseline_ != nullptr && baseline_->Prepare(data_->BaselineProblem(), 1) > 0;
+  if (baseline) {
+    replays.push_back(
+        std::make_unique<GraphReplay>(stream_, launches, [&](int i, cudaStream_t stream) {
+          baseline_->Run(0, data_->BaselineWeights(i), stream);
+        }));
+    all.push_back(replays.back().get());
+  }
+  RaceTimes times;
+  times.plans = gpu::Race(all, kRounds);
+  if (baseline) {
+    times.cublaslt = times.plans.back();
+    times.plans.pop_back();
+  }
+  return times;
 }
 
 }  // namespace dualfp::gpu

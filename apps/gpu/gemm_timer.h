@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "apps/gpu/cublaslt.h"
 #include "apps/gpu/gemm_data.h"
 #include "apps/gpu/tuner.h"
 
@@ -21,7 +22,7 @@ class GemmTimer : public PlanTimer {
   ~GemmTimer() override;
 
   Time Measure(const TunePoint& point, const sm90::Plan& plan, double limit) override;
-  std::vector<double> Race(const TunePoint& point, std::span<const sm90::Plan> plans) override;
+  RaceTimes Race(const TunePoint& point, std::span<const sm90::Plan> plans) override;
 
  private:
   // Operands of the point's N and K: kept from point to point while these stay the same.
@@ -29,6 +30,8 @@ class GemmTimer : public PlanTimer {
 
   int max_m_;
   cudaStream_t stream_ = nullptr;
+  bool asked_for_baseline_ = false;
+  std::unique_ptr<CublasLt> baseline_;  // nullptr where it is not installed
   std::unique_ptr<GemmData> data_;
   TunePoint prepared_;  // what data_ is prepared for
 };

@@ -58,12 +58,13 @@ class FakeTimer : public PlanTimer {
     return {Microseconds(plan), Name(plan) == wrong ? 0.5 : 1e-4};
   }
 
-  std::vector<double> Race(const TunePoint& /*point*/, std::span<const sm90::Plan> plans) override {
+  RaceTimes Race(const TunePoint& point, std::span<const sm90::Plan> plans) override {
     ++calls_.raced;
-    std::vector<double> times;
+    RaceTimes times;
     for (const sm90::Plan& plan : plans) {
-      times.push_back(Microseconds(plan));
+      times.plans.push_back(Microseconds(plan));
     }
+    times.cublaslt = sm90::IsPlain(point.format) ? 5.0 : 0.0;
     return times;
   }
 
@@ -142,6 +143,30 @@ TEST_F(TuneTest, RecordsTheFastestPlanOfEachPoint) {
   ASSERT_EQ(table.rows.size(), points_.size());
   EXPECT_EQ(Name(table.Find(WeightFormat::kNested, 4096, 4096)[0].plan), favourite);
   EXPECT_EQ(sm90::ParseTunedTable(table.ToText(), "t").rows.size(), points_.size());
+}
+
+TEST_F(TuneTest, RowsOfPlainWeightsSayWhatCublasLtTakes) {
+  const std::vector<TunePoint> points = {{WeightFormat::kNested, 4096, 4096, 16},
+                                         {WeightFormat::kF16, 4096, 4096, 16}};
+  const std::string favourite = PlansAt(points[1])[0];
+  {
+    TuneLog log(path_, kRun);
+    Tune(points, 1, Factory([&](FakeTimer& timer) { timer.favourite = favourite; }), options_, log);
+  }
+  const std::vector<TunedPoint> tuned = ReadTunedPoints({path_});
+  ASSERT_EQ(tuned.size(), 2u);
+  EXPECT_EQ(tuned[0].cublaslt_microseconds, 0.0);
+  EXPECT_EQ(tuned[1].cublaslt_microseconds, 5.0);
+  // What a benchmark says of cuBLASLt is of another of its kernels.
+  std::ofstream(path_, std::ios::app)
+      << Json{{"kind", "point"}, {"format", "f16"},  {"n", 4096}, {"k", 4096},
+              {"m", 16},         {"plan", favourite}, {"us", 2},   {"cublaslt_us", 1}}
+      << "\n";
+  const sm90::TunedTable table = TableFromRecords({path_});
+  EXPECT_EQ(table.Find(WeightFormat::kNested, 4096, 4096)[0].cublaslt, 0.0);
+  EXPECT_EQ(table.Find(WeightFormat::kF16, 4096, 4096)[0].cublaslt, 5.0);
+  EXPECT_EQ(table.Find(WeightFormat::kF16, 4096, 4096)[0].microseconds, 2.0);
+  EXPECT_THAT(table.ToText(), HasSubstr(favourite + " 2.00 5.000\n"));
 }
 
 TEST_F(TuneTest, GoesOnWhereItWasInterrupted) {
@@ -311,7 +336,7 @@ TEST_F(TuneTest, EveryFormatSurvivesARoundTrip) {
     for (const std::string& name : names) {
       points.push_back({FormatByName(name).weights, 4096, 4096, 16});
       EXPECT_EQ(ToText(points.back()), name + " N 4096 K 4096 M 16");
-      log.Add({points.back(), "a_plan", 5.0, {{"a_plan", 5.0}}});
+      log.Add({points.back(), "a_plan", 5.0, 0.0, {{"a_plan", 5.0}}});
       log.AddFailure(points.back(), "b_plan", "wrong");
       EXPECT_THAT(ReadAll(path_), HasSubstr("{\"kind\":\"tuned\",\"format\":\"" + name + "\","));
     }

@@ -55,7 +55,8 @@ class PointTuner {
       return a.microseconds < b.microseconds;
     });
 
-    TunedPoint result{point_, "", 0, {}};
+    TunedPoint result;
+    result.point = point_;
     std::vector<double> sampled;
     for (const Candidate& candidate : candidates) {
       result.timed.emplace_back(Name(candidate.plan), candidate.microseconds);
@@ -66,10 +67,11 @@ class PointTuner {
       finalists.push_back(candidates[i].plan);
     }
     const Watchdog::Watch watch(dog_, [this] { ReportHang("the fastest plans"); });
-    const std::vector<double> times = timer_.Race(point_, finalists);
-    const size_t winner = std::min_element(times.begin(), times.end()) - times.begin();
-    result.plan = Name(finalists[winner]);
-    result.microseconds = times[winner];
+    const PlanTimer::RaceTimes times = timer_.Race(point_, finalists);
+    const auto winner = std::min_element(times.plans.begin(), times.plans.end());
+    result.plan = Name(finalists[winner - times.plans.begin()]);
+    result.microseconds = *winner;
+    result.cublaslt_microseconds = times.cublaslt;
     return result;
   }
 

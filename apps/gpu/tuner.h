@@ -27,8 +27,13 @@ class PlanTimer {
   // Gives up early on a plan that takes longer than `limit` microseconds.
   virtual Time Measure(const TunePoint& point, const sm90::Plan& plan, double limit) = 0;
 
+  struct RaceTimes {
+    std::vector<double> plans;
+    double cublaslt = 0;  // of plain weights, the kernel that it chooses itself; 0: not there
+  };
+
   // More precise times of a few plans, taken in turn.
-  virtual std::vector<double> Race(const TunePoint& point, std::span<const sm90::Plan> plans) = 0;
+  virtual RaceTimes Race(const TunePoint& point, std::span<const sm90::Plan> plans) = 0;
 };
 
 // Every plan that can run the point, the model's best first. Throws kUnsupported when there is

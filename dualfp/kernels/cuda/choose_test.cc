@@ -135,6 +135,28 @@ TEST(ChooseTest, AnEarlierTableComesFirstAndAnotherGpusDoesNotCount) {
   EXPECT_THAT(text, HasSubstr("tuned, mine:3: measured 99.50 us at M = 16"));
 }
 
+TEST(ChooseTest, CublasLtRunsWhereItsRowSaysThatItIsFaster) {
+  const TunedTable table = ParseTunedTable(
+      "dualfp-tuned-table 1\ndevice 132 NVIDIA H200\n"
+      "f16 4096 4096 16 f16_split_r64_t16_k64_c2 10 0.96\n"
+      "f16 4096 4096 64 f16_split_r64_t64_k64 10 0.98\n"
+      "bf16 4096 4096 16 bf16_split_r64_t16_k64_c2 10\n",
+      "t");
+  const auto wins = [&](WeightFormat format, int m) {
+    return CublasLtWins(DenseProblem(format, m, 4096, 4096), DeviceModel(), {&table});
+  };
+  EXPECT_TRUE(wins(WeightFormat::kF16, 1));
+  EXPECT_TRUE(wins(WeightFormat::kF16, 16));
+  EXPECT_FALSE(wins(WeightFormat::kF16, 17)) << "level";
+  EXPECT_FALSE(wins(WeightFormat::kF16, 65)) << "no row";
+  EXPECT_FALSE(wins(WeightFormat::kBf16, 16)) << "not measured";
+  const auto explain = [&](int m) {
+    return Explain(DenseProblem(WeightFormat::kF16, m, 4096, 4096), DeviceModel(), {&table}, 1);
+  };
+  EXPECT_THAT(explain(16), HasSubstr("cuBLASLt takes 0.96 of that and runs where it is installed"));
+  EXPECT_THAT(explain(64), HasSubstr("cuBLASLt takes 0.98 of that\n"));
+}
+
 TEST(ChooseTest, ExplainsTheModelsChoice) {
   const GemmProblem p = DenseProblem(WeightFormat::kE4m3, 100, 1040, 2064);
   const std::string text = Explain(p, DeviceModel(), {&BuiltInTable()}, 3);

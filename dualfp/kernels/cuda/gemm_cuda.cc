@@ -85,18 +85,45 @@ std::string E4m3Unsupported(const GemmDesc& desc) {
   return Unsupported(desc);
 }
 
-// Where 16-bit results are wanted our kernels are level with cuBLASLt or ahead (docs/kernels.md).
-// FP32 ones only the split family writes, which is made for about one wave of tiles.
+// What plans are chosen by.
+struct Selection {
+  sm90::DeviceModel device = sm90::CurrentDevice();
+  sm90::Tables tables = sm90::DefaultTables(device);
+};
+const Selection& CurrentSelection() {
+  static const Selection selection;
+  return selection;
+}
+
+WeightFormat PlainFormat(DType dtype) {
+  return dtype == DType::kF16 ? WeightFormat::kF16 : WeightFormat::kBf16;
+}
+
+// Only the split family writes FP32, which is made for about one wave of tiles.
 constexpr int64_t kMostTokensInF32 = 64;
+
+// Where 16-bit results are wanted our kernels are level with cuBLASLt or ahead (docs/kernels.md),
+// but where a tuned row says otherwise of a product alone: bias, activations and residuals cost our
+// kernels next to nothing.
+bool CublasLtIsFaster(const GemmDesc& desc) {
+  if (desc.y_dtype == DType::kF32) {
+    return desc.m > kMostTokensInF32;
+  }
+  const Selection& selection = CurrentSelection();
+  return !desc.has_bias && !desc.has_residual && desc.activation == Activation::kNone &&
+         sm90::CublasLtWins(
+             sm90::DenseProblem(PlainFormat(desc.weight_dtype), static_cast<int>(desc.m),
+                                static_cast<int>(desc.n), static_cast<int>(desc.k)),
+             selection.device, selection.tables);
+}
 
 std::string PlainUnsupported(const GemmDesc& desc) {
   std::string why = cuda::PlainMismatch(desc);
   if (why.empty()) {
     why = Unsupported(desc);
   }
-  if (why.empty() && desc.y_dtype == DType::kF32 && desc.m > kMostTokensInF32 &&
-      cuda::CublasLtUnsupported(desc).empty()) {
-    why = "cuBLASLt is faster where Y is F32 and M > 64";
+  if (why.empty() && cuda::CublasLtUnsupported(desc).empty() && CublasLtIsFaster(desc)) {
+    why = "cuBLASLt is faster";
   }
   return why;
 }
@@ -174,8 +201,8 @@ Plan CachedPlan(const GemmProblem& p) {
       plans[{static_cast<int>(p.format), p.m, p.n, p.k, static_cast<int>(p.epilogue.y_type),
              aligned, p.outliers.count > 0, p.workspace != nullptr}];
   if (plan.config == nullptr) {
-    static const sm90::DeviceModel device = sm90::CurrentDevice();
-    plan = sm90::Choose(p, device, sm90::DefaultTables(device)).plan;
+    const Selection& selection = CurrentSelection();
+    plan = sm90::Choose(p, selection.device, selection.tables).plan;
   }
   return plan;
 }
@@ -184,8 +211,7 @@ Plan CachedPlan(const GemmProblem& p) {
 void Run16(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
   GemmProblem p = MakeProblem(desc, args);
   p.format = desc.weight_format == QuantFormat::kNested ? WeightFormat::kNested
-             : desc.weight_dtype == DType::kF16         ? WeightFormat::kF16
-                                                        : WeightFormat::kBf16;
+                                                        : PlainFormat(desc.weight_dtype);
   p.x = args.x.data;
   p.x_stride = args.x.strides[0];
   const auto stream = static_cast<cudaStream_t>(context.stream);

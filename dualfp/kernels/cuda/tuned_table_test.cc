@@ -68,7 +68,7 @@ TEST(TunedTableTest, ErrorsNameTheFileAndTheLine) {
   EXPECT_EQ(ErrorOf("dualfp-tuned-table 1\ndevice many GPU\n"),
             "some.table:2: expected \"device MULTIPROCESSORS NAME\"");
   EXPECT_EQ(ErrorOf(kHeader + "nested 4096 4096 16\n"),
-            "some.table:3: expected \"FORMAT N K M PLAN MICROSECONDS\", got 4 words");
+            "some.table:3: expected \"FORMAT N K M PLAN MICROSECONDS [CUBLASLT]\", got 4 words");
   EXPECT_EQ(ErrorOf(kHeader + "int4 4096 4096 16 p 1.5\n"),
             "some.table:3: expected format nested, e4m3, e4m3_promoted, f16 or bf16");
   EXPECT_EQ(ErrorOf(kHeader + "nested 4096 -1 16 p 1.5\n"),
@@ -83,6 +83,10 @@ TEST(TunedTableTest, ErrorsNameTheFileAndTheLine) {
               HasSubstr("some.table:3: no plan of this build is named"));
   EXPECT_EQ(ErrorOf(kHeader + "nested 4096 4096 16 " + AnyPlan() + " nan\n"),
             "some.table:3: expected a positive number of microseconds");
+  EXPECT_EQ(ErrorOf(kHeader + "nested 4096 4096 16 " + AnyPlan() + " 1.5 1.2\n"),
+            "some.table:3: cuBLASLt's time is of plain weights, f16 and bf16");
+  EXPECT_EQ(ErrorOf(kHeader + "f16 4096 4096 16 f16_split_r64_t16_k64_c2 1.5 -1\n"),
+            "some.table:3: expected cuBLASLt's time over the plan's, a positive number");
   EXPECT_EQ(ErrorOf(kHeader + "e4m3 4096 4096 16 " + AnyPlan() + " 1.5\n"),
             "some.table:3: the plan cannot run this problem: another weight format");
   EXPECT_EQ(ErrorOf(kHeader + "nested 4096 4100 16 " + AnyPlan() + " 1.5\n"),

@@ -9,6 +9,8 @@
 namespace dualfp::sm90 {
 namespace {
 
+constexpr double kClearlyFaster = 0.97;  // of the plan's time
+
 // The row for the problem's M, or nullptr: the smallest M that is not below it.
 const TunedRow* FindRow(const TunedTable& table, const GemmProblem& problem) {
   for (const TunedRow& row : table.Find(problem.format, problem.n, problem.k)) {
@@ -89,6 +91,11 @@ Choice Choose(const GemmProblem& problem, const DeviceModel& device, const Table
   return {ranked.front().plan, ranked.front().microseconds};
 }
 
+bool CublasLtWins(const GemmProblem& problem, const DeviceModel& device, const Tables& tables) {
+  const TunedRow* row = Choose(problem, device, tables).row;
+  return row != nullptr && row->cublaslt > 0 && row->cublaslt < kClearlyFaster;
+}
+
 std::vector<RankedPlan> RankPlans(const GemmProblem& problem, const DeviceModel& device) {
   std::vector<RankedPlan> ranked;
   for (const Plan& plan : AllPlans()) {
@@ -118,6 +125,10 @@ std::string Explain(const GemmProblem& problem, const DeviceModel& device, const
     if (choice.table->kernels != KernelFingerprint()) {
       text << ", with kernels " << choice.table->kernels << " (this build has "
            << KernelFingerprint() << ")";
+    }
+    if (choice.row->cublaslt > 0) {
+      text << "; cuBLASLt takes " << choice.row->cublaslt << " of that"
+           << (CublasLtWins(problem, device, tables) ? " and runs where it is installed" : "");
     }
   } else {
     text << "why:  the cost model's best; no tuned row for N = " << problem.n

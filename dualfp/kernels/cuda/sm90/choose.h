@@ -31,6 +31,10 @@ struct Choice {
 // Throws kUnsupported when no kernel can run the problem.
 Choice Choose(const GemmProblem& problem, const DeviceModel& device, const Tables& tables);
 
+// Whether cuBLASLt was measured to be faster at the problem's row by more than measurements differ.
+// Of plain weights.
+bool CublasLtWins(const GemmProblem& problem, const DeviceModel& device, const Tables& tables);
+
 struct RankedPlan {
   Plan plan;
   double microseconds;  // estimated

@@ -107,7 +107,8 @@ class Parser {
   }
 
   TunedRow ParseRow(const std::vector<std::string_view>& words) const {
-    Expect(words.size() == 6, "expected \"FORMAT N K M PLAN MICROSECONDS\", got ", words.size(),
+    Expect(words.size() == 6 || words.size() == 7,
+           "expected \"FORMAT N K M PLAN MICROSECONDS [CUBLASLT]\", got ", words.size(),
            words.size() == 1 ? " word" : " words");
     TunedRow row;
     row.line = line_;
@@ -135,6 +136,12 @@ class Parser {
     const auto microseconds = ParseNumber<double>(words[5]);
     Expect(microseconds.has_value(), "expected a positive number of microseconds");
     row.microseconds = *microseconds;
+    if (words.size() == 7) {
+      Expect(IsPlain(row.format), "cuBLASLt's time is of plain weights, f16 and bf16");
+      const auto cublaslt = ParseNumber<double>(words[6]);
+      Expect(cublaslt.has_value(), "expected cuBLASLt's time over the plan's, a positive number");
+      row.cublaslt = *cublaslt;
+    }
     return row;
   }
 
@@ -164,10 +171,14 @@ std::string TunedTable::ToText() const {
   std::ostringstream text;
   text << kMagic << "\n# Written by dualfp tune; the fastest plan of each measured point.\ndevice "
        << sms << " " << device << "\nkernels " << kernels << "\n# format n k m plan microseconds\n";
-  text << std::fixed << std::setprecision(2);
+  text << std::fixed;
   for (const TunedRow& row : rows) {
     text << FormatName(row.format) << " " << row.n << " " << row.k << " " << row.m << " "
-         << Name(row.plan) << " " << row.microseconds << "\n";
+         << Name(row.plan) << " " << std::setprecision(2) << row.microseconds;
+    if (row.cublaslt > 0) {
+      text << " " << std::setprecision(3) << row.cublaslt;
+    }
+    text << "\n";
   }
   return std::move(text).str();
 }

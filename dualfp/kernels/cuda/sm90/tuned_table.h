@@ -6,8 +6,10 @@
 //   kernels 6f1c0a2b9d3e                 KernelFingerprint() of the build that was timed
 //   # format  n  k  m  plan  microseconds
 //   nested 4096 4096 16 nested_split_r64_t16_k128_c2/s2 11.2
+//   f16 4096 4096 16 f16_split_r64_t16_k64_c2/s2 11.1 1.24
 //
-// A row is for problems of its format, N and K with M up to its own and above the row's before.
+// A row is for problems of its format, N and K with M up to its own and above the row's before. Rows
+// of plain weights may end with cuBLASLt's time, by its own choice of a kernel, over the plan's.
 
 #pragma once
 
@@ -32,6 +34,7 @@ struct TunedRow {
   int m = 0;
   Plan plan;
   double microseconds = 0;
+  double cublaslt = 0;  // cuBLASLt's time over the plan's; 0: not measured
   int line = 0;
 };
 
