@@ -45,6 +45,8 @@ constexpr Constant kConstants[] = {
     {"wgmma_cycles", &CostModel::wgmma_cycles},
     {"shared_bytes_cycle", &CostModel::shared_bytes_cycle},
     {"decode_cycles", &CostModel::decode_cycles},
+    {"add_cycles", &CostModel::add_cycles},
+    {"drain_cycles", &CostModel::drain_cycles},
     {"tpc_bytes_cycle", &CostModel::tpc_bytes_cycle},
     {"outside_cycles", &CostModel::outside_cycles},
     {"l2_bytes_cycle", &CostModel::l2_bytes_cycle},

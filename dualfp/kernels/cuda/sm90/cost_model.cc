@@ -64,6 +64,12 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
   const double shared = config.turns ? 0.0 : (operands + copied) / cost.shared_bytes_cycle;
   const double decode = nested ? blocks * config.k / 64 * cost.decode_cycles : 0.0;
 
+  // Promoted sums: of all warps, and of one that multiplies and adds by turns.
+  const bool promoted = config.format == WeightFormat::kE4m3Promoted;
+  const double add = promoted ? columns / 2.0 * cost.add_cycles : 0.0;
+  const double by_turns =
+      promoted && !config.two_stages ? tensor / blocks + add + cost.drain_cycles : 0.0;
+
   const double filled = copied * std::max(1.0, place.running / place.tpcs) / cost.tpc_bytes_cycle;
   // Tokens of the last tile that do not exist; of many waves it is in one.
   const int tile = config.tokens * cluster.share_w;
@@ -80,7 +86,7 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
 
   const double alone = config.warpgroups == 1 && place.sharing == 1 ? cost.alone_cycles : 0.0;
   return Together({tensor * place.sharing, shared * place.sharing, decode * place.sharing,
-                   filled + outside, l2, latency}) +
+                   add * blocks * place.sharing, by_turns, filled + outside, l2, latency}) +
          alone;
 }
 

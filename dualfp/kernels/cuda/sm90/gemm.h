@@ -60,6 +60,7 @@ struct KernelConfig {
   int threads;
   int shared_bytes;
   int region_bytes;  // of shared memory that partial sums may lie over
+  bool two_stages;   // promoted: one is added while the next multiplies
   bool shareable;    // CTAs can share a tile (persistent family)
   bool finishes;     // has registers for activations and residuals (persistent family)
   const void* function;

@@ -27,6 +27,7 @@ KernelConfig Describe(Family family, const void* function) {
           T::kThreads,
           T::kSharedBytes,
           T::kRegionBytes,
+          T::kTwoStages,
           family == Family::kPersistent && T::kShareable,
           T::kFinishes,
           function};

@@ -9,18 +9,19 @@
 
 namespace dualfp::sm90 {
 
-// Beside PromotedConsumer. Where there are registers for two sets of products, those of one stage
-// multiply while those of the stage before are added; elsewhere another warpgroup multiplies
-// meanwhile.
+// Beside PromotedConsumer. In tiles of kTwoStages one stage multiplies while the one before is
+// added; in others another warpgroup multiplies meanwhile.
 template <class T>
 class PromotedByTokenConsumer {
  public:
   float acc[T::kBlocks][T::kTokens / 2];
 
   static_assert(T::kBlocks == 1 && T::kK == 128);
-  static constexpr bool kTwoSets = T::kTokens <= (T::kWarpgroups == 3 ? 64 : 128);
-  // Tiles begin at multiples of their weights: none lies in more than two blocks of 128.
-  static_assert(T::kTokens <= 128 + std::gcd(T::kTokens, 128));
+  // Tiles begin at multiples of their weights: none lies in more than two blocks of 128, and blocks
+  // end between runs of this many octets of weights.
+  static constexpr int kRun = std::gcd(T::kTokens, 128) / 8;
+  static constexpr int kBlockScales = kRun * 8 == T::kTokens ? 1 : 2;
+  static_assert(T::kTokens / 8 <= 16 + kRun);
 
   __device__ PromotedByTokenConsumer(const GemmParams&, const SharedLayout<T>& shared,
                                      const ClusterPlace& place)
@@ -40,7 +41,7 @@ class PromotedByTokenConsumer {
       cuda::GridWaitForPrevious();  // which may have computed them
     }
     const ScalePlace place(p, row0, token0 + static_cast<int>(warpgroup_) * 64);
-    if constexpr (!kTwoSets) {
+    if constexpr (!T::kTwoStages) {
       Scales next(place, first);
       for (int i = 0; i < stages; ++i) {
         float part[T::kTokens / 2];
@@ -81,7 +82,7 @@ class PromotedByTokenConsumer {
   // weights that the tile lies in.
   struct ScalePlace {
     const float* x[2];
-    const float* w[2];
+    const float* w[kBlockScales];
     int64_t x_stride;
     int own_octets;  // of weights in the first block
 
@@ -93,27 +94,32 @@ class PromotedByTokenConsumer {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         x[h] = b.x == nullptr ? nullptr : b.x + min(token + 8 * h, p.m - 1);
-        const int block = min(row0 + h * (own_octets * 8), p.n - 1) / 128;
-        w[h] = b.w == nullptr ? nullptr : b.w + static_cast<int64_t>(block) * b.w_stride;
+      }
+#pragma unroll
+      for (int i = 0; i < kBlockScales; ++i) {
+        const int block = min(row0 + i * (own_octets * 8), p.n - 1) / 128;
+        w[i] = b.w == nullptr ? nullptr : b.w + static_cast<int64_t>(block) * b.w_stride;
       }
     }
   };
 
   // Of one stage: by token and block of weights. Asked for a stage early, so that nothing waits.
   struct Scales {
-    float of[2][2];
+    float of[2][kBlockScales];
 
     __device__ __forceinline__ Scales(const ScalePlace& place, int stage) {
-      float w[2];
+      float w[kBlockScales];
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        w[h] = place.w[h] == nullptr ? 1.0f : __ldg(place.w[h] + stage);
+      for (int i = 0; i < kBlockScales; ++i) {
+        w[i] = place.w[i] == nullptr ? 1.0f : __ldg(place.w[i] + stage);
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float x = place.x[h] == nullptr ? 1.0f : place.x[h][stage * place.x_stride];
-        of[h][0] = x * w[0];
-        of[h][1] = x * w[1];
+#pragma unroll
+        for (int i = 0; i < kBlockScales; ++i) {
+          of[h][i] = x * w[i];
+        }
       }
     }
   };
@@ -134,14 +140,16 @@ class PromotedByTokenConsumer {
     cuda::WgmmaPin(part);
     release_.X(Before(index_.stage, 1 + kPending));
 #pragma unroll
-    for (int octet = 0; octet < T::kTokens / 8; ++octet) {
-      const bool own = octet < place.own_octets;
+    for (int run = 0; run < T::kTokens / 8; run += kRun) {
+      const bool own = run == 0 || run < place.own_octets;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float scale = own ? scales.of[h][0] : scales.of[h][1];
+        const float scale = own ? scales.of[h][0] : scales.of[h][kBlockScales - 1];
 #pragma unroll
-        for (int j = 4 * octet + 2 * h; j < 4 * octet + 2 * h + 2; ++j) {
+        for (int octet = run; octet < run + kRun; ++octet) {
+          const int j = 4 * octet + 2 * h;
           acc[0][j] = fmaf(part[j], scale, acc[0][j]);
+          acc[0][j + 1] = fmaf(part[j + 1], scale, acc[0][j + 1]);
         }
       }
     }
