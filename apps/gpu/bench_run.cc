@@ -95,8 +95,7 @@ void RunGpuGemmBench(const GpuBenchArguments& arguments) {
   const sm90::DeviceModel device = sm90::CurrentDevice();
   const sm90::Tables tables = sm90::DefaultTables(device);
   CheckKernels(arguments, device);
-  const std::unique_ptr<gpu::CublasLt> baseline =
-      gpu::OpenCublasLt("dualfp is measured alone");
+  const std::unique_ptr<gpu::CublasLt> baseline = gpu::OpenCublasLt("dualfp is measured alone");
 
   Json run = gpu::RunRecord(info, arguments.command);
   run["cublaslt"] = baseline != nullptr ? baseline->version() : "none";

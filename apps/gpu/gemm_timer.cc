@@ -75,10 +75,9 @@ PlanTimer::RaceTimes GemmTimer::Race(const TunePoint& point, std::span<const sm9
   const bool baseline =
       plain && baseline_ != nullptr && baseline_->Prepare(data_->BaselineProblem(), 1) > 0;
   if (baseline) {
-    replays.push_back(
-        std::make_unique<GraphReplay>(stream_, launches, [&](int i, cudaStream_t stream) {
-          baseline_->Run(0, data_->BaselineWeights(i), stream);
-        }));
+    replays.push_back(std::make_unique<GraphReplay>(
+        stream_, launches,
+        [&](int i, cudaStream_t stream) { baseline_->Run(0, data_->BaselineWeights(i), stream); }));
     all.push_back(replays.back().get());
   }
   RaceTimes times;

@@ -36,8 +36,8 @@ std::string ToText(const TunePoint& point);
 
 struct TunedPoint {
   TunePoint point;
-  std::string plan;         // the fastest
-  double microseconds = 0;  // its
+  std::string plan;                  // the fastest
+  double microseconds = 0;           // its
   double cublaslt_microseconds = 0;  // of plain weights, taken in turn with it; 0: not measured
   // Every plan that was timed, fastest first. Slow ones were sampled once.
   std::vector<std::pair<std::string, double>> timed;

@@ -159,7 +159,7 @@ TEST_F(TuneTest, RowsOfPlainWeightsSayWhatCublasLtTakes) {
   EXPECT_EQ(tuned[1].cublaslt_microseconds, 5.0);
   // What a benchmark says of cuBLASLt is of another of its kernels.
   std::ofstream(path_, std::ios::app)
-      << Json{{"kind", "point"}, {"format", "f16"},  {"n", 4096}, {"k", 4096},
+      << Json{{"kind", "point"}, {"format", "f16"},   {"n", 4096}, {"k", 4096},
               {"m", 16},         {"plan", favourite}, {"us", 2},   {"cublaslt_us", 1}}
       << "\n";
   const sm90::TunedTable table = TableFromRecords({path_});

@@ -111,8 +111,8 @@ class WgmmaGpuTest : public GpuTest {
   void SetUp() override {
     GpuTest::SetUp();
     cudaDeviceProp properties{};
-    if (HasGpu() && (cudaGetDeviceProperties(&properties, 0) != cudaSuccess ||
-                     properties.major != 9)) {
+    if (HasGpu() &&
+        (cudaGetDeviceProperties(&properties, 0) != cudaSuccess || properties.major != 9)) {
       GTEST_SKIP() << "wgmma is of compute capability 9.0";
     }
   }

@@ -17,8 +17,8 @@ struct CostModel {
   // Of shared memory, by wgmma's operands and copies, where warpgroups share a tile.
   double shared_bytes_cycle = 177.3;
   double decode_cycles = 228.1;    // of 64 x 64 nested weights
-  double add_cycles = 2.231;        // of a warp's promoted sums of a wgmma column pair
-  double drain_cycles = 238.1;      // of products that are awaited before they are added
+  double add_cycles = 2.231;       // of a warp's promoted sums of a wgmma column pair
+  double drain_cycles = 238.1;     // of products that are awaited before they are added
   double tpc_bytes_cycle = 168.7;  // that copies bring to the two SMs of a TPC
   double outside_cycles = 5.247;   // more of 128 bytes that lie beyond the last token
   double l2_bytes_cycle = 5784;    // that all SMs draw together

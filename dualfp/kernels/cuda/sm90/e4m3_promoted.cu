@@ -13,7 +13,7 @@ void AddE4m3Promoted(std::vector<KernelConfig>& table) {
   AddPersistent<kFormat, 2, 1, 128, 1, 32, 64, 96, 128>(table);
   AddPersistent<kFormat, 3, 1, 128, 1, 64, 96>(table);
   // 64 tokens a warpgroup by these many weights.
-  AddPromotedByToken<2, 48, 64, 96, 128, 160, 192>(table);
+  AddPromotedByToken<2, 48, 64, 80, 96, 128, 160, 192>(table);
   AddPromotedByToken<3, 64, 96, 112, 128>(table);
 }
 

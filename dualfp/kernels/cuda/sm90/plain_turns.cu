@@ -8,7 +8,8 @@ void Add(std::vector<KernelConfig>& table) {
   // 128 weights by these many tokens,
   AddTurns<kFormat, Sharing::kTurns, 96, 128, 160, 192>(table);
   // and 128 tokens by these many weights.
-  AddTurns<kFormat, Sharing::kTurnsByToken, 64, 96, 112, 120, 144, 160, 168, 176, 192>(table);
+  AddTurns<kFormat, Sharing::kTurnsByToken, 40, 48, 64, 72, 80, 88, 96, 112, 120, 144, 160, 168,
+           176, 192>(table);
 }
 
 }  // namespace

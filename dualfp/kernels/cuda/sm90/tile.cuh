@@ -102,7 +102,8 @@ struct Tile {
 
   // Promoted sums: whether there are registers for the products of two stages, so that those of one
   // multiply while the others are added.
-  static constexpr bool kTwoStages = kPromoted && kByToken && kTokens <= (kWarpgroups == 3 ? 64 : 128);
+  static constexpr bool kTwoStages =
+      kPromoted && kByToken && kTokens <= (kWarpgroups == 3 ? 64 : 128);
 
   static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
   // There are registers for activations and residuals beside the accumulators, so that no kernel
