@@ -16,7 +16,7 @@ using sm90::Plan;
 
 constexpr int kHeuristics = 8;  // cuBLASLt's algorithms that are tried
 constexpr int kSamples = 3;
-constexpr int kRounds = 9;         // fewer let a plan win by luck, 8 % behind the best
+constexpr int kRounds = 16;        // an even number: half of them backwards
 constexpr double kHopeless = 1.5;  // times the best so far: not sampled further
 constexpr double kWrong = 10;      // times the largest error: cuBLASLt computed something else
 
@@ -37,11 +37,11 @@ int FastestAlgorithm(CublasLt& baseline, const GemmData& data, int launches, cud
   return fastest;
 }
 
-std::vector<double> RaceOwned(const std::vector<std::unique_ptr<GraphReplay>>& replays) {
+std::vector<GraphReplay*> Pointers(const std::vector<std::unique_ptr<GraphReplay>>& replays) {
   std::vector<GraphReplay*> all;
   std::transform(replays.begin(), replays.end(), std::back_inserter(all),
                  [](const auto& owned) { return owned.get(); });
-  return Race(all, kRounds);
+  return all;
 }
 
 }  // namespace
@@ -92,8 +92,7 @@ GemmRecord MeasureGemm(const GemmData& data, std::span<const Plan> plans, Cublas
     for (const size_t i : finalists) {
       contenders.push_back(replay(plans[i], true));
     }
-    const std::vector<double> raced = RaceOwned(contenders);
-    winner = finalists[std::min_element(raced.begin(), raced.end()) - raced.begin()];
+    winner = finalists[Fastest(Pointers(contenders))];
   }
   const Plan* best = &plans[winner];
   record.error = errors[winner];
@@ -129,7 +128,7 @@ GemmRecord MeasureGemm(const GemmData& data, std::span<const Plan> plans, Cublas
       baseline->Run(algorithm, data.BaselineWeights(i), s);
     }));
   }
-  const std::vector<double> times = RaceOwned(replays);
+  const std::vector<double> times = Race(Pointers(replays), kRounds);
   record.microseconds = times[0];
   record.no_overlap_microseconds = times[1];
   record.with_quantize_microseconds = quantizes ? times[2] : 0.0;

@@ -10,7 +10,7 @@ namespace {
 using cuda::CheckCuda;
 
 constexpr int kSamples = 3;
-constexpr int kRounds = 5;
+constexpr int kRounds = 6;
 constexpr double kReplayMicroseconds = 400;
 
 }  // namespace
@@ -56,37 +56,35 @@ PlanTimer::Time GemmTimer::Measure(const TunePoint& point, const sm90::Plan& pla
   return time;
 }
 
-PlanTimer::RaceTimes GemmTimer::Race(const TunePoint& point, std::span<const sm90::Plan> plans) {
+PlanTimer::Winner GemmTimer::Race(const TunePoint& point, std::span<const sm90::Plan> plans) {
   Prepare(point);
   const int launches = ReplayLaunches(*data_);
   std::vector<std::unique_ptr<GraphReplay>> replays;
-  std::vector<GraphReplay*> all;
+  std::vector<GraphReplay*> contenders;
   for (const sm90::Plan& plan : plans) {
     replays.push_back(std::make_unique<GraphReplay>(
         stream_, launches,
         [&](int i, cudaStream_t stream) { Launch(plan, data_->Problem(i), stream, true); }));
-    all.push_back(replays.back().get());
+    contenders.push_back(replays.back().get());
   }
+  Winner winner;
+  winner.plan = Fastest(contenders);
+  std::vector<GraphReplay*> last = {contenders[winner.plan]};
   const bool plain = sm90::IsPlain(point.format);
   if (plain && !asked_for_baseline_) {
     asked_for_baseline_ = true;
     baseline_ = OpenCublasLt("plain weights are tuned without it");
   }
-  const bool baseline =
-      plain && baseline_ != nullptr && baseline_->Prepare(data_->BaselineProblem(), 1) > 0;
-  if (baseline) {
+  if (plain && baseline_ != nullptr && baseline_->Prepare(data_->BaselineProblem(), 1) > 0) {
     replays.push_back(std::make_unique<GraphReplay>(
         stream_, launches,
         [&](int i, cudaStream_t stream) { baseline_->Run(0, data_->BaselineWeights(i), stream); }));
-    all.push_back(replays.back().get());
+    last.push_back(replays.back().get());
   }
-  RaceTimes times;
-  times.plans = gpu::Race(all, kRounds);
-  if (baseline) {
-    times.cublaslt = times.plans.back();
-    times.plans.pop_back();
-  }
-  return times;
+  const std::vector<double> times = gpu::Race(last, kRounds);
+  winner.microseconds = times[0];
+  winner.cublaslt = times.size() > 1 ? times[1] : 0.0;
+  return winner;
 }
 
 }  // namespace dualfp::gpu

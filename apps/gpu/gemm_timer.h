@@ -22,7 +22,7 @@ class GemmTimer : public PlanTimer {
   ~GemmTimer() override;
 
   Time Measure(const TunePoint& point, const sm90::Plan& plan, double limit) override;
-  RaceTimes Race(const TunePoint& point, std::span<const sm90::Plan> plans) override;
+  Winner Race(const TunePoint& point, std::span<const sm90::Plan> plans) override;
 
  private:
   // Operands of the point's N and K: kept from point to point while these stay the same.

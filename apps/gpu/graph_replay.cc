@@ -62,37 +62,57 @@ double MedianMicroseconds(GraphReplay& replay, int samples, double limit) {
   return Median(std::move(values));
 }
 
-std::vector<size_t> Finalists(const std::vector<double>& times) {
-  constexpr double kClose = 1.05;  // times the best
-  constexpr size_t kMost = 6;
+namespace {
+
+// The indices of the least times, at most `most` and none beyond `close` times the least; that one
+// first.
+std::vector<size_t> Least(const std::vector<double>& times, size_t most, double close) {
   std::vector<size_t> order(times.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return times[a] < times[b]; });
   size_t count = 0;
-  while (count < std::min(order.size(), kMost) && times[order[count]] <= times[order[0]] * kClose) {
+  while (count < std::min(order.size(), most) && times[order[count]] <= times[order[0]] * close) {
     ++count;
   }
   order.resize(count);
   return order;
 }
 
+}  // namespace
+
+std::vector<size_t> Finalists(const std::vector<double>& times) { return Least(times, 12, 1.08); }
+
 std::vector<double> Race(const std::vector<GraphReplay*>& replays, int rounds) {
-  std::vector<std::vector<double>> samples(replays.size());
+  const size_t count = replays.size();
+  std::vector<std::vector<double>> samples(count);
   for (int round = 0; round <= rounds; ++round) {
-    for (size_t i = 0; i < replays.size(); ++i) {
-      const double microseconds = replays[i]->Microseconds();
+    for (size_t place = 0; place < count; ++place) {
+      const size_t turn = (round % 2 == 0 ? place : count - 1 - place) + round / 2;
+      const double microseconds = replays[turn % count]->Microseconds();
       if (round > 0) {
-        samples[i].push_back(microseconds);
+        samples[turn % count].push_back(microseconds);
       }
     }
   }
   std::vector<double> medians;
-  medians.reserve(samples.size());
+  medians.reserve(count);
   for (std::vector<double>& values : samples) {
     medians.push_back(Median(std::move(values)));
   }
   return medians;
+}
+
+size_t Fastest(const std::vector<GraphReplay*>& replays) {
+  constexpr int kFirstRounds = 5;
+  constexpr int kLastRounds = 16;
+  const std::vector<size_t> best = Least(Race(replays, kFirstRounds), 3, 1.05);
+  std::vector<GraphReplay*> contenders;
+  for (const size_t i : best) {
+    contenders.push_back(replays[i]);
+  }
+  const std::vector<double> times = Race(contenders, kLastRounds);
+  return best[std::min_element(times.begin(), times.end()) - times.begin()];
 }
 
 }  // namespace dualfp::gpu

@@ -35,11 +35,16 @@ class GraphReplay {
 // Warms once, then the median of `samples` replays; stops after the first that exceeds `limit`.
 double MedianMicroseconds(GraphReplay& replay, int samples, double limit = 1e30);
 
-// Which of these sampled times are close enough to the best for a race to tell them apart: a few,
-// the best first.
+// Which of these sampled times are close enough to the best for races to tell them apart: some, the
+// best first.
 std::vector<size_t> Finalists(const std::vector<double>& times);
 
-// Replays all in turn, `rounds` times after a first that does not count: a median for each.
+// Replays all in turn, `rounds` times after a first that does not count: a median for each. Each
+// round begins with another one and every second goes backwards, since at its power limit the GPU's
+// clock depends on what ran before.
 std::vector<double> Race(const std::vector<GraphReplay*>& replays, int rounds);
+
+// The index of the fastest, by a race of all and a longer one of the best of them.
+size_t Fastest(const std::vector<GraphReplay*>& replays);
 
 }  // namespace dualfp::gpu

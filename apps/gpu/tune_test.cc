@@ -58,14 +58,17 @@ class FakeTimer : public PlanTimer {
     return {Microseconds(plan), Name(plan) == wrong ? 0.5 : 1e-4};
   }
 
-  RaceTimes Race(const TunePoint& point, std::span<const sm90::Plan> plans) override {
+  Winner Race(const TunePoint& point, std::span<const sm90::Plan> plans) override {
     ++calls_.raced;
-    RaceTimes times;
-    for (const sm90::Plan& plan : plans) {
-      times.plans.push_back(Microseconds(plan));
+    Winner winner;
+    for (size_t i = 0; i < plans.size(); ++i) {
+      if (i == 0 || Microseconds(plans[i]) < winner.microseconds) {
+        winner.plan = i;
+        winner.microseconds = Microseconds(plans[i]);
+      }
     }
-    times.cublaslt = sm90::IsPlain(point.format) ? 5.0 : 0.0;
-    return times;
+    winner.cublaslt = sm90::IsPlain(point.format) ? 5.0 : 0.0;
+    return winner;
   }
 
   std::string favourite;

@@ -67,11 +67,10 @@ class PointTuner {
       finalists.push_back(candidates[i].plan);
     }
     const Watchdog::Watch watch(dog_, [this] { ReportHang("the fastest plans"); });
-    const PlanTimer::RaceTimes times = timer_.Race(point_, finalists);
-    const auto winner = std::min_element(times.plans.begin(), times.plans.end());
-    result.plan = Name(finalists[winner - times.plans.begin()]);
-    result.microseconds = *winner;
-    result.cublaslt_microseconds = times.cublaslt;
+    const PlanTimer::Winner winner = timer_.Race(point_, finalists);
+    result.plan = Name(finalists[winner.plan]);
+    result.microseconds = winner.microseconds;
+    result.cublaslt_microseconds = winner.cublaslt;
     return result;
   }
 

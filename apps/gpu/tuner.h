@@ -27,13 +27,14 @@ class PlanTimer {
   // Gives up early on a plan that takes longer than `limit` microseconds.
   virtual Time Measure(const TunePoint& point, const sm90::Plan& plan, double limit) = 0;
 
-  struct RaceTimes {
-    std::vector<double> plans;
+  struct Winner {
+    size_t plan = 0;  // its index
+    double microseconds = 0;
     double cublaslt = 0;  // of plain weights, the kernel that it chooses itself; 0: not there
   };
 
-  // More precise times of a few plans, taken in turn.
-  virtual RaceTimes Race(const TunePoint& point, std::span<const sm90::Plan> plans) = 0;
+  // The fastest of a few plans, by replays in turn.
+  virtual Winner Race(const TunePoint& point, std::span<const sm90::Plan> plans) = 0;
 };
 
 // Every plan that can run the point, the model's best first. Throws kUnsupported when there is

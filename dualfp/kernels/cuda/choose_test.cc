@@ -55,14 +55,23 @@ TEST(ChooseTest, TunedRowsAreTheChoice) {
   }
 }
 
-TEST(ChooseTest, BetweenTwoRowsTheUpperOneCounts) {
-  const auto rows = BuiltInTable().Find(WeightFormat::kNested, 4096, 4096);
-  ASSERT_GE(rows.size(), 2u);
-  const int m = rows[0].m + 1;
-  ASSERT_LE(m, rows[1].m);
-  EXPECT_EQ(ChooseBuiltIn(DenseProblem(WeightFormat::kNested, m, 4096, 4096)).row, &rows[1]);
-  const int beyond = rows.back().m + 1;
-  EXPECT_EQ(ChooseBuiltIn(DenseProblem(WeightFormat::kNested, beyond, 4096, 4096)).row, nullptr);
+// For fewer tokens than its own a row counts where its plan is no worse by the model than there.
+TEST(ChooseTest, BetweenRowsTheUpperOneCountsWhereItSuits) {
+  const TunedTable table = ParseTunedTable(
+      "dualfp-tuned-table 1\ndevice 132 NVIDIA H200\n"
+      "nested 65536 5120 256 nested_persistent_r128_t256_k64/x2 300\n"
+      "nested 65536 5120 1024 nested_persistent_r128_t256_k64/w2 1000\n",
+      "t");
+  const auto row = [&](int m) {
+    return Choose(DenseProblem(WeightFormat::kNested, m, 65536, 5120), DeviceModel(), {&table}).row;
+  };
+  EXPECT_EQ(row(1024), &table.rows[1]);
+  EXPECT_EQ(row(1020), &table.rows[1]);
+  EXPECT_EQ(row(256), &table.rows[0]);
+  EXPECT_EQ(row(250), &table.rows[0]);
+  EXPECT_EQ(row(640), nullptr) << "half of the last tiles would hold no tokens";
+  EXPECT_EQ(row(16), nullptr);
+  EXPECT_EQ(row(1025), nullptr) << "there is none that large";
 }
 
 TEST(ChooseTest, AnyShapeHasAPlan) {
@@ -145,9 +154,9 @@ TEST(ChooseTest, CublasLtRunsWhereItsRowSaysThatItIsFaster) {
   const auto wins = [&](WeightFormat format, int m) {
     return CublasLtWins(DenseProblem(format, m, 4096, 4096), DeviceModel(), {&table});
   };
-  EXPECT_TRUE(wins(WeightFormat::kF16, 1));
   EXPECT_TRUE(wins(WeightFormat::kF16, 16));
-  EXPECT_FALSE(wins(WeightFormat::kF16, 17)) << "level";
+  EXPECT_TRUE(wins(WeightFormat::kF16, 15));
+  EXPECT_FALSE(wins(WeightFormat::kF16, 64)) << "level";
   EXPECT_FALSE(wins(WeightFormat::kF16, 65)) << "no row";
   EXPECT_FALSE(wins(WeightFormat::kBf16, 16)) << "not measured";
   const auto explain = [&](int m) {

@@ -10,6 +10,7 @@ namespace dualfp::sm90 {
 namespace {
 
 constexpr double kClearlyFaster = 0.97;  // of the plan's time
+constexpr double kLittle = 1.02;         // that estimates may differ by and mean nothing
 
 // The row for the problem's M, or nullptr: the smallest M that is not below it.
 const TunedRow* FindRow(const TunedTable& table, const GemmProblem& problem) {
@@ -32,6 +33,25 @@ bool Idle(const Plan& plan, const GemmProblem& problem, const DeviceModel& devic
   }
   return (c.share_w > 1 && problem.m <= plan.config->tokens * (c.share_w / 2)) ||
          (c.share_x > 1 && problem.n <= plan.config->rows * (c.share_x / 2));
+}
+
+// The plan's estimate over the least one.
+double Disadvantage(const Plan& plan, const GemmProblem& problem, const DeviceModel& device) {
+  const std::vector<RankedPlan> ranked = RankPlans(problem, device);
+  return ranked.empty() ? 1.0
+                        : EstimateCost(plan, problem, device).total / ranked.front().microseconds;
+}
+
+// Whether the row's plan is a choice for fewer tokens: where the model likes it no less than at the
+// row's own M, where it was measured to be the best.
+bool Suits(const TunedRow& row, const GemmProblem& problem, const DeviceModel& device) {
+  if (row.m == problem.m) {
+    return true;
+  }
+  GemmProblem measured = problem;
+  measured.m = row.m;
+  return Disadvantage(row.plan, problem, device) <=
+         Disadvantage(row.plan, measured, device) * kLittle;
 }
 
 std::string DescribePlan(const Plan& plan) {
@@ -81,7 +101,7 @@ Choice Choose(const GemmProblem& problem, const DeviceModel& device, const Table
       continue;
     }
     const TunedRow* row = FindRow(*table, problem);
-    if (row != nullptr && Unsupported(row->plan, problem).empty()) {
+    if (row != nullptr && Unsupported(row->plan, problem).empty() && Suits(*row, problem, device)) {
       return {row->plan, row->microseconds, table, row};
     }
   }
@@ -132,7 +152,7 @@ std::string Explain(const GemmProblem& problem, const DeviceModel& device, const
     }
   } else {
     text << "why:  the cost model's best; no tuned row for N = " << problem.n
-         << ", K = " << problem.k << " up to this M";
+         << ", K = " << problem.k << " whose plan suits this M";
   }
   text << "\ncost: estimated " << estimate.total << " us (compute " << estimate.compute << " in "
        << estimate.waves << (estimate.waves == 1 ? " wave" : " waves") << ", DRAM " << estimate.dram

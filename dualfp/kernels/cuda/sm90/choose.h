@@ -1,6 +1,6 @@
-// Which plan runs a problem: a measured choice where a table has one for its N and K, else the cost
-// model's best. Pure: depends on its arguments alone, so that it can be printed and tested without
-// a GPU.
+// Which plan runs a problem: a measured choice where a table has one for its N, K and M, or for a
+// larger M if the cost model likes it no less at this one, else the model's best. Pure: depends on
+// its arguments alone, so that it can be printed and tested without a GPU.
 
 #pragma once
 

@@ -8,9 +8,8 @@
 //   nested 4096 4096 16 nested_split_r64_t16_k128_c2/s2 11.2
 //   f16 4096 4096 16 f16_split_r64_t16_k64_c2/s2 11.1 1.24
 //
-// A row is for problems of its format, N and K with M up to its own and above the row's before.
-// Rows of plain weights may end with cuBLASLt's time, by its own choice of a kernel, over the
-// plan's.
+// A row is for problems of its format, N, K and M; for M between rows, see choose.h. Rows of plain
+// weights may end with cuBLASLt's time, by its own choice of a kernel, over the plan's.
 
 #pragma once
 
