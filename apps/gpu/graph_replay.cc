@@ -108,6 +108,7 @@ size_t Fastest(const std::vector<GraphReplay*>& replays) {
   constexpr int kLastRounds = 16;
   const std::vector<size_t> best = Least(Race(replays, kFirstRounds), 3, 1.05);
   std::vector<GraphReplay*> contenders;
+  contenders.reserve(best.size());
   for (const size_t i : best) {
     contenders.push_back(replays[i]);
   }
