@@ -221,9 +221,9 @@ Service::Prepared Service::Prepare(const HttpRequest& request) {
       return PrepareCompletion(std::move(served), std::move(parsed), request.arrival);
     }
     if (request.path == "/v1/chat/completions") {
-      ChatCompletionRequest parsed = ParseChatRequest(request.body, RulesOf(*model()));
+      const ChatCompletionRequest parsed = ParseChatRequest(request.body, RulesOf(*model()));
       auto served = ModelNamed(parsed.options.model);
-      return PrepareChat(std::move(served), std::move(parsed), request.arrival);
+      return PrepareChat(std::move(served), parsed, request.arrival);
     }
     return Answer(request);
   } catch (const ApiError& error) {
