@@ -2,6 +2,8 @@
 //   numeric_codes decode FORMAT   every code's value, F32
 //   numeric_codes encode FORMAT   the code (U16) of each F32 read from standard input
 //   numeric_codes nested          upper and lower byte of every eligible FP16 weight, by code
+//   numeric_codes nested12        upper byte and nibble of every BF16 weight of at most 1.75 in a
+//                                 row with shift 0: in an even column, then in an odd one
 
 #include <cstdio>
 #include <functional>
@@ -14,6 +16,7 @@
 #include "dualfp/numeric/fp4.h"
 #include "dualfp/numeric/fp8.h"
 #include "dualfp/numeric/nested.h"
+#include "dualfp/numeric/nested12.h"
 
 namespace {
 
@@ -67,6 +70,18 @@ void Nested() {
   Write(bytes);
 }
 
+void Nested12() {
+  std::vector<dualfp::Nested12Bits> bits;
+  for (uint32_t code = 0; code < 1u << 16; ++code) {
+    if ((code & 0x7fff) <= dualfp::kNested12MaxBits) {
+      for (const bool odd : {false, true}) {
+        bits.push_back(dualfp::Nested12Split(static_cast<uint16_t>(code), 0, odd).bits);
+      }
+    }
+  }
+  Write(bits);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -75,12 +90,16 @@ int main(int argc, char** argv) {
     Nested();
     return 0;
   }
+  if (mode == "nested12") {
+    Nested12();
+    return 0;
+  }
   for (const Format& format : Formats()) {
     if (argc > 2 && format.name == argv[2]) {
       mode == "decode" ? Decode(format) : Encode(format);
       return 0;
     }
   }
-  std::fprintf(stderr, "usage: numeric_codes decode|encode FORMAT | nested\n");
+  std::fprintf(stderr, "usage: numeric_codes decode|encode FORMAT | nested | nested12\n");
   return 2;
 }

@@ -82,3 +82,25 @@ def test_nested_upper_is_e4m3_of_256_w():
     assert np.array_equal(split[:, 0], expected)
     # The published lower byte is the weight's own; ours is that plus 64.
     assert np.array_equal(split[:, 1], ((codes[eligible] & 255) + 64).astype(np.uint8))
+
+
+def test_nested12_holds_bf16_and_a_nearest_e4m3():
+    """Both columns' bits of every weight up to 1.75, by numpy and ml_dtypes."""
+    bits = np.frombuffer(run("nested12"), np.uint8).reshape(-1, 2, 2).astype(np.int32)
+    patterns = np.arange(2**16, dtype=np.uint16)
+    patterns = patterns[(patterns & 0x7FFF) <= 0x3FE0]
+    weights = patterns.view(ml_dtypes.bfloat16).astype(np.float64)
+    normal = np.abs(weights) >= 2.0**-14
+    all_codes = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    codes = all_codes[np.isfinite(all_codes)]
+    for column, bias in enumerate([8, 7]):
+        upper, nibble = bits[:, column].T
+        code = 16 * (upper & 127) + nibble - bias
+        fp16 = ((upper & 128) << 8 | 8 * code).astype(np.uint16).view(np.float16)
+        linear = np.round(weights * 2.0**21) * 2.0**-21
+        assert np.array_equal(fp16.astype(np.float64), np.where(normal, weights, linear))
+        bf16 = ((upper & 128) << 8 | code + 0x3800).astype(np.uint16)
+        assert np.array_equal(bf16[normal], patterns[normal])
+        error = np.abs(all_codes[upper] - 256 * weights)[normal]
+        best = np.abs(codes[:, None] - 256 * weights[normal]).min(axis=0)
+        assert np.array_equal(error, best)
