@@ -17,8 +17,8 @@
 #include "dualfp/base/check.h"
 #include "dualfp/base/watchdog.h"
 #include "dualfp/io/file.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
-#include "dualfp/kernels/cuda/sm90/device_model.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
+#include "dualfp/kernels/cuda/sm90/select/device_model.h"
 
 namespace dualfp {
 namespace {

@@ -7,7 +7,7 @@
 #include "apps/gemm/record_file.h"
 #include "apps/gpu/gpu_commands.h"
 #include "apps/gpu/tune_log.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
 
 namespace dualfp {
 std::vector<ModelQuality> EvaluateModel(const std::vector<std::filesystem::path>& files) {

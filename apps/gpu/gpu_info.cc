@@ -9,7 +9,7 @@
 #include "apps/gpu/commit.h"
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
-#include "dualfp/kernels/cuda/sm90/tuned_table.h"
+#include "dualfp/kernels/cuda/sm90/select/tuned_table.h"
 
 namespace dualfp::gpu {
 

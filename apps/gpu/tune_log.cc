@@ -14,8 +14,8 @@
 #include "apps/gemm/record_file.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
-#include "dualfp/kernels/cuda/sm90/cost_model.h"
-#include "dualfp/kernels/cuda/sm90/plans.h"
+#include "dualfp/kernels/cuda/sm90/select/cost_model.h"
+#include "dualfp/kernels/cuda/sm90/select/plans.h"
 
 namespace dualfp::gpu {
 namespace {

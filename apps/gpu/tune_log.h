@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "dualfp/io/json.h"
-#include "dualfp/kernels/cuda/sm90/tuned_table.h"
+#include "dualfp/kernels/cuda/sm90/select/tuned_table.h"
 
 namespace dualfp::gpu {
 

@@ -15,7 +15,7 @@
 #include "apps/progress_bar.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
-#include "dualfp/kernels/cuda/sm90/device_model.h"
+#include "dualfp/kernels/cuda/sm90/select/device_model.h"
 
 namespace dualfp {
 namespace {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "apps/gpu/tune_log.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
 
 namespace dualfp::gpu {
 

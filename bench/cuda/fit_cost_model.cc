@@ -20,7 +20,7 @@
 #include "apps/gpu/tune_log.h"
 #include "apps/statistics.h"
 #include "dualfp/base/check.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
 
 namespace dualfp::gpu {
 namespace {

@@ -33,8 +33,8 @@
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/planes.h"
 #include "dualfp/kernels/cuda/quantize.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
 
 namespace dualfp::gpu {
 namespace {

@@ -13,9 +13,9 @@
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/cublaslt_gemm.h"
 #include "dualfp/kernels/cuda/quantize.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
-#include "dualfp/kernels/cuda/sm90/device_model.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
+#include "dualfp/kernels/cuda/sm90/select/device_model.h"
 #include "dualfp/kernels/gemm_kernels.h"
 #include "dualfp/numeric/nested.h"
 

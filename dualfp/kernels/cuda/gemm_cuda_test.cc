@@ -10,7 +10,7 @@
 #include "dualfp/base/error.h"
 #include "dualfp/kernels/cuda/cublaslt_gemm.h"
 #include "dualfp/kernels/cuda/gemm_gpu_problem.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
 #include "dualfp/kernels/cuda/upload.h"
 #include "dualfp/kernels/gemm.h"
 #include "dualfp/kernels/gemm_kernels.h"

@@ -15,7 +15,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/base/watchdog.h"
 #include "dualfp/kernels/cuda/gemm_gpu_problem.h"
-#include "dualfp/kernels/cuda/sm90/choose.h"
+#include "dualfp/kernels/cuda/sm90/select/choose.h"
 #include "dualfp/kernels/cuda/upload.h"
 #include "dualfp/numeric/nested.h"
 

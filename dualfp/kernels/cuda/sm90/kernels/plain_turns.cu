@@ -1,0 +1,22 @@
+#include "dualfp/kernels/cuda/sm90/kernels/instantiate.cuh"
+
+namespace dualfp::sm90 {
+namespace {
+
+template <WeightFormat kFormat>
+void Add(std::vector<KernelConfig>& table) {
+  // 128 weights by these many tokens,
+  AddTurns<kFormat, Sharing::kTurns, 96, 128, 160, 192>(table);
+  // and 128 tokens by these many weights.
+  AddTurns<kFormat, Sharing::kTurnsByToken, 40, 48, 64, 72, 80, 88, 96, 112, 120, 144, 160, 168,
+           176, 192>(table);
+}
+
+}  // namespace
+
+void AddPlainTurns(std::vector<KernelConfig>& table) {
+  Add<WeightFormat::kF16>(table);
+  Add<WeightFormat::kBf16>(table);
+}
+
+}  // namespace dualfp::sm90
