@@ -138,7 +138,7 @@ DecoderRunnerConfig RunnerConfig(int sequences, int tokens_each) {
 
 Model LoadNested(const std::string& directory, ThreadPool* threads) {
   LoadOptions options;
-  options.quantization = Quantization::kNested;
+  options.scheme = kNestedWeights;
   return LoadModel(directory, options, *threads);
 }
 

@@ -51,7 +51,7 @@ void Main(const char* model_path, const char* request_path, const char* out_path
   const JsonFields request(json, request_path);
   ThreadPool threads(static_cast<int>(request.FindInt("threads", 1, 64).value_or(2)));
   LoadOptions load;
-  load.quantization = ParseQuantization(request.GetString("quantization")).value();
+  load.scheme = FindWeightScheme(request.GetString("quantization"))->scheme;
   const Model model = LoadModel(model_path, load, threads);
   const int64_t vocabulary = model.config.vocab_size;
   std::vector<Prompt> prompts = ReadPrompts(request, vocabulary);

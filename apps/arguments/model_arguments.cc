@@ -36,8 +36,10 @@ void ModelArguments::AddTo(CLI::App& app) {
       ->required()
       ->option_text(" ");
   app.add_option("--quantization", quantization, "How linear layers are held (default auto)")
-      ->check(CLI::IsMember({"auto", "nested", "none", "fp8-tensor", "fp8-channel", "fp8-block"}))
-      ->option_text("{auto,nested,none,fp8-tensor,fp8-channel,fp8-block}")
+      ->check([](const std::string& name) {
+        return FindWeightScheme(name) != nullptr ? "" : "expected one of " + WeightSchemeNames();
+      })
+      ->option_text("SCHEME: " + WeightSchemeNames())
       ->group("Model");
   app.add_flag("--quantize-lm-head", quantize_lm_head, "Nest lm_head too; plain otherwise")
       ->group("Model");
@@ -55,7 +57,7 @@ Model LoadModelWithProgress(const ModelArguments& arguments, const ModelConfig& 
                             ThreadPool& threads) {
   ProgressBar bar("Loading " + arguments.model);
   LoadOptions options;
-  options.quantization = ParseQuantization(arguments.quantization).value();
+  options.scheme = FindWeightScheme(arguments.quantization)->scheme;
   options.nest_lm_head = arguments.quantize_lm_head;
   options.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
   if (arguments.load_format == "dummy") {

@@ -82,7 +82,7 @@ TEST(Allocation, NoneInAStepOnceWarm) {
 TEST(Allocation, NoneInAStepOfTheReferenceModel) {
   ThreadPool threads(2);
   LoadOptions options;
-  options.quantization = Quantization::kNested;
+  options.scheme = kNestedWeights;
   const Model model =
       LoadModel(std::filesystem::path(DUALFP_SOURCE_DIR) / "models/reference", options, threads);
   DecoderRunnerConfig runner_config;

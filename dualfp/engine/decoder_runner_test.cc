@@ -25,7 +25,7 @@ class ReferenceModel : public ::testing::Test {
   static void SetUpTestSuite() {
     threads_ = new ThreadPool(2);
     LoadOptions options;
-    options.quantization = Quantization::kNested;
+    options.scheme = kNestedWeights;
     model_ = new Model(LoadModel(std::filesystem::path(DUALFP_SOURCE_DIR) / "models/reference",
                                  options, *threads_));
   }
@@ -213,7 +213,7 @@ TEST_F(ReferenceModel, SaysWhatItCanDo) {
   EXPECT_EQ(nested.info().max_model_len, 1024);
   EXPECT_EQ(nested.CacheClass(10), nested.CacheClass(1000));
   LoadOptions options;
-  options.quantization = Quantization::kNone;
+  options.scheme = kPlainWeights;
   const Model plain =
       LoadModel(std::filesystem::path(DUALFP_SOURCE_DIR) / "models/reference", options, *threads_);
   const DecoderRunner runner(plain, RunnerConfig(), threads_);

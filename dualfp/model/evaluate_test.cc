@@ -66,10 +66,10 @@ TEST(CompareLogitRows, KnownDistributions) {
 
 class EvaluateTest : public ::testing::Test {
  protected:
-  static Model Load(Quantization quantization, bool lm_head = false) {
+  static Model Load(const WeightScheme& scheme, bool lm_head = false) {
     ThreadPool threads(2);
     LoadOptions options;
-    options.quantization = quantization;
+    options.scheme = scheme;
     options.nest_lm_head = lm_head;
     return LoadModel(kModel, options, threads);
   }
@@ -93,7 +93,7 @@ class EvaluateTest : public ::testing::Test {
 };
 
 TEST_F(EvaluateTest, AgreesWithItselfHoweverItIsCut) {
-  const Model model = Load(Quantization::kNested);
+  const Model model = Load(kNestedWeights);
   Decoder whole(model, Options());
   Decoder cut(model, Options(7));
   const PrecisionPlan fp16 = Uniform(Precision::kFp16);
@@ -110,7 +110,7 @@ TEST_F(EvaluateTest, AgreesWithItselfHoweverItIsCut) {
 }
 
 TEST_F(EvaluateTest, PlanOfLinearLayersRefinesThePlanOfLayers) {
-  const Model model = Load(Quantization::kNested);
+  const Model model = Load(kNestedWeights);
   Decoder decoder(model, Options());
   const PrecisionPlan layers = [&] {
     PrecisionPlan plan = Uniform(Precision::kFp16);
@@ -136,7 +136,7 @@ TEST_F(EvaluateTest, PlanOfLinearLayersRefinesThePlanOfLayers) {
 }
 
 TEST_F(EvaluateTest, StaticScalesAreTheLargestInputsOver448) {
-  Model model = Load(Quantization::kFp8Channel);
+  Model model = Load(kFp8PerChannel);
   DecoderOptions options = Options();
   options.activation_quant = ActivationQuant::kStaticPerTensor;
   EXPECT_THROW(Decoder(model, options), Error);  // not calibrated
@@ -167,13 +167,12 @@ TEST_F(EvaluateTest, StaticScalesAreTheLargestInputsOver448) {
 }
 
 TEST_F(EvaluateTest, Fp8FormatsAreCloseToPlain) {
-  const Model plain = Load(Quantization::kNone);
+  const Model plain = Load(kPlainWeights);
   Decoder reference(plain, Options());
   const PrecisionPlan fp16 = Uniform(Precision::kFp16);
   const PrecisionPlan fp8 = Uniform(Precision::kFp8);
-  for (const Quantization quantization :
-       {Quantization::kFp8Tensor, Quantization::kFp8Channel, Quantization::kFp8Block}) {
-    const Model model = Load(quantization);
+  for (const WeightScheme& scheme : {kFp8PerTensor, kFp8PerChannel, kFp8PerBlock}) {
+    const Model model = Load(scheme);
     EXPECT_EQ(model.report.Fp8LayerLinears(), 32);
     EXPECT_EQ(model.report.NestedLayerLinears(), 0);
     Decoder decoder(model, Options());
@@ -185,7 +184,7 @@ TEST_F(EvaluateTest, Fp8FormatsAreCloseToPlain) {
     EXPECT_GT(sum / 159, 1e-5);
     EXPECT_LT(sum / 159, 0.05);
   }
-  EXPECT_THROW(Load(Quantization::kFp8Tensor, true), Error);  // lm_head is the embedding table
+  EXPECT_THROW(Load(kFp8PerTensor, true), Error);  // lm_head is the embedding table
 }
 
 }  // namespace

@@ -21,7 +21,11 @@ class Loader {
  public:
   Loader(const ModelConfig& config, WeightSource& source, const LoadOptions& options,
          ThreadPool& threads)
-      : config_(config), source_(source), options_(options), threads_(threads) {}
+      : config_(config),
+        source_(source),
+        options_(options),
+        scheme_(options.scheme.value_or(kNestedWeights)),
+        threads_(threads) {}
 
   Model Load();
 
@@ -55,25 +59,12 @@ class Loader {
   const ModelConfig& config_;
   WeightSource& source_;
   const LoadOptions& options_;
+  const WeightScheme scheme_;
   ThreadPool& threads_;
   Model model_;
   int64_t done_bytes_ = 0;
   int64_t total_bytes_ = 0;
 };
-
-// kNone for what is not FP8 alone.
-ScaleGranularity Fp8Granularity(Quantization quantization) {
-  switch (quantization) {
-    case Quantization::kFp8Tensor:
-      return ScaleGranularity::kPerTensor;
-    case Quantization::kFp8Channel:
-      return ScaleGranularity::kPerChannel;
-    case Quantization::kFp8Block:
-      return ScaleGranularity::kBlock128;
-    default:
-      return ScaleGranularity::kNone;
-  }
-}
 
 int64_t ParameterCount(const ModelConfig& config) {
   const int64_t qkv_rows =
@@ -158,9 +149,8 @@ NestReport Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int6
 }
 
 void Loader::LoadLinear(Linear& linear, bool quantize, bool bias) {
-  const ScaleGranularity granularity =
-      quantize ? Fp8Granularity(options_.quantization) : ScaleGranularity::kNone;
-  const bool nest = quantize && granularity == ScaleGranularity::kNone;
+  const WeightScheme scheme = quantize ? scheme_ : kPlainWeights;
+  const bool nest = scheme == kNestedWeights;
   const LinearPart& first = linear.parts.front();
   const DType source_dtype =
       source_.Open(first.tensor + ".weight", {first.tensor_rows, first.tensor_columns})->dtype();
@@ -196,8 +186,8 @@ void Loader::LoadLinear(Linear& linear, bool quantize, bool bias) {
     LogInfo(StrCat(linear.name, " stays plain and computes in FP16 only: ", report.exception));
   }
   FinishOutliers(linear);
-  if (granularity != ScaleGranularity::kNone) {
-    QuantizeLinear(linear, granularity, threads_);
+  if (GetQuantFormatInfo(scheme.format).codec.bits > 0) {
+    QuantizeLinear(linear, scheme.granularity, threads_);
   }
   if (bias) {
     LoadBias(linear);
@@ -289,7 +279,6 @@ void Loader::LoadLayer(int64_t index, LayerWeights& layer) {
   const int64_t all_q = config.num_attention_heads * dim;
   const int64_t all_kv = config.num_key_value_heads * dim;
   const int64_t intermediate = model_.intermediate();
-  const bool quantize = options_.quantization != Quantization::kNone;
 
   layer.input_norm = LoadVector(prefix + "input_layernorm.weight", hidden);
   layer.post_attention_norm = LoadVector(prefix + "post_attention_layernorm.weight", hidden);
@@ -302,18 +291,18 @@ void Loader::LoadLayer(int64_t index, LayerWeights& layer) {
               {{attention + "q_proj", all_q, 0},
                {attention + "k_proj", all_kv, q_rows},
                {attention + "v_proj", all_kv, q_rows + kv_rows}});
-  LoadLinear(layer.qkv, quantize, config.qkv_bias);
+  LoadLinear(layer.qkv, true, config.qkv_bias);
   layer.o = MakeLinear(attention + "o_proj", hidden, q_rows);
   AddColumnPart(layer.o);
-  LoadLinear(layer.o, quantize, config.o_bias);
+  LoadLinear(layer.o, true, config.o_bias);
   layer.gate_up = MakeLinear(mlp + "gate_up_proj", 2 * intermediate, hidden);
   AddRowParts(layer.gate_up, mlp + "gate_up_proj",
               {{mlp + "gate_proj", config.intermediate_size, 0, 2},
                {mlp + "up_proj", config.intermediate_size, 1, 2}});
-  LoadLinear(layer.gate_up, quantize, config.mlp_bias);
+  LoadLinear(layer.gate_up, true, config.mlp_bias);
   layer.down = MakeLinear(mlp + "down_proj", hidden, intermediate);
   AddColumnPart(layer.down);
-  LoadLinear(layer.down, quantize, config.mlp_bias);
+  LoadLinear(layer.down, true, config.mlp_bias);
 
   // The names of vLLM, older files, ModelOpt and compressed-tensors (formats.md).
   layer.kv_scales.key = LoadScale(
@@ -351,9 +340,9 @@ Model Loader::Load() {
         config_.intermediate_size, " intermediate rows and ", config_.vocab_size,
         " vocabulary rows over ", size, " shards");
   Check(!options_.nest_lm_head || !config_.tie_word_embeddings ||
-            Fp8Granularity(options_.quantization) == ScaleGranularity::kNone,
-        ErrorCode::kUnsupported,
-        "lm_head shares the embedding table, which cannot be held in FP8 alone; nest it instead");
+            GetQuantFormatInfo(scheme_.format).codec.bits == 0,
+        ErrorCode::kUnsupported, "lm_head shares the embedding table, which cannot be held as ",
+        WeightSchemeName(scheme_), "; nest it instead");
   Check(config_.head_dim <= kMaxHeadDim, ErrorCode::kUnsupported, "head_dim ", config_.head_dim,
         ", expected at most ", kMaxHeadDim);
   if (!config_.quantization_config.is_null()) {
@@ -404,28 +393,6 @@ class MemoryRows : public TensorRows {
 
 }  // namespace
 
-std::optional<Quantization> ParseQuantization(std::string_view name) {
-  if (name == "none") {
-    return Quantization::kNone;
-  }
-  if (name == "nested") {
-    return Quantization::kNested;
-  }
-  if (name == "auto") {
-    return Quantization::kAuto;
-  }
-  if (name == "fp8-tensor") {
-    return Quantization::kFp8Tensor;
-  }
-  if (name == "fp8-channel") {
-    return Quantization::kFp8Channel;
-  }
-  if (name == "fp8-block") {
-    return Quantization::kFp8Block;
-  }
-  return std::nullopt;
-}
-
 Model LoadModel(const ModelConfig& config, WeightSource& source, const LoadOptions& options,
                 ThreadPool& threads) {
   return Loader(config, source, options, threads).Load();
@@ -451,7 +418,7 @@ int64_t LoadReport::NestedLayerLinears() const {
 
 int64_t LoadReport::Fp8LayerLinears() const {
   return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
-    return linear.in_layer && GetQuantFormatInfo(linear.format).bits_fp8 > 0;
+    return linear.in_layer && Offers(GetQuantFormatInfo(linear.format), Precision::kFp8);
   });
 }
 

@@ -9,34 +9,22 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
-#include <string_view>
 
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/model/model.h"
 #include "dualfp/model/weight_source.h"
+#include "dualfp/tensor/weight_scheme.h"
 
 namespace dualfp {
-
-enum class Quantization : uint8_t {
-  kNone,    // plain, in the checkpoint's dtype
-  kNested,  // every linear layer but lm_head as two byte planes, FP16 and FP8 from one copy
-  kAuto,    // as the checkpoint says; nested for one that is not quantized
-  // E4M3 alone, from the checkpoint's weights with one scale for each weight in memory (q, k and v
-  // are one, and so are gate and up), output row or block of 128 x 128 of it.
-  kFp8Tensor,
-  kFp8Channel,
-  kFp8Block,
-};
-
-// "none", "nested", "auto", "fp8-tensor", "fp8-channel", "fp8-block".
-std::optional<Quantization> ParseQuantization(std::string_view name);
 
 // Linear layers with a larger share of weights beyond +-1.75 stay plain: the sparse list would cost
 // more than 12 bytes for every thousand weights, and its look-ups time.
 inline constexpr double kDefaultMaxOutlierShare = 0.001;
 
 struct LoadOptions {
-  Quantization quantization = Quantization::kAuto;
+  // How linear layers but lm_head are held; nothing: as the checkpoint says, nested for one that is
+  // not quantized.
+  std::optional<WeightScheme> scheme;
   double max_outlier_share = kDefaultMaxOutlierShare;
   // Embeddings and lm_head too; kUnsupported for FP8 alone where they are one tensor.
   bool nest_lm_head = false;

@@ -62,8 +62,8 @@ TEST_F(WeightsTest, DummyWeightsAreNormalAndDependOnSeedAndNameOnly) {
 
 TEST_F(WeightsTest, NestedHoldsTheSameWeightsAsPlain) {
   const ModelConfig config = SmallConfig();
-  const Model plain = Load(config, {.quantization = Quantization::kNone});
-  const Model nested = Load(config, {.quantization = Quantization::kNested});
+  const Model plain = Load(config, {.scheme = kPlainWeights});
+  const Model nested = Load(config, {.scheme = kNestedWeights});
   for (size_t layer = 0; layer < plain.layers.size(); ++layer) {
     for (size_t i = 0; i < plain.layers[layer].linears().size(); ++i) {
       const Weight& a = plain.layers[layer].linears()[i]->weight;

@@ -1,22 +1,9 @@
 #include "dualfp/tensor/quant_format.h"
 
-#include <array>
-
-#include "dualfp/base/check.h"
-
 namespace dualfp {
 namespace {
 
 constexpr std::array kPrecisions = {Precision::kFp16, Precision::kFp8, Precision::kFp4};
-
-constexpr std::array kFormats = {
-    QuantFormatInfo{QuantFormat::kPlain, "plain", 0, 16, 16, 0, 0},
-    QuantFormatInfo{QuantFormat::kNested, "nested", 0, 16, 16, 8, 0},
-    QuantFormatInfo{QuantFormat::kFp8, "fp8", 0, 8, 8, 8, 0},
-    QuantFormatInfo{QuantFormat::kNvfp4, "nvfp4", 16, 4.5, 4.5, 4.5, 4.5},
-    QuantFormatInfo{QuantFormat::kMxfp4, "mxfp4", 32, 4.25, 4.25, 4.25, 4.25},
-    QuantFormatInfo{QuantFormat::kMxfp8, "mxfp8", 32, 8.25, 8.25, 8.25, 0},
-};
 
 }  // namespace
 
@@ -39,15 +26,6 @@ std::optional<Precision> ParsePrecision(std::string_view name) {
     }
   }
   return std::nullopt;
-}
-
-std::span<const QuantFormatInfo> QuantFormats() { return kFormats; }
-
-const QuantFormatInfo& GetQuantFormatInfo(QuantFormat format) {
-  const auto index = static_cast<size_t>(format);
-  CheckInternal(index < kFormats.size() && kFormats[index].format == format, "unknown format ",
-                index);
-  return kFormats[index];
 }
 
 }  // namespace dualfp

@@ -2,10 +2,15 @@
 
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string_view>
+
+#include "dualfp/numeric/fp4.h"
+#include "dualfp/numeric/fp8.h"
+#include "dualfp/tensor/dtype.h"
 
 namespace dualfp {
 
@@ -16,37 +21,68 @@ enum class Precision : uint8_t { kFp16, kFp8, kFp4 };
 std::string_view PrecisionName(Precision precision);
 std::optional<Precision> ParsePrecision(std::string_view name);
 
-enum class QuantFormat : uint8_t {
-  kPlain,   // F16, BF16 or F32 values as in the checkpoint
-  kNested,  // two byte planes: E4M3 upper, exact FP16 with the lower (formats.md, NestedFP)
-  kFp8,     // E4M3 values and scales
-  kNvfp4,   // E2M1 values, one E4M3 scale per 16, one F32 scale per tensor
-  kMxfp4,   // E2M1 values, one E8M0 scale per 32
-  kMxfp8,   // E4M3 values, one E8M0 scale per 32
-};
-
 // Over what a scale is shared.
 enum class ScaleGranularity : uint8_t {
   kNone,
   kPerTensor,   // [1]
   kPerChannel,  // [N]: one for each output row of the weight
-  kBlock128,    // [ceil(N/128), ceil(K/128)]
+  kBlock128,    // [blocks of 128 rows, ceil(K/128)]: RowParts (row_parts.h) maps rows to blocks
   kGroup,       // [N, K/group_size]: group_size is the format's
 };
 
-// One row per format. `bits_fp16` and `bits_fp8` are the weight bits that a GEMM at that precision
-// reads per element, scales included (amortised); 0 where the format does not offer it.
-struct QuantFormatInfo {
-  QuantFormat format;
-  std::string_view name;
-  int group_size;     // elements along K that share a scale; 0 where scales are not grouped
-  float bits_stored;  // per element, scales included
-  float bits_fp16;
-  float bits_fp8;
-  float bits_fp4;
+// Bits that a GEMM reads per element at each precision, scales included (amortised); 0 where the
+// format does not offer it.
+struct BitsPerWeight {
+  float stored = 0;
+  float fp16 = 0;
+  float fp8 = 0;
+  float fp4 = 0;
 };
 
-std::span<const QuantFormatInfo> QuantFormats();
-const QuantFormatInfo& GetQuantFormatInfo(QuantFormat format);
+// Elements as codes of their own, times a scale. Codes of 4 bits lie two a byte, even k in the low
+// nibble. Formats whose planes mean something else together (plain, nested) have no codec.
+struct ElementCodec {
+  int bits = 0;   // of a code: 4 or 8; 0: no codec
+  float max = 0;  // the largest value of a code
+  float (*decode)(uint8_t code) = nullptr;
+  uint8_t (*encode)(float value) = nullptr;  // nearest, saturating
+};
+
+// What a format is: all that loading, quantizing and the reference kernels need to know. `values`
+// is the dtype of Weight::values (kPlain: the checkpoint's). Formats with a codec have scales per
+// tensor, channel or 128x128 block, or, with a group_size, per so many elements along K.
+struct QuantFormatInfo {
+  std::string_view name;
+  BitsPerWeight bits;
+  DType values = DType::kF8E4M3;
+  ElementCodec codec;
+  int group_size = 0;
+  DType scales = DType::kF32;  // F32; F8_E4M3 with a global F32 scale; or F8_E8M0
+};
+
+inline constexpr ElementCodec kE4m3Codec{8, kE4m3Max, E4m3ToFloat, FloatToE4m3};
+inline constexpr ElementCodec kE2m1Codec{4, kE2m1Max, E2m1ToFloat, FloatToE2m1};
+
+// Weight formats. A new one is an enumerator and its row, in the same place of both.
+enum class QuantFormat : uint8_t { kPlain, kNested, kFp8, kNvfp4, kMxfp4, kMxfp8 };
+inline constexpr std::array kQuantFormats = {
+    QuantFormatInfo{"plain", {16, 16}, DType::kF16},
+    QuantFormatInfo{"nested", {16, 16, 8}},  // E4M3 upper, exact FP16 with the lower (formats.md)
+    QuantFormatInfo{"fp8", {8, 8, 8}, DType::kF8E4M3, kE4m3Codec},
+    QuantFormatInfo{"nvfp4", {4.5, 4.5, 4.5, 4.5}, DType::kU8, kE2m1Codec, 16, DType::kF8E4M3},
+    QuantFormatInfo{"mxfp4", {4.25, 4.25, 4.25, 4.25}, DType::kU8, kE2m1Codec, 32, DType::kF8E8M0},
+    QuantFormatInfo{"mxfp8", {8.25, 8.25, 8.25}, DType::kF8E4M3, kE4m3Codec, 32, DType::kF8E8M0},
+};
+
+constexpr const QuantFormatInfo& GetQuantFormatInfo(QuantFormat format) {
+  return kQuantFormats.at(static_cast<size_t>(format));
+}
+
+// Whether the format offers a precision.
+constexpr bool Offers(const QuantFormatInfo& info, Precision precision) {
+  return (precision == Precision::kFp16  ? info.bits.fp16
+          : precision == Precision::kFp8 ? info.bits.fp8
+                                         : info.bits.fp4) > 0;
+}
 
 }  // namespace dualfp

@@ -6,6 +6,7 @@
 #include "dualfp/tensor/dtype.h"
 #include "dualfp/tensor/quant_format.h"
 #include "dualfp/tensor/weight.h"
+#include "dualfp/tensor/weight_scheme.h"
 
 namespace dualfp {
 namespace {
@@ -24,11 +25,50 @@ TEST(DTypeTest, NamesAndSizesRoundTrip) {
 }
 
 TEST(QuantFormatTest, TableIsIndexedByFormat) {
-  for (const QuantFormatInfo& info : QuantFormats()) {
-    EXPECT_EQ(&GetQuantFormatInfo(info.format), &info);
-  }
+  EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kPlain).name, "plain");
+  EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kNested).name, "nested");
+  EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kFp8).name, "fp8");
+  EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kNvfp4).name, "nvfp4");
+  EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kMxfp4).name, "mxfp4");
+  EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kMxfp8).name, "mxfp8");
   EXPECT_EQ(ParsePrecision("fp8"), Precision::kFp8);
   EXPECT_EQ(ParsePrecision("fp7"), std::nullopt);
+}
+
+TEST(QuantFormatTest, BitsOfCodecsAreThoseOfCodesAndScales) {
+  for (const QuantFormatInfo& info : kQuantFormats) {
+    if (info.codec.bits > 0) {
+      const float scale = info.group_size == 0 ? 0.0f
+                                               : static_cast<float>(8 * DTypeSize(info.scales)) /
+                                                     static_cast<float>(info.group_size);
+      EXPECT_EQ(info.bits.stored, static_cast<float>(info.codec.bits) + scale) << info.name;
+      EXPECT_EQ(info.codec.decode(info.codec.encode(1e30f)), info.codec.max) << info.name;
+    }
+  }
+}
+
+TEST(WeightSchemeTest, EveryNameFindsItsSchemeAndEverySchemeItsName) {
+  for (const NamedScheme& named : WeightSchemes()) {
+    EXPECT_EQ(FindWeightScheme(named.name), &named);
+    if (!named.alias.empty()) {
+      EXPECT_EQ(FindWeightScheme(named.alias), &named);
+    }
+    if (named.scheme.has_value()) {
+      EXPECT_EQ(FindWeightScheme(WeightSchemeName(*named.scheme))->scheme, named.scheme);
+    }
+  }
+  EXPECT_EQ(FindWeightScheme("auto")->scheme, std::nullopt);
+  EXPECT_EQ(FindWeightScheme("none")->scheme, kPlainWeights);
+  EXPECT_EQ(FindWeightScheme("nested")->scheme, kNestedWeights);
+  EXPECT_EQ(FindWeightScheme("fp8")->scheme, kFp8PerChannel);
+  EXPECT_EQ(FindWeightScheme("fp8_per_tensor")->scheme, kFp8PerTensor);
+  EXPECT_EQ(FindWeightScheme("fp8-block")->scheme, kFp8PerBlock);
+  EXPECT_EQ(FindWeightScheme("fp8-tensor")->name, "fp8_per_tensor");
+  EXPECT_EQ(FindWeightScheme("nvfp4")->scheme,
+            (WeightScheme{QuantFormat::kNvfp4, ScaleGranularity::kGroup}));
+  EXPECT_EQ(FindWeightScheme(""), nullptr);
+  EXPECT_EQ(FindWeightScheme("plain"), nullptr);
+  EXPECT_THAT(WeightSchemeNames(), HasSubstr("auto, none, nested, fp8_per_tensor"));
 }
 
 TEST(TensorViewTest, ShapesStridesAndRows) {

@@ -6,10 +6,7 @@ namespace dualfp {
 
 std::string Weight::Unsupported(Precision precision) const {
   const QuantFormatInfo& info = GetQuantFormatInfo(format);
-  const float bits = precision == Precision::kFp16  ? info.bits_fp16
-                     : precision == Precision::kFp8 ? info.bits_fp8
-                                                    : info.bits_fp4;
-  if (bits > 0) {
+  if (Offers(info, precision)) {
     return "";
   }
   return StrCat("a ", info.name, " weight cannot compute at ", PrecisionName(precision),

@@ -28,6 +28,12 @@ struct Shard {
   int64_t column_end = 0;
 };
 
+// How the planes of a weight lie in memory. Scales and outliers lie row-major in every layout.
+enum class WeightLayout : uint8_t {
+  kRowMajor,  // as on disk: CPU kernels, and plain weights everywhere
+  kSm90,      // as the Hopper kernels read each format (kernels/cuda/planes.h)
+};
+
 struct Weight {
   QuantFormat format = QuantFormat::kPlain;
   int64_t n = 0;  // output features held here
@@ -37,7 +43,7 @@ struct Weight {
   // kPlain: F16 | BF16 | F32 [N, K].    kNested: upper plane, F8_E4M3 [N, K].
   // kFp8, kMxfp8: F8_E4M3 [N, K].       kNvfp4, kMxfp4: U8 [N, K/2], even k in the low nibble.
   ConstTensorView values;
-  ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255 or, on a GPU, D (k_permuted)
+  ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255; kSm90: NestedDeviceLower
 
   ScaleGranularity scale_granularity = ScaleGranularity::kNone;
   ConstTensorView scales;     // F32, or F8_E4M3 (kNvfp4) or F8_E8M0 (MX); value = q * scale
@@ -46,9 +52,7 @@ struct Weight {
 
   OutlierList outliers;  // kNested only
 
-  // GPU planes are permuted inside each group of 16 along K (formats.md) and the lower plane holds
-  // D (NestedDeviceLower in numeric/nested.h) for E; CPU planes are not and hold E.
-  bool k_permuted = false;
+  WeightLayout layout = WeightLayout::kRowMajor;
 
   // Empty when a GEMM can run at this precision, else the reason, e.g. "a plain weight has no FP8
   // plane; load with --quantization nested".

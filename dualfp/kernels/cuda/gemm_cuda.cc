@@ -137,9 +137,9 @@ OutputType OutputTypeOf(DType dtype) {
 bool Aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
-  Check(args.weight->k_permuted || desc.weight_format == QuantFormat::kPlain,
+  Check(args.weight->layout == WeightLayout::kSm90 || desc.weight_format == QuantFormat::kPlain,
         ErrorCode::kInvalidArgument,
-        "gemm: a weight on the GPU must be K-permuted; load it for device cuda");
+        "gemm: the weight is laid out for another device; load it for cuda");
   const int64_t row_bytes = args.y.strides[0] * DTypeSize(desc.y_dtype);
   Check(desc.m == 1 || (row_bytes % 8 == 0 && args.y.strides[0] % 4 == 0),
         ErrorCode::kInvalidArgument, "gemm: rows of y are ", row_bytes,

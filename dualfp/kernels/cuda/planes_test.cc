@@ -163,7 +163,7 @@ TEST_F(PlanesGpuTest, UploadEqualsTheCpusPlanes) {
   EXPECT_EQ(report.rounded, 0);
   const DeviceWeight* const both[] = {&uploaded, &nested};
   for (const DeviceWeight* weight : both) {
-    EXPECT_TRUE(weight->weight.k_permuted);
+    EXPECT_EQ(weight->weight.layout, WeightLayout::kSm90);
     const auto read = [](const ConstTensorView& view) {
       std::vector<uint8_t> bytes(view.num_bytes());
       CheckCuda(cudaMemcpy(bytes.data(), view.data, bytes.size(), cudaMemcpyDeviceToHost), "read");

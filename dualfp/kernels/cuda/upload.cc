@@ -107,8 +107,8 @@ DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
   Check(plain || weight.format == QuantFormat::kNested || weight.format == QuantFormat::kFp8,
         ErrorCode::kUnsupported, "upload: no GPU kernel computes with ",
         GetQuantFormatInfo(weight.format).name, " weights");
-  Check(weight.values.device.type == DeviceType::kCpu && !weight.k_permuted,
-        ErrorCode::kInvalidArgument, "upload: expected an unpermuted weight on the CPU");
+  Check(weight.values.device.type == DeviceType::kCpu && weight.layout == WeightLayout::kRowMajor,
+        ErrorCode::kInvalidArgument, "upload: expected a row-major weight on the CPU");
   if (!plain) {
     CheckK("upload", weight.k);
   }
@@ -137,7 +137,7 @@ DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
   } else if (!plain) {
     PermuteBytes(base, base, weight.values.num_bytes(), stream);
   }
-  result.weight.k_permuted = !plain;
+  result.weight.layout = plain ? WeightLayout::kRowMajor : WeightLayout::kSm90;
   const int64_t outliers = weight.outliers.size();
   if (outliers > 0) {
     const auto* index = weight.outliers.index.as<int64_t>();
@@ -161,7 +161,7 @@ NestReport PlaneUploader::Nest(std::string_view name, const ConstTensorView& sou
   weight->weight.n = n;
   weight->weight.k = k;
   weight->weight.shard = {0, n, 0, k};
-  weight->weight.k_permuted = true;
+  weight->weight.layout = WeightLayout::kSm90;
   weight->weight.values = weight->storage.View(DType::kF8E4M3, {n, k});
   weight->weight.lower = weight->storage.View(DType::kU8, {n, k}, plane);
   return Refill(name, source, max_outliers, stream, weight);
@@ -176,8 +176,9 @@ NestReport PlaneUploader::Refill(std::string_view name, const ConstTensorView& s
   const int64_t n = source.shape[0];
   const int64_t k = source.shape[1];
   CheckK(name, k);
-  Check(weight->weight.format == QuantFormat::kNested && weight->weight.k_permuted &&
-            weight->weight.n == n && weight->weight.k == k,
+  Check(weight->weight.format == QuantFormat::kNested &&
+            weight->weight.layout == WeightLayout::kSm90 && weight->weight.n == n &&
+            weight->weight.k == k,
         ErrorCode::kInvalidArgument, name, " is ", Describe(source), ", the weight to fill ",
         weight->weight.n, " x ", weight->weight.k);
   const int64_t row_bytes = 2 * k;
