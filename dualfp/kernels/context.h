@@ -7,13 +7,15 @@
 
 namespace dualfp {
 
+class Stream;  // kernels/device.h
+
 // On the CPU an op has finished when it returns. On CUDA it has been enqueued on `stream`: no op
-// allocates, synchronises or reads device memory on the host, so that a whole step can be captured
-// as a CUDA graph.
+// allocates, synchronises or reads device memory on the host, and what it launches does not depend
+// on whether the stream is being captured, so that a whole step can be captured as a graph.
 struct Context {
   Device device;
   ThreadPool* threads = nullptr;  // CPU: required
-  void* stream = nullptr;         // CUDA: a cudaStream_t
+  Stream* stream = nullptr;       // CUDA: required, of `device`; the CPU does without
 
   // Scratch that an op may overwrite, on `device`, aligned to 256 bytes. Ops that need some say
   // how much (e.g. GemmWorkspaceBytes); the caller sizes it before the step.

@@ -160,7 +160,7 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   CheckWeight(weight);
 
   GemmDesc desc;
-  desc.device = args.x.device.type;
+  desc.device = args.x.device;
   desc.m = args.x.rank == 2 ? args.x.shape[0] : 0;
   desc.n = weight.n;
   desc.k = weight.k;

@@ -49,7 +49,7 @@ namespace dualfp {
 enum class Accumulation : uint8_t { kFast, kPromoted };
 
 struct GemmDesc {
-  DeviceType device = DeviceType::kCpu;
+  Device device;
   int64_t m = 0;
   int64_t n = 0;
   int64_t k = 0;
@@ -91,12 +91,14 @@ GemmDesc DescribeGemm(const GemmArgs& args);
 struct GemmKernel {
   // <op>_<weights>_<activations>_<out>_<isa>_<tile>, e.g. "gemm_nested_f32_f32_avx512_4x64".
   std::string_view name;
-  // Empty when this kernel can run `desc` on this machine, else why not.
+  // Empty when this kernel can run `desc` on this machine, else why not. Does not depend on M.
   std::string (*supports)(const GemmDesc& desc);
   // Scratch bytes for `desc`; nullptr means none.
   int64_t (*workspace_bytes)(const GemmDesc& desc);
   void (*run)(const Context& context, const GemmDesc& desc, const GemmArgs& args);
   bool row_invariant = true;
+  // Whether a later kernel that supports `desc` too is faster at its M; nullptr: never.
+  bool (*yields)(const GemmDesc& desc) = nullptr;
 };
 
 // All kernels of this build, in order of preference.
@@ -106,9 +108,16 @@ std::span<const GemmKernel> GemmKernels();
 // and kInvalidArgument when DUALFP_KERNEL names no kernel.
 const GemmKernel& SelectGemmKernel(const GemmDesc& desc);
 
-// Scratch bytes that Gemm() wants for `desc`; grows with M. For GemmRows, take the larger over the
-// precisions in use, with all rows.
+// Scratch bytes that are enough for Gemm() at `desc` and at any smaller M, whichever kernels run
+// there. For GemmRows, take the larger over the precisions in use, with all rows.
 int64_t GemmWorkspaceBytes(const GemmDesc& desc);
+
+// Whether a row's result is the same, bit for bit, in every batch of up to desc.m rows.
+bool GemmRowsAreIndependent(const GemmDesc& desc);
+
+// The same choices among another list of kernels, without DUALFP_KERNEL.
+const GemmKernel& SelectGemmKernel(std::span<const GemmKernel> kernels, const GemmDesc& desc);
+int64_t GemmWorkspaceBytes(std::span<const GemmKernel> kernels, const GemmDesc& desc);
 
 // Remembers its choice of kernel per thread and description, so a call costs no more than
 // DescribeGemm() beside the work; the environment is consulted when a description is new.

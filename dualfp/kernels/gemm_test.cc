@@ -377,7 +377,7 @@ TEST_F(GemmTest, ForcedKernelRunsOrSaysWhyNot) {
 
 TEST_F(GemmTest, NoKernelForADeviceListsTheReasons) {
   GemmDesc desc = TestProblem(format_, weight_, 5, DType::kF32, DType::kF32, {}, 2).desc;
-  desc.device = DeviceType::kCuda;
+  desc.device.type = DeviceType::kCuda;
   EXPECT_THAT([&] { SelectGemmKernel(desc); },
               ThrowsMessage<Error>(HasSubstr("runs on the CPU only")));
 }

@@ -1,10 +1,12 @@
 // The ordered list of GEMM kernels, and the choice among them.
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
 #include "dualfp/base/check.h"
 #include "dualfp/base/env.h"
+#include "dualfp/kernels/device.h"
 #include "dualfp/kernels/gemm_kernels.h"
 
 namespace dualfp {
@@ -30,6 +32,23 @@ const GemmKernel& ForcedKernel(const std::string& name, const GemmDesc& desc) {
     names += StrCat(names.empty() ? "" : ", ", kernel.name);
   }
   Fail(ErrorCode::kInvalidArgument, "DUALFP_KERNEL=", name, ": expected one of ", names);
+}
+
+int64_t WorkspaceBytes(const GemmKernel& kernel, const GemmDesc& desc) {
+  return kernel.workspace_bytes == nullptr ? 0 : kernel.workspace_bytes(desc);
+}
+
+// The kernels that run `desc` at some M: those that support it, up to the first that never yields.
+template <typename Body>
+void ForEachCandidate(std::span<const GemmKernel> kernels, const GemmDesc& desc, const Body& body) {
+  for (const GemmKernel& kernel : kernels) {
+    if (kernel.supports(desc).empty()) {
+      body(kernel);
+      if (kernel.yields == nullptr) {
+        return;
+      }
+    }
+  }
 }
 
 // A small set-associative cache: a model has a handful of shapes, each at a few values of M. With
@@ -72,24 +91,56 @@ std::span<const GemmKernel> GemmKernels() {
   return kernels;
 }
 
+const GemmKernel& SelectGemmKernel(std::span<const GemmKernel> kernels, const GemmDesc& desc) {
+  const GemmKernel* yielding = nullptr;
+  std::string reasons;
+  for (const GemmKernel& kernel : kernels) {
+    const std::string reason = kernel.supports(desc);
+    if (!reason.empty()) {
+      reasons += StrCat("; ", kernel.name, ": ", reason);
+    } else if (kernel.yields == nullptr || !kernel.yields(desc)) {
+      return kernel;
+    } else if (yielding == nullptr) {
+      yielding = &kernel;
+    }
+  }
+  if (yielding == nullptr) {
+    Fail(ErrorCode::kUnsupported, "gemm: no kernel runs ", Describe(desc), " on ",
+         DeviceName(desc.device), reasons);
+  }
+  return *yielding;
+}
+
 const GemmKernel& SelectGemmKernel(const GemmDesc& desc) {
   if (const auto forced = GetEnv("DUALFP_KERNEL")) {
     return ForcedKernel(*forced, desc);
   }
-  std::string reasons;
-  for (const GemmKernel& kernel : GemmKernels()) {
-    const std::string reason = kernel.supports(desc);
-    if (reason.empty()) {
-      return kernel;
-    }
-    reasons += StrCat("; ", kernel.name, ": ", reason);
-  }
-  Fail(ErrorCode::kUnsupported, "gemm: no kernel runs ", Describe(desc), reasons);
+  return SelectGemmKernel(GemmKernels(), desc);
+}
+
+int64_t GemmWorkspaceBytes(std::span<const GemmKernel> kernels, const GemmDesc& desc) {
+  int64_t bytes = 0;
+  ForEachCandidate(kernels, desc, [&](const GemmKernel& kernel) {
+    bytes = std::max(bytes, WorkspaceBytes(kernel, desc));
+  });
+  return bytes;
 }
 
 int64_t GemmWorkspaceBytes(const GemmDesc& desc) {
   const GemmKernel& kernel = CachedKernel(desc);
-  return kernel.workspace_bytes == nullptr ? 0 : kernel.workspace_bytes(desc);
+  return GetEnv("DUALFP_KERNEL") ? WorkspaceBytes(kernel, desc)
+                                 : GemmWorkspaceBytes(GemmKernels(), desc);
+}
+
+bool GemmRowsAreIndependent(const GemmDesc& desc) {
+  const GemmKernel& selected = SelectGemmKernel(desc);
+  if (!selected.row_invariant || desc.activation_quant == ActivationQuant::kDynamicPerTensor) {
+    return false;
+  }
+  // Two kernels need not add in the same order.
+  int candidates = 0;
+  ForEachCandidate(GemmKernels(), desc, [&](const GemmKernel&) { ++candidates; });
+  return candidates == 1 || GetEnv("DUALFP_KERNEL").has_value();
 }
 
 void Gemm(const Context& context, const GemmArgs& args) {
@@ -97,16 +148,18 @@ void Gemm(const Context& context, const GemmArgs& args) {
   if (desc.m == 0) {
     return;
   }
-  const GemmKernel& kernel = CachedKernel(desc);
-  if (kernel.workspace_bytes != nullptr) {
-    const int64_t wanted = kernel.workspace_bytes(desc);
-    const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
-    if (given < wanted) {
-      Fail(ErrorCode::kInvalidArgument, "gemm: ", kernel.name, " wants a workspace of ", wanted,
-           " bytes and got ", given);
-    }
+  if (context.device != desc.device) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: x is on ", DeviceName(desc.device),
+         ", but the context is for ", DeviceName(context.device));
   }
-  if (desc.device == DeviceType::kCpu) {
+  const GemmKernel& kernel = CachedKernel(desc);
+  const int64_t wanted = WorkspaceBytes(kernel, desc);
+  const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
+  if (given < wanted) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: ", kernel.name, " wants a workspace of ", wanted,
+         " bytes and got ", given);
+  }
+  if (desc.device.type == DeviceType::kCpu) {
     Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "gemm: no thread pool");
   }
   kernel.run(context, desc, args);

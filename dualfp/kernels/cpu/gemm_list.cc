@@ -163,7 +163,7 @@ static_assert(std::all_of(kList.begin(), kList.end(), [](const Listed& listed) {
 
 template <size_t kIndex>
 std::string Supports(const GemmDesc& desc) {
-  if (desc.device != DeviceType::kCpu) {
+  if (desc.device.type != DeviceType::kCpu) {
     return "runs on the CPU only";
   }
   if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {

@@ -11,8 +11,9 @@
 #include "dualfp/base/check.h"
 #include "dualfp/base/env.h"
 #include "dualfp/kernels/cuda/common/cublaslt_api.h"
-#include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/common/scoped_device.h"
 #include "dualfp/kernels/cuda/finish_sums.h"
+#include "dualfp/kernels/cuda/stream.h"
 
 namespace dualfp::cuda {
 namespace lt {
@@ -222,27 +223,8 @@ Products& ProductsOfDevice(int device) {
 
 }  // namespace
 
-std::string PlainMismatch(const GemmDesc& desc) {
-  if (desc.weight_format != QuantFormat::kPlain || desc.precision != Precision::kFp16) {
-    return "computes plain weights at fp16";
-  }
-  if (desc.device != DeviceType::kCuda) {
-    return "runs on CUDA tensors";
-  }
-  if (desc.weight_dtype != DType::kF16 && desc.weight_dtype != DType::kBF16) {
-    return "weights must be F16 or BF16";
-  }
-  if (desc.x_dtype != desc.weight_dtype) {
-    return "X must have the weight's dtype";
-  }
-  return "";
-}
-
-std::string CublasLtUnsupported(const GemmDesc& desc) {
-  std::string why = PlainMismatch(desc);
-  if (!why.empty()) {
-    return why;
-  }
+std::string CublasLtMissing() {
+  std::string why;
   lt::Load(&why);
   return why;
 }
@@ -270,10 +252,11 @@ void RunCublasLt(const Context& context, const GemmDesc& desc, const GemmArgs& a
   product.d_stride = !direct || desc.m == 1 ? desc.n : args.y.strides[0];
   product.c_stride = !adds ? product.d_stride : desc.m == 1 ? desc.n : args.residual.strides[0];
   product.alignment = {Alignment(w), Alignment(args.x.data), Alignment(c), Alignment(d)};
-  const auto stream = static_cast<cudaStream_t>(context.stream);
+  const cudaStream_t stream = StreamOf(context).get();
+  const ScopedDevice scope(context.device.index);
   GemmDesc product_desc = desc;
   product_desc.has_residual = adds;
-  ProductsOfDevice(args.x.device.index)
+  ProductsOfDevice(context.device.index)
       .Run(product_desc, product, w, args.x.data, c, d, workspace, stream);
   if (!direct) {
     FinishArgs finish;

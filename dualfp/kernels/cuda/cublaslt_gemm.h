@@ -10,12 +10,11 @@
 
 namespace dualfp::cuda {
 
-// What every kernel asks of plain weights; empty when they get it.
-std::string PlainMismatch(const GemmDesc& desc);
+// Why the library cannot be used, and the remedy; empty where it can.
+std::string CublasLtMissing();
 
 // GemmKernel's functions. X has the weight's dtype; Y is F32, F16 or BF16. Bias, activations and a
 // Y of another dtype than X go through FP32 sums in the workspace.
-std::string CublasLtUnsupported(const GemmDesc& desc);
 int64_t CublasLtWorkspaceBytes(const GemmDesc& desc);
 void RunCublasLt(const Context& context, const GemmDesc& desc, const GemmArgs& args);
 

@@ -37,7 +37,7 @@ bool RunsOnGpu(const TestFormat& format) {
   }
 }
 
-class GemmGpuTest : public GpuTest {
+class GemmGpuTest : public OpsGpuTest {
  protected:
   void Check(const TestFormat& format, const TestWeight& weight, const DeviceWeight& device,
              int64_t m, DType x_dtype, DType y_dtype, const TestEpilogue& epilogue,
@@ -47,13 +47,13 @@ class GemmGpuTest : public GpuTest {
     problem.args.accumulation = accumulation;
     problem.desc = DescribeGemm(problem.args);
     GpuProblem gpu(problem, device.weight);
-    const std::vector<float> y = gpu.Run(stream_);
+    const std::vector<float> y = gpu.Run(*ops_);
     const double error = problem.ExpectNear(y, Tolerance(problem.desc));
     if (format.precision == Precision::kFp16 && y_dtype != DType::kBF16) {
       EXPECT_LE(error, 5e-4) << Describe(gpu.desc);
     }
     worst_ = std::max(worst_, error);
-    EXPECT_EQ(gpu.Run(stream_), y) << "another run of " << Describe(gpu.desc);
+    EXPECT_EQ(gpu.RunCaptured(*ops_), y) << "captured, " << Describe(gpu.desc);
     ++runs_;
   }
 
@@ -110,10 +110,7 @@ TEST_F(GemmGpuTest, PlainWeightsOfAnySize) {
     for (const Shape& shape : {Shape{1, 200, 72}, {33, 520, 136}, {130, 24, 1000}}) {
       const TestWeight weight(format, shape.n, shape.k, 11);
       const DeviceWeight device = Upload(weight.weight, 0, stream_);
-      GemmDesc probe;
-      probe.device = DeviceType::kCuda;
-      probe.x_dtype = probe.weight_dtype = dtype;
-      if (const std::string why = CublasLtUnsupported(probe); !why.empty()) {
+      if (const std::string why = CublasLtMissing(); !why.empty()) {
         GTEST_SKIP() << why;
       }
       for (const DType y : {dtype, DType::kF32}) {
@@ -133,16 +130,14 @@ TEST_F(GemmGpuTest, ResidualMayBeY) {
   const TestProblem problem(format, weight, 19, DType::kF16, DType::kF16,
                             {Activation::kNone, false, true}, 6, kGap);
   GpuProblem gpu(problem, device.weight);
-  const std::vector<float> expected = gpu.Run(stream_);
+  const std::vector<float> expected = gpu.Run(*ops_);
   CheckCuda(cudaMemcpy(gpu.args.y.data, gpu.args.residual.data, (18 * (272 + kGap) + 272) * 2,
                        cudaMemcpyDeviceToDevice),
             "copy");
   gpu.args.residual = gpu.args.y;
-  Context context;
-  context.device = kGpu;
-  context.stream = stream_;
   CheckCuda(cudaDeviceSynchronize(), "copy");
-  Gemm(context, gpu.args);
+  const GuardedDevice workspace(GemmWorkspaceBytes(gpu.desc));
+  Gemm(GpuProblem::ContextOf(*ops_, workspace), gpu.args);
   // The bytes between Y's rows are the residual's now.
   std::vector<uint8_t> bytes((18 * (272 + kGap) + 272) * 2);
   CheckCuda(cudaDeviceSynchronize(), "gemm");
@@ -166,7 +161,7 @@ std::string Reason(std::string_view kernel, const GemmDesc& desc) {
 
 TEST(GemmCudaSelectionTest, KernelsSayWhatTheyDoNotRun) {
   GemmDesc desc;
-  desc.device = DeviceType::kCuda;
+  desc.device = kGpu;
   desc.m = 4;
   desc.n = 64;
   desc.k = 64;
@@ -191,12 +186,12 @@ TEST(GemmCudaSelectionTest, KernelsSayWhatTheyDoNotRun) {
   desc.x_dtype = DType::kF16;
   desc.k = 72;
   EXPECT_THAT(Reason("e4m3", desc), HasSubstr(HasGpu() ? "multiples of 16" : "compute capability"));
-  desc.device = DeviceType::kCpu;
+  desc.device = Device{};
   EXPECT_THAT(Reason("e4m3", desc), HasSubstr("CUDA tensors"));
   desc.weight_format = QuantFormat::kPlain;
   desc.precision = Precision::kFp16;
   EXPECT_THAT(Reason("plain", desc), HasSubstr("CUDA tensors"));
-  desc.device = DeviceType::kCuda;
+  desc.device = kGpu;
   desc.weight_dtype = DType::kF32;
   EXPECT_THAT(Reason("plain", desc), HasSubstr("F16 or BF16"));
   desc.weight_dtype = DType::kBF16;
@@ -205,7 +200,7 @@ TEST(GemmCudaSelectionTest, KernelsSayWhatTheyDoNotRun) {
 
 TEST(GemmCudaSelectionTest, PlainWithoutCublasLtNamesItsRemedy) {
   GemmDesc desc;
-  desc.device = DeviceType::kCuda;
+  desc.device = kGpu;
   desc.weight_dtype = desc.x_dtype = DType::kF16;
   const std::string reason = Reason("cublaslt", desc);
   EXPECT_TRUE(reason.empty() || reason.find("DUALFP_CUBLASLT") != std::string::npos) << reason;
@@ -213,7 +208,7 @@ TEST(GemmCudaSelectionTest, PlainWithoutCublasLtNamesItsRemedy) {
 
 TEST(GemmCudaSelectionTest, PlainWeightsNeedTheirOwnTypeAndHopperOrCublasLt) {
   GemmDesc desc;
-  desc.device = DeviceType::kCuda;
+  desc.device = kGpu;
   desc.m = 4;
   desc.n = desc.k = 64;
   desc.weight_dtype = desc.x_dtype = desc.y_dtype = DType::kBF16;

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "dualfp/kernels/cuda/gpu_test_util.h"
+#include "dualfp/kernels/device.h"
 #include "dualfp/kernels/gemm.h"
 #include "dualfp/kernels/gemm_test_util.h"
 
@@ -15,6 +17,23 @@ namespace dualfp::cuda {
 
 inline constexpr Device kGpu{DeviceType::kCuda, 0};
 inline constexpr int64_t kGap = 8;  // elements between rows
+
+// For tests of ops.
+class OpsGpuTest : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (stream_ != nullptr) {
+      ops_ = WrapStream(kGpu, stream_);
+    }
+  }
+  void TearDown() override {
+    ops_.reset();
+    GpuTest::TearDown();
+  }
+
+  std::unique_ptr<Stream> ops_;
+};
 
 // A test problem's tensors on the GPU.
 class GpuProblem {
@@ -35,15 +54,31 @@ class GpuProblem {
   }
 
   // Runs the op and returns Y; checks that nothing between its rows was written.
-  std::vector<float> Run(cudaStream_t stream) {
+  std::vector<float> Run(Stream& stream) {
     const GuardedDevice workspace(GemmWorkspaceBytes(desc));
+    y_.Poison();
+    Gemm(ContextOf(stream, workspace), args);
+    return Y();
+  }
+
+  // The same, captured and then launched twice.
+  std::vector<float> RunCaptured(Stream& stream) {
+    const GuardedDevice workspace(GemmWorkspaceBytes(desc));
+    const Context context = ContextOf(stream, workspace);
+    const std::unique_ptr<Graph> graph = Capture(stream, [&] { Gemm(context, args); });
+    graph->Launch();
+    stream.Synchronize();
+    y_.Poison();
+    graph->Launch();
+    return Y();
+  }
+
+  static Context ContextOf(Stream& stream, const GuardedDevice& workspace) {
     Context context;
     context.device = kGpu;
-    context.stream = stream;
+    context.stream = &stream;
     context.workspace = TensorView(workspace.as(), DType::kU8, {workspace.bytes()}, kGpu);
-    y_.Poison();
-    Gemm(context, args);
-    return Y();
+    return context;
   }
 
   std::vector<float> Y() const {

@@ -22,7 +22,7 @@
 namespace dualfp::cuda {
 namespace {
 
-class GemmPlanGpuTest : public GpuTest {};
+class GemmPlanGpuTest : public OpsGpuTest {};
 
 // In the Frobenius norm; not a number where either is.
 double RelativeDifference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -68,14 +68,14 @@ TestFormat FormatFor(sm90::WeightFormat kernel, Extra extra) {
 // BF16.
 class PlanProblem {
  public:
-  PlanProblem(sm90::WeightFormat kernel, Extra extra, const Shape& shape, cudaStream_t stream,
+  PlanProblem(sm90::WeightFormat kernel, Extra extra, const Shape& shape, Stream& ops,
               const TestEpilogue& epilogue = {})
       : format_(FormatFor(kernel, extra)),
         fp8_(format_.precision == Precision::kFp8),
         type_(kernel == sm90::WeightFormat::kBf16 ? DType::kBF16 : DType::kF16),
         weight_(format_, shape.n, shape.k, 12),
         expected_(format_, weight_, shape.m, type_, type_, epilogue, 13, kGap),
-        device_(Upload(weight_.weight, 0, stream)),
+        device_(Upload(weight_.weight, 0, static_cast<cudaStream_t>(ops.native()))),
         gpu_(expected_, device_.weight),
         codes_(GemmWorkspaceBytes(gpu_.desc)),
         scale_(std::vector<float>(1, weight_.weight.input_scale)),
@@ -86,13 +86,9 @@ class PlanProblem {
     expected_.desc = DescribeGemm(expected_.args);
     if (fp8_) {
       // The op makes the codes of X in its workspace.
-      Context context;
-      context.device = kGpu;
-      context.stream = stream;
-      context.workspace = TensorView(codes_.as(), DType::kU8, {codes_.bytes()}, kGpu);
-      Gemm(context, gpu_.args);
+      Gemm(GpuProblem::ContextOf(ops, codes_), gpu_.args);
     }
-    sm90::InitWorkspace(workspace_.as(), stream);
+    sm90::InitWorkspace(workspace_.as(), static_cast<cudaStream_t>(ops.native()));
     problem.format = kernel;
     problem.m = static_cast<int>(shape.m);
     problem.n = static_cast<int>(shape.n);
@@ -169,9 +165,9 @@ double LargestDifference(sm90::WeightFormat kernel) {
 
 // Runs plans of one kind of kernel, all or one of each kernel, and compares what they make.
 void RunPlans(sm90::WeightFormat kernel, Extra extra, const Shape& shape, const PlanFilter& filter,
-              bool once, cudaStream_t stream, int* count, const TestEpilogue& epilogue = {}) {
+              bool once, Stream& ops, int* count, const TestEpilogue& epilogue = {}) {
   int& runs = *count;
-  const PlanProblem p(kernel, extra, shape, stream, epilogue);
+  const PlanProblem p(kernel, extra, shape, ops, epilogue);
   std::vector<float> first;
   std::set<const void*> seen;
   Watchdog dog(kHangLimit);
@@ -187,7 +183,7 @@ void RunPlans(sm90::WeightFormat kernel, Extra extra, const Shape& shape, const 
         StrCat(Name(ranked.plan), ", M ", shape.m, " N ", shape.n, " K ", shape.k);
     SCOPED_TRACE(what);
     const Watchdog::Watch watch(dog, [&] { SayHung(what); });
-    sm90::Launch(ranked.plan, p.problem, stream, runs % 2 == 1);
+    sm90::Launch(ranked.plan, p.problem, static_cast<cudaStream_t>(ops.native()), runs % 2 == 1);
     const std::vector<float> y = p.Y();
     if (first.empty()) {
       first = y;
@@ -224,9 +220,9 @@ TEST_F(GemmPlanGpuTest, EveryPlan) {
       continue;
     }
     for (const Shape& shape : kShapes) {
-      RunPlans(kernel, Extra::kNone, shape, filter, false, stream_, &runs);
+      RunPlans(kernel, Extra::kNone, shape, filter, false, *ops_, &runs);
       if (shape.m % 16 != 1 && !sm90::IsPlain(kernel)) {
-        RunPlans(kernel, Extra::kOutliers, shape, filter, false, stream_, &runs);
+        RunPlans(kernel, Extra::kOutliers, shape, filter, false, *ops_, &runs);
       }
       if (HasFailure()) {
         return;
@@ -251,7 +247,7 @@ TEST_F(GemmPlanGpuTest, EveryKernelFinishes) {
           return plan.cluster.size() == 1 && plan.parts == parts;
         };
         int runs = 0;
-        RunPlans(kernel, Extra::kNone, {139, 400, 336}, filter, true, stream_, &runs, epilogue);
+        RunPlans(kernel, Extra::kNone, {139, 400, 336}, filter, true, *ops_, &runs, epilogue);
         EXPECT_GT(runs, parts == 1 ? 10 : 2);
         if (HasFailure()) {
           return;
@@ -269,7 +265,7 @@ TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
   int runs = 0;
   for (const Shape& shape :
        {Shape{1, 272, 144}, {139, 656, 1040}, {300, 400, 2064}, {64, 1200, 128}}) {
-    RunPlans(sm90::WeightFormat::kE4m3Promoted, Extra::kBlockScales, shape, filter, false, stream_,
+    RunPlans(sm90::WeightFormat::kE4m3Promoted, Extra::kBlockScales, shape, filter, false, *ops_,
              &runs);
     if (HasFailure()) {
       return;
@@ -287,7 +283,7 @@ TEST_F(GemmPlanGpuTest, EveryPersistentKernelInManyRounds) {
   };
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     int runs = 0;
-    RunPlans(kernel, Extra::kNone, {130, 20'016, 272}, filter, false, stream_, &runs);
+    RunPlans(kernel, Extra::kNone, {130, 20'016, 272}, filter, false, *ops_, &runs);
     EXPECT_GT(runs, 30);
     if (HasFailure()) {
       return;
@@ -298,9 +294,9 @@ TEST_F(GemmPlanGpuTest, EveryPersistentKernelInManyRounds) {
 // CTAs that wait for each other's sums must end wherever and whenever they start: here beside two
 // more streams, one of them with the same kind of kernels.
 TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
-  const PlanProblem busy(sm90::WeightFormat::kE4m3, Extra::kNone, {700, 4096, 2064}, stream_);
-  const PlanProblem first(sm90::WeightFormat::kNested, Extra::kNone, {190, 1936, 1040}, stream_);
-  const PlanProblem second(sm90::WeightFormat::kNested, Extra::kNone, {130, 2000, 528}, stream_);
+  const PlanProblem busy(sm90::WeightFormat::kE4m3, Extra::kNone, {700, 4096, 2064}, *ops_);
+  const PlanProblem first(sm90::WeightFormat::kNested, Extra::kNone, {190, 1936, 1040}, *ops_);
+  const PlanProblem second(sm90::WeightFormat::kNested, Extra::kNone, {130, 2000, 528}, *ops_);
   CheckCuda(cudaDeviceSynchronize(), "problems");
   const sm90::Plan whole = sm90::PlanByName("e4m3_turns_r128_t128_k128");
   Watchdog dog(kHangLimit);
@@ -348,7 +344,7 @@ struct FamilyCase {
   bool clusters;
 };
 
-class KernelFamilyGpuTest : public GpuTest, public ::testing::WithParamInterface<FamilyCase> {};
+class KernelFamilyGpuTest : public OpsGpuTest, public ::testing::WithParamInterface<FamilyCase> {};
 
 TEST_P(KernelFamilyGpuTest, EveryKernelOnce) {
   const FamilyCase& param = GetParam();
@@ -356,9 +352,9 @@ TEST_P(KernelFamilyGpuTest, EveryKernelOnce) {
     return plan.config->family == param.family && (plan.cluster.size() > 1) == param.clusters;
   };
   int runs = 0;
-  RunPlans(param.format, Extra::kNone, {33, 272, 400}, filter, true, stream_, &runs);
+  RunPlans(param.format, Extra::kNone, {33, 272, 400}, filter, true, *ops_, &runs);
   if (param.family == sm90::Family::kSplit && !sm90::IsPlain(param.format)) {
-    RunPlans(param.format, Extra::kOutliers, {33, 272, 400}, filter, true, stream_, &runs);
+    RunPlans(param.format, Extra::kOutliers, {33, 272, 400}, filter, true, *ops_, &runs);
   }
   EXPECT_GT(runs, 0);
 }

@@ -10,7 +10,7 @@ namespace dualfp::reference {
 namespace {
 
 std::string Supports(const GemmDesc& desc) {
-  return desc.device == DeviceType::kCpu ? "" : "runs on the CPU only";
+  return desc.device.type == DeviceType::kCpu ? "" : "runs on the CPU only";
 }
 
 // X as it enters the product, [M, K] floats, and the factor that each row of it stands for.

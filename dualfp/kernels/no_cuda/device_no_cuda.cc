@@ -1,0 +1,9 @@
+// Stands in for cuda/ in builds without nvcc.
+
+#include "dualfp/kernels/device_driver.h"
+
+namespace dualfp {
+
+const DeviceDriver* CudaDriver() { return nullptr; }
+
+}  // namespace dualfp
