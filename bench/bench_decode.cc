@@ -38,6 +38,7 @@ void Run(const std::string& shape, int blocks, int num_threads) {
   std::vector<int32_t> table(KvBlocksFor(length));
   std::iota(table.begin(), table.end(), 0);
   Decoder decoder(model, {.limits = {.max_tokens = 1, .max_context = length}});
+  StepBatch batch = decoder.NewBatch();
   std::vector<float> logits(config.vocab_size);
   const PrecisionPlan plans[2] = {
       PrecisionPlan::Uniform(config.num_hidden_layers, Precision::kFp16),
@@ -48,12 +49,12 @@ void Run(const std::string& shape, int blocks, int num_threads) {
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < kTokensPerBlock; ++i, ++position) {
       const auto token = static_cast<int32_t>(position * 97 % config.vocab_size);
-      const StepSequence sequence{.tokens = {&token, 1}, .position = position, .blocks = table};
-      const PlanRange range{0, 1, &plan};
-      const int32_t row = 0;
-      decoder.Forward({.threads = &threads},
-                      {.sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = {&row, 1}},
-                      cache, {logits.data(), DType::kF32, {1, config.vocab_size}});
+      batch.Clear();
+      batch.AddSequence({&token, 1}, position, table);
+      batch.SetPlan(&plan);
+      batch.AddLogitRow(0);
+      decoder.Forward({.threads = &threads}, batch, cache,
+                      {logits.data(), DType::kF32, {1, config.vocab_size}});
     }
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() /
            kTokensPerBlock;

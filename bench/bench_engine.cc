@@ -44,7 +44,7 @@ class NullRunner : public ModelRunner {
   }
   const RunnerInfo& info() const override { return info_; }
   ConstTensorView Execute(const StepBatch& batch) override {
-    const auto rows = static_cast<int64_t>(batch.logit_rows.size());
+    const auto rows = static_cast<int64_t>(batch.num_logit_rows());
     return {logits_.data(), DType::kF32, {rows, info_.vocab_size}};
   }
 

@@ -69,45 +69,38 @@ void Main(const char* model_path, const char* request_path, const char* out_path
                                      .max_logit_rows = tokens}});
   const PrecisionPlan plan = PrecisionPlan::Uniform(
       model.config.num_hidden_layers, ParsePrecision(request.GetString("precision")).value());
+  StepBatch batch = decoder.NewBatch();
   const bool together = request.FindBool("together").value_or(false);
 
   std::vector<size_t> next_step(prompts.size(), 0);
   std::vector<int64_t> position(prompts.size(), 0);
   for (bool more = true; more;) {
     more = false;
-    std::vector<StepSequence> sequences;
+    batch.Clear();
     std::vector<size_t> owners;
-    int32_t rows = 0;
-    for (size_t p = 0; p < prompts.size() && (together || sequences.empty()); ++p) {
+    for (size_t p = 0; p < prompts.size() && (together || batch.sequences() == 0); ++p) {
       Prompt& prompt = prompts[p];
       if (next_step[p] == prompt.steps.size()) {
         continue;
       }
       const int64_t count = prompt.steps[next_step[p]++];
       const std::span<const int32_t> all(prompt.tokens);
-      sequences.push_back({.tokens = all.subspan(position[p], count),
-                           .position = position[p],
-                           .blocks = prompt.blocks,
-                           .rope_length = static_cast<int64_t>(prompt.tokens.size())});
+      batch.AddSequence(all.subspan(position[p], count), position[p], prompt.blocks,
+                        static_cast<int64_t>(prompt.tokens.size()));
       owners.push_back(p);
-      rows += static_cast<int32_t>(count);
       more = true;
     }
     if (!more) {
       break;
     }
-    std::vector<int32_t> logit_rows(rows);
-    for (int32_t row = 0; row < rows; ++row) {
-      logit_rows[row] = row;
-    }
-    std::vector<float> logits(rows * vocabulary);
-    const PlanRange range{0, rows, &plan};
-    decoder.Forward({.threads = &threads},
-                    {.sequences = sequences, .plans = {&range, 1}, .logit_rows = logit_rows}, cache,
-                    {logits.data(), DType::kF32, {rows, vocabulary}});
+    batch.AddAllLogitRows();
+    batch.SetPlan(&plan);
+    std::vector<float> logits(batch.rows() * vocabulary);
+    decoder.Forward({.threads = &threads}, batch, cache,
+                    {logits.data(), DType::kF32, {batch.rows(), vocabulary}});
     const float* from = logits.data();
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      const auto count = static_cast<int64_t>(sequences[i].tokens.size());
+    for (size_t i = 0; i < owners.size(); ++i) {
+      const int64_t count = batch.query_start()[i + 1] - batch.query_start()[i];
       std::copy(from, from + count * vocabulary,
                 prompts[owners[i]].logits.begin() + position[owners[i]] * vocabulary);
       from += count * vocabulary;

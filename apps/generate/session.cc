@@ -12,6 +12,7 @@ Session::Session(Decoder& decoder, DType cache_dtype, int64_t length)
     : decoder_(decoder),
       cache_(decoder.model().KvCacheFor(cache_dtype, KvBlocksFor(length))),
       blocks_(KvBlocksFor(length)),
+      batch_(decoder.NewBatch()),
       length_(length) {
   std::iota(blocks_.begin(), blocks_.end(), 0);
 }
@@ -27,21 +28,17 @@ void Session::Append(const Context& context, std::span<const int32_t> tokens,
     const auto rows = static_cast<int64_t>(part.size());
     begin += part.size();
     const bool last = begin == tokens.size();
-    std::vector<int32_t> logit_rows;
+    batch_.Clear();
+    batch_.AddSequence(part, position_, blocks_, length_);
+    batch_.SetPlan(&plan);
     if (sink) {
-      logit_rows.resize(part.size());
-      std::iota(logit_rows.begin(), logit_rows.end(), 0);
+      batch_.AddAllLogitRows();
     } else if (last) {
-      logit_rows.push_back(static_cast<int32_t>(rows - 1));
+      batch_.AddLogitRow(rows - 1);
     }
-    const auto wanted = static_cast<int64_t>(logit_rows.size());
+    const int64_t wanted = batch_.num_logit_rows();
     logits_.resize(wanted * vocabulary);
-    const StepSequence sequence{
-        .tokens = part, .position = position_, .blocks = blocks_, .rope_length = length_};
-    const PlanRange range{0, rows, &plan};
-    decoder_.Forward(context,
-                     {.sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = logit_rows},
-                     cache_, {logits_.data(), DType::kF32, {wanted, vocabulary}});
+    decoder_.Forward(context, batch_, cache_, {logits_.data(), DType::kF32, {wanted, vocabulary}});
     position_ += rows;
     if (sink) {
       sink(logits_, rows);

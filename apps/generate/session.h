@@ -33,6 +33,7 @@ class Session {
   Decoder& decoder_;
   KvCache cache_;
   std::vector<int32_t> blocks_;
+  StepBatch batch_;
   int64_t length_;
   int64_t position_ = 0;
   std::vector<float> logits_;

@@ -61,7 +61,6 @@ DecoderRunner::DecoderRunner(const Model& model, const DecoderRunnerConfig& conf
     cache_planes_.push_back(kv.key);
     cache_planes_.push_back(kv.value);
   }
-  sequences_.reserve(limits.max_sequences);
   logits_ = Buffer::AllocateCpu(limits.max_logit_rows * info_.vocab_size * sizeof(float));
 }
 
@@ -93,22 +92,9 @@ void DecoderRunner::CopyBlocks(std::span<const BlockCopy> copies) {
 }
 
 ConstTensorView DecoderRunner::Execute(const StepBatch& batch) {
-  CopyBlocks(batch.copies);
-  sequences_.clear();
-  for (size_t s = 0; s < batch.context_length.size(); ++s) {
-    const int32_t begin = batch.query_start[s];
-    const int32_t count = batch.query_start[s + 1] - begin;
-    StepSequence sequence;
-    sequence.tokens = batch.token_ids.subspan(begin, count);
-    sequence.position = batch.context_length[s] - count;
-    sequence.blocks =
-        batch.block_table.subspan(s * batch.block_table_stride, batch.block_table_stride);
-    sequence.rope_length = batch.max_length[s];
-    sequences_.push_back(sequence);
-  }
-  const auto rows = static_cast<int64_t>(batch.logit_rows.size());
-  const TensorView logits = logits_.View(DType::kF32, {rows, info_.vocab_size});
-  decoder_.Forward(context_, {sequences_, batch.plans, batch.logit_rows}, cache_, logits);
+  CopyBlocks(batch.copies());
+  const TensorView logits = logits_.View(DType::kF32, {batch.num_logit_rows(), info_.vocab_size});
+  decoder_.Forward(context_, batch, cache_, logits);
   return logits;
 }
 

@@ -32,6 +32,7 @@ class DecoderRunner : public ModelRunner {
 
   const RunnerInfo& info() const override { return info_; }
   uint64_t CacheClass(int64_t max_length) const override;
+  StepBatch NewBatch() const override { return decoder_.NewBatch(); }
   ConstTensorView Execute(const StepBatch& batch) override;
 
   int64_t kv_bytes() const { return cache_.num_bytes(); }
@@ -45,7 +46,6 @@ class DecoderRunner : public ModelRunner {
   KvCache cache_;
   std::vector<TensorView> cache_planes_;  // keys and values of every layer, first axis: blocks
   Decoder decoder_;
-  std::vector<StepSequence> sequences_;
   Buffer logits_;
 };
 

@@ -119,18 +119,19 @@ TEST_F(ReferenceModel, GreedyTokensAreTheDecodersOwn) {
   Context context;
   context.threads = threads_;
   std::vector<float> logits(model_->config.vocab_size);
+  StepBatch batch = decoder.NewBatch();
   std::vector<int32_t> tokens = request.prompt;
   std::vector<int32_t> output;
   int64_t position = 0;
   while (output.size() < 24) {
     const std::vector<int32_t> chunk(tokens.begin() + position, tokens.end());
-    const StepSequence sequence{chunk, position, blocks};
-    const auto rows = static_cast<int32_t>(chunk.size());
-    const PlanRange range{0, rows, &plan};
-    const int32_t last = rows - 1;
-    decoder.Forward(context, {{&sequence, 1}, {&range, 1}, {&last, 1}}, cache,
+    batch.Clear();
+    batch.AddSequence(chunk, position, blocks);
+    batch.SetPlan(&plan);
+    batch.AddLogitRow(batch.rows() - 1);
+    decoder.Forward(context, batch, cache,
                     {logits.data(), DType::kF32, {1, model_->config.vocab_size}});
-    position += rows;
+    position += batch.rows();
     output.push_back(
         static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
     tokens.push_back(output.back());

@@ -73,8 +73,8 @@ TEST(EngineCore, CutsALongPromptIntoChunksBehindDecodes) {
   Collected* second = harness.Submit(large);
   std::vector<int32_t> rows;
   harness.runner().before = [&](const StepBatch& batch) {
-    rows.push_back(static_cast<int32_t>(batch.token_ids.size()));
-    EXPECT_EQ(batch.query_start[1], 1) << "the decode comes first";
+    rows.push_back(static_cast<int32_t>(batch.token_ids().size()));
+    EXPECT_EQ(batch.query_start()[1], 1) << "the decode comes first";
   };
   for (int step = 0; step < 4; ++step) {
     EXPECT_TRUE(second->choices[0].tokens.empty());
@@ -99,8 +99,8 @@ TEST(EngineCore, ChoicesShareThePromptAndCopyOnWrite) {
   std::vector<size_t> copies;
   std::vector<size_t> rows;
   harness.runner().before = [&](const StepBatch& batch) {
-    copies.push_back(batch.copies.size());
-    rows.push_back(batch.token_ids.size());
+    copies.push_back(batch.copies().size());
+    rows.push_back(batch.token_ids().size());
   };
   harness.core().Step();
   // 10 tokens fill two blocks of 4 and half a third, which all choices hold.

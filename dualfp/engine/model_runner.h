@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "dualfp/engine/precision/precision_plan.h"
-#include "dualfp/model/decoder.h"
+#include "dualfp/model/batch.h"
 #include "dualfp/tensor/tensor_view.h"
 
 namespace dualfp {
@@ -37,31 +37,6 @@ struct RunnerInfo {
   std::string fp8_unsupported;
 };
 
-// Block `source` is copied to `target` in every layer before the forward pass. Targets are distinct
-// and no block is both a source and a target.
-struct BlockCopy {
-  int32_t source = 0;
-  int32_t target = 0;
-};
-
-// One forward pass. Sequence s owns rows [query_start[s], query_start[s + 1]), the last of its
-// context_length[s] tokens; decodes come first. Spans are the engine's, constant during the call.
-struct StepBatch {
-  std::span<const int32_t> token_ids;       // [rows]
-  std::span<const int32_t> positions;       // [rows], from 0 in each sequence
-  std::span<const int32_t> slots;           // [rows]: block * block_size + place, to store KV at
-  std::span<const int32_t> query_start;     // [sequences + 1]
-  std::span<const int32_t> context_length;  // [sequences], including this step's rows
-  std::span<const int32_t> block_table;     // [sequences, block_table_stride]
-  int64_t block_table_stride = 0;           // entries past a context: any valid block
-  // [sequences]: tokens that the sequence may reach, the same in each of its steps (rope_length of
-  // StepSequence).
-  std::span<const int32_t> max_length;
-  std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
-  std::span<const BlockCopy> copies;
-  std::span<const PlanRange> plans;  // ascending, disjoint, covering all rows
-};
-
 class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
@@ -71,6 +46,10 @@ class ModelRunner {
   // Keys and values may depend on the length that a sequence may reach, as with dynamic RoPE
   // scaling: sequences share cached prefixes only where this agrees. Thread-safe.
   virtual uint64_t CacheClass(int64_t /*max_length*/) const { return 0; }
+
+  // An empty batch, at the limits of a step; the runner outlives it. Unless overridden, one for a
+  // model without rotary frequencies.
+  virtual StepBatch NewBatch() const;
 
   // F32 [logit_rows, vocab_size] in host memory, valid until the next call. A row depends on its
   // own sequence and its plan alone, bit for bit, never on the rest of the batch.

@@ -101,7 +101,9 @@ void RunRandomWorkload(int seed, WorkloadCounts* counts) {
         PrecisionPlan::Uniform(info.num_layers, fp8 ? Precision::kFp8 : Precision::kFp16));
   }
   CoreHarness harness(config, info, controller);
-  harness.runner().before = [&](const StepBatch& batch) { counts->copies += batch.copies.size(); };
+  harness.runner().before = [&](const StepBatch& batch) {
+    counts->copies += batch.copies().size();
+  };
 
   struct Run {
     Request request;

@@ -1,4 +1,4 @@
-// The arrays of a step's batch, allocated once for the largest step.
+// A step's batch as the scheduler wants it, and which of its logits are whose.
 
 #pragma once
 
@@ -14,10 +14,9 @@ namespace dualfp {
 
 class StepArena {
  public:
-  StepArena(int64_t max_rows, int max_sequences, int64_t max_logit_rows, int64_t max_model_len,
-            int block_size);
+  explicit StepArena(StepBatch batch);
 
-  // Lays out the scheduled sequences, in order. Spans stay valid until the next call.
+  // Lays out the scheduled sequences, in order.
   void Fill(std::span<Sequence* const> scheduled);
 
   // The batch, at one plan for all rows.
@@ -32,22 +31,10 @@ class StepArena {
   bool samples(size_t index) const { return samples_[index] != 0; }
 
  private:
-  int block_size_;
-  int64_t stride_;
+  StepBatch batch_;
   StepFeatures features_;
-  std::vector<int32_t> token_ids_;
-  std::vector<int32_t> positions_;
-  std::vector<int32_t> slots_;
-  std::vector<int32_t> query_start_;
-  std::vector<int32_t> context_length_;
-  std::vector<int32_t> block_table_;
-  std::vector<int32_t> max_length_;
-  std::vector<int32_t> logit_rows_;
   std::vector<int64_t> logit_begin_;
   std::vector<uint8_t> samples_;
-  std::vector<BlockCopy> copies_;
-  PlanRange plan_;
-  StepBatch batch_;
 };
 
 }  // namespace dualfp

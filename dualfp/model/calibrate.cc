@@ -46,7 +46,7 @@ void CalibrateInputScales(const Context& context, Model& model, std::span<const 
   KvCache cache(model.KvCacheFor(DType::kF32, KvBlocksFor(context_length)));
   std::vector<int32_t> blocks(KvBlocksFor(context_length));
   std::iota(blocks.begin(), blocks.end(), 0);
-  std::vector<int32_t> logit_rows;
+  StepBatch batch = decoder.NewBatch();
   std::vector<float> logits(options.limits.max_logit_rows * model.config.vocab_size);
   for (size_t piece = 0; piece < tokens.size(); piece += context_length) {
     const auto part =
@@ -54,19 +54,15 @@ void CalibrateInputScales(const Context& context, Model& model, std::span<const 
     const auto length = static_cast<int64_t>(part.size());
     for (int64_t begin = 0; begin < length; begin += options.limits.max_tokens) {
       const int64_t rows = std::min(options.limits.max_tokens, length - begin);
-      const StepSequence sequence{.tokens = part.subspan(begin, rows),
-                                  .position = begin,
-                                  .blocks = blocks,
-                                  .rope_length = length};
-      const PlanRange range{0, rows, &plan};
-      logit_rows.resize(head ? rows : 0);
-      std::iota(logit_rows.begin(), logit_rows.end(), 0);
-      decoder.Forward(context,
-                      {.sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = logit_rows},
-                      cache,
-                      {logits.data(),
-                       DType::kF32,
-                       {static_cast<int64_t>(logit_rows.size()), model.config.vocab_size}});
+      batch.Clear();
+      batch.AddSequence(part.subspan(begin, rows), begin, blocks, length);
+      batch.SetPlan(&plan);
+      if (head) {
+        batch.AddAllLogitRows();
+      }
+      decoder.Forward(
+          context, batch, cache,
+          {logits.data(), DType::kF32, {batch.num_logit_rows(), model.config.vocab_size}});
     }
   }
   const auto set = [&largest](Linear& linear) {

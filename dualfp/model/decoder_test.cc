@@ -6,7 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <map>
 #include <numeric>
+#include <set>
 
 #include "dualfp/base/testing/count_allocations.h"
 #include "dualfp/model/rope_frequencies.h"
@@ -17,6 +20,12 @@ namespace dualfp {
 namespace {
 
 using ::testing::HasSubstr;
+
+struct Sequence {
+  std::span<const int32_t> tokens;
+  int64_t position = 0;
+  std::span<const int32_t> blocks;
+};
 
 class DecoderTest : public ::testing::Test {
  protected:
@@ -40,17 +49,26 @@ class DecoderTest : public ::testing::Test {
 
   PrecisionPlan Uniform(Precision precision) { return PrecisionPlan::Uniform(3, precision); }
 
-  std::vector<float> Run(Decoder& decoder, std::vector<StepSequence> sequences,
+  std::vector<float> Run(Decoder& decoder, std::vector<Sequence> sequences,
                          std::vector<PlanRange> plans, std::vector<int32_t> rows) {
+    StepBatch batch = decoder.NewBatch();
+    for (const Sequence& sequence : sequences) {
+      batch.AddSequence(sequence.tokens, sequence.position, sequence.blocks);
+    }
+    for (const PlanRange& plan : plans) {
+      batch.AddPlan(plan);
+    }
+    for (const int32_t row : rows) {
+      batch.AddLogitRow(row);
+    }
     const auto count = static_cast<int64_t>(rows.size());
     std::vector<float> logits(count * 80);
-    decoder.Forward({.threads = &threads_},
-                    {.sequences = sequences, .plans = plans, .logit_rows = rows}, cache_,
+    decoder.Forward({.threads = &threads_}, batch, cache_,
                     {logits.data(), DType::kF32, {count, 80}});
     return logits;
   }
 
-  std::string Refusal(Decoder& decoder, std::vector<StepSequence> sequences,
+  std::string Refusal(Decoder& decoder, std::vector<Sequence> sequences,
                       std::vector<PlanRange> plans, std::vector<int32_t> rows) {
     try {
       Run(decoder, std::move(sequences), std::move(plans), std::move(rows));
@@ -74,14 +92,14 @@ class DecoderTest : public ::testing::Test {
 TEST_F(DecoderTest, RowsOfOneStepComputeAtTheirOwnPrecision) {
   Decoder decoder(model_, {.limits = {.max_tokens = 64, .max_sequences = 3, .max_logit_rows = 3}});
   const std::vector<int32_t> a = Tokens(20, 1), b = Tokens(7, 2), c = Tokens(1, 3);
-  const StepSequence sa{.tokens = a, .blocks = Blocks(0, 2)};
-  const StepSequence sb{.tokens = b, .blocks = Blocks(2, 1)};
-  const StepSequence sc{.tokens = c, .blocks = Blocks(3, 1)};
+  const Sequence sa{.tokens = a, .blocks = Blocks(0, 2)};
+  const Sequence sb{.tokens = b, .blocks = Blocks(2, 1)};
+  const Sequence sc{.tokens = c, .blocks = Blocks(3, 1)};
   const PrecisionPlan fp16 = Uniform(Precision::kFp16);
   const PrecisionPlan fp8 = Uniform(Precision::kFp8);
   PrecisionPlan mixed = fp16;
   mixed.layers[1] = Precision::kFp8;
-  const auto alone = [&](const StepSequence& sequence, const PrecisionPlan& plan) {
+  const auto alone = [&](const Sequence& sequence, const PrecisionPlan& plan) {
     const auto rows = static_cast<int32_t>(sequence.tokens.size());
     return Run(decoder, {sequence}, {{0, rows, &plan}}, {rows - 1});
   };
@@ -103,20 +121,101 @@ TEST_F(DecoderTest, AStepAllocatesNothing) {
   const std::vector<int32_t> tokens = Tokens(9, 1);
   std::vector<float> logits(2 * 80);
   const PrecisionPlan plans[] = {Uniform(Precision::kFp16), Uniform(Precision::kFp8)};
+  StepBatch batch = decoder.NewBatch();
   const auto step = [&] {
-    const StepSequence sequences[] = {
-        {.tokens = std::span(tokens).first(8), .blocks = Blocks(0, 1)},
-        {.tokens = std::span(tokens).last(1), .blocks = Blocks(1, 1)}};
-    const PlanRange ranges[] = {{0, 8, &plans[0]}, {8, 9, &plans[1]}};
-    const int32_t rows[] = {7, 8};
-    decoder.Forward({.threads = &threads_},
-                    {.sequences = sequences, .plans = ranges, .logit_rows = rows}, cache_,
-                    {logits.data(), DType::kF32, {2, 80}});
+    batch.Clear();
+    batch.AddSequence(std::span(tokens).first(8), 0, Blocks(0, 1));
+    batch.AddSequence(std::span(tokens).last(1), 0, Blocks(1, 1));
+    batch.AddPlan({0, 8, &plans[0]});
+    batch.AddPlan({8, 9, &plans[1]});
+    batch.AddLogitRow(7);
+    batch.AddLogitRow(8);
+    decoder.Forward({.threads = &threads_}, batch, cache_, {logits.data(), DType::kF32, {2, 80}});
   };
   step();  // kernels remember their choice the first time
   const int64_t before = CountAllocations();
   step();
   EXPECT_EQ(CountAllocations() - before, 0);
+}
+
+// Whatever a step holds, its ops get the same addresses, so that a captured step stays valid.
+TEST_F(DecoderTest, EveryStepUsesTheSameAddresses) {
+  std::map<std::string, std::set<const void*>> inputs;
+  DecoderOptions options{.limits = {.max_tokens = 64, .max_sequences = 4, .max_logit_rows = 4}};
+  options.observe_input = [&](const Linear& linear, const ConstTensorView& x) {
+    inputs[linear.name].insert(x.data);
+  };
+  Decoder decoder(model_, options);
+  StepBatch batch = decoder.NewBatch();
+  const PrecisionPlan plan = Uniform(Precision::kFp16);
+  std::set<std::vector<const void*>> arrays;
+  std::vector<float> logits(4 * 80);
+  const auto run = [&](const std::vector<Sequence>& sequences) {
+    batch.Clear();
+    for (const Sequence& sequence : sequences) {
+      batch.AddSequence(sequence.tokens, sequence.position, sequence.blocks);
+      batch.AddLogitRow(batch.rows() - 1);
+    }
+    batch.SetPlan(&plan);
+    decoder.Forward({.threads = &threads_}, batch, cache_,
+                    {logits.data(), DType::kF32, {batch.num_logit_rows(), 80}});
+    const BatchTensors in = batch.tensors();
+    const ActivationTensors out = decoder.activations().First(batch.rows(), batch.num_logit_rows());
+    arrays.insert({in.token_ids.data, in.positions.data, in.slots.data, in.rope_rows.data,
+                   in.query_start.data, in.context_length.data, in.block_table.data,
+                   in.logit_rows.data, in.inv_freq.data, out.cos_sin.data, out.hidden.data,
+                   out.normed.data, out.qkv.data, out.attention.data, out.mlp.data,
+                   out.last_hidden.data, out.workspace.data});
+    EXPECT_EQ(in.block_table.shape[0], batch.sequences());
+    EXPECT_EQ(out.hidden.shape[0], batch.rows());
+  };
+  const std::vector<int32_t> long_prompt = Tokens(60, 1), one = Tokens(1, 2), few = Tokens(5, 3);
+  run({{long_prompt, 0, Blocks(0, 4)}});
+  run({{one, 60, Blocks(0, 4)}});
+  run({{one, 61, Blocks(0, 4)}, {few, 0, Blocks(4, 1)}});
+  run({{one, 150, Blocks(5, 10)},
+       {one, 5, Blocks(4, 1)},
+       {few, 0, Blocks(15, 1)},
+       {one, 0, Blocks(16, 1)}});
+  EXPECT_EQ(arrays.size(), 1u);
+  EXPECT_EQ(inputs.size(), 13u);
+  for (const auto& [name, addresses] : inputs) {
+    EXPECT_EQ(addresses.size(), 1u) << name;
+  }
+}
+
+// A device's mirror of a batch is one copy of its first bytes.
+TEST_F(DecoderTest, TheUsedBytesOfABatchHoldAllOfIt) {
+  Decoder decoder(model_, {.limits = {.max_tokens = 64, .max_sequences = 3, .max_logit_rows = 4}});
+  StepBatch batch = decoder.NewBatch();
+  const std::vector<int32_t> tokens = Tokens(20, 1);
+  batch.AddSequence(tokens, 30, Blocks(3, 4));
+  batch.AddSequence(std::span(tokens).first(3), 0, Blocks(9, 1));
+  batch.AddLogitRow(19);
+  batch.AddLogitRow(22);
+  std::vector<char> mirror(batch.used_bytes());
+  std::memcpy(mirror.data(), batch.data(), mirror.size());
+  const BatchTensors host = batch.tensors();
+  const BatchTensors copy = batch.TensorsAt(mirror.data());
+  const std::pair<ConstTensorView, ConstTensorView> pairs[] = {
+      {host.token_ids, copy.token_ids},
+      {host.positions, copy.positions},
+      {host.slots, copy.slots},
+      {host.rope_rows, copy.rope_rows},
+      {host.query_start, copy.query_start},
+      {host.context_length, copy.context_length},
+      {host.block_table, copy.block_table},
+      {host.logit_rows, copy.logit_rows},
+      {host.inv_freq, copy.inv_freq}};
+  for (const auto& [a, b] : pairs) {
+    ASSERT_EQ(a.shape, b.shape);
+    EXPECT_LE(static_cast<const char*>(b.data) + b.num_bytes(), mirror.data() + mirror.size());
+    EXPECT_EQ(std::memcmp(a.data, b.data, a.num_bytes()), 0);
+  }
+  EXPECT_EQ(batch.slots()[0], 4 * 16 + 14) << "position 30 lies in the second block";
+  EXPECT_EQ(batch.positions()[20], 0);
+  EXPECT_EQ(batch.context_length()[0], 50);
+  EXPECT_EQ(batch.blocks(0)[3], 6);
 }
 
 TEST_F(DecoderTest, CostCountsWhatEachPrecisionReads) {
@@ -141,9 +240,9 @@ TEST_F(DecoderTest, StepsThatCannotRunAreErrors) {
   const std::vector<int32_t> many = Tokens(33, 1);
   const std::vector<int32_t> outside = {1, 80};
   const std::vector<int32_t> bad_block = {40};
-  const StepSequence good{.tokens = tokens, .blocks = Blocks(0, 3)};
+  const Sequence good{.tokens = tokens, .blocks = Blocks(0, 3)};
   const PlanRange all{0, 10, &plan};
-  const auto refusal = [&](const StepSequence& sequence, const PlanRange& range, int32_t row) {
+  const auto refusal = [&](const Sequence& sequence, const PlanRange& range, int32_t row) {
     return Refusal(decoder, {sequence}, {range}, {row});
   };
   EXPECT_EQ(refusal(good, all, 9), "");

@@ -26,6 +26,7 @@ double LogSumExp(std::span<const float> x) {
 struct Reader {
   Subject subject;
   KvCache cache;
+  StepBatch batch;
   std::vector<float> logits;
 };
 
@@ -113,8 +114,10 @@ std::vector<TokenScores> Evaluate(const Context& context, DType cache_dtype,
     Check(model.config.vocab_size == vocabulary, ErrorCode::kInvalidArgument,
           "models with vocabularies of ", vocabulary, " and ", model.config.vocab_size,
           " tokens cannot be compared");
-    readers.push_back(
-        {subjects[s], KvCache(model.KvCacheFor(cache_dtype, KvBlocksFor(longest))), {}});
+    readers.push_back({.subject = subjects[s],
+                       .cache = KvCache(model.KvCacheFor(cache_dtype, KvBlocksFor(longest))),
+                       .batch = subjects[s].decoder->NewBatch(),
+                       .logits = {}});
     scores[s].loss.resize(total);
     if (s > 0) {
       scores[s].kl.resize(total);
@@ -131,16 +134,16 @@ std::vector<TokenScores> Evaluate(const Context& context, DType cache_dtype,
       const int64_t end = std::min(window.end, begin + chunk);
       const Targets targets = TargetsOf(tokens, window, begin, end);
       const auto rows = static_cast<int64_t>(targets.rows.size());
-      const StepSequence sequence{.tokens = tokens.subspan(begin, end - begin),
-                                  .position = begin - window.begin,
-                                  .blocks = blocks,
-                                  .rope_length = window.end - window.begin};
       for (Reader& reader : readers) {
         reader.logits.resize(rows * vocabulary);
-        const PlanRange range{0, end - begin, reader.subject.plan};
-        const Step step{
-            .sequences = {&sequence, 1}, .plans = {&range, 1}, .logit_rows = targets.rows};
-        reader.subject.decoder->Forward(context, step, reader.cache,
+        reader.batch.Clear();
+        reader.batch.AddSequence(tokens.subspan(begin, end - begin), begin - window.begin, blocks,
+                                 window.end - window.begin);
+        for (const int32_t row : targets.rows) {
+          reader.batch.AddLogitRow(row);
+        }
+        reader.batch.SetPlan(reader.subject.plan);
+        reader.subject.decoder->Forward(context, reader.batch, reader.cache,
                                         {reader.logits.data(), DType::kF32, {rows, vocabulary}});
       }
       context.threads->ParallelFor(rows, 1, [&](int64_t row, int64_t last, int) {

@@ -307,8 +307,8 @@ TEST(Pins, DecideForTheirSteps) {
   CoreHarness harness(config, SmallInfo(), MakeFixedController(Plan("6886")));
   std::string steps;
   harness.runner().before = [&](const StepBatch& batch) {
-    ASSERT_EQ(batch.plans.size(), 1u);
-    const PrecisionClass c = ClassOf(*batch.plans[0].plan);
+    ASSERT_EQ(batch.plans().size(), 1u);
+    const PrecisionClass c = ClassOf(*batch.plans()[0].plan);
     steps += c == PrecisionClass::kFp16 ? '6' : c == PrecisionClass::kFp8 ? '8' : 'm';
   };
   Collected* free = harness.Submit(MakeRequest(PrecisionPin::kAuto, 4, 9));
@@ -346,14 +346,14 @@ Service Simulate(std::shared_ptr<PrecisionController> controller, int concurrenc
   CoreHarness harness(config, info, std::move(controller));
   harness.runner().before = [&](const StepBatch& batch) {
     StepFeatures features;
-    for (size_t s = 0; s < batch.context_length.size(); ++s) {
-      const int count = batch.query_start[s + 1] - batch.query_start[s];
+    for (size_t s = 0; s < batch.context_length().size(); ++s) {
+      const int count = batch.query_start()[s + 1] - batch.query_start()[s];
       features.prefill_tokens += count > 1 ? count : 0;
       features.decode_sequences += count == 1;
-      features.context_tokens += batch.context_length[s];
+      features.context_tokens += batch.context_length()[s];
     }
     now += std::chrono::duration_cast<Clock::duration>(
-        std::chrono::duration<double>(TrueSeconds(features, Fp8Fraction(*batch.plans[0].plan))));
+        std::chrono::duration<double>(TrueSeconds(features, Fp8Fraction(*batch.plans()[0].plan))));
   };
   std::vector<Collected*> results;
   std::mt19937 random(7);

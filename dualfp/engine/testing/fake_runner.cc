@@ -46,21 +46,17 @@ FakeRunner::FakeRunner(RunnerInfo info)
       block_use_(info_.num_blocks) {}
 
 void FakeRunner::CheckShapes(const StepBatch& batch) const {
-  const auto rows = static_cast<int64_t>(batch.token_ids.size());
-  const auto sequences = static_cast<int64_t>(batch.context_length.size());
-  const auto size = [](const auto& list) { return static_cast<int64_t>(list.size()); };
+  const int64_t rows = batch.rows();
+  const int64_t sequences = batch.sequences();
   CheckInternal(rows >= 1 && rows <= info_.max_rows && sequences >= 1 &&
                     sequences <= info_.max_sequences &&
-                    size(batch.logit_rows) <= info_.max_logit_rows,
+                    batch.num_logit_rows() <= info_.max_logit_rows,
                 "a step of ", rows, " rows, ", sequences, " sequences");
-  CheckInternal(size(batch.positions) == rows && size(batch.slots) == rows &&
-                    size(batch.query_start) == sequences + 1 && batch.query_start[0] == 0 &&
-                    batch.query_start.back() == rows &&
-                    size(batch.block_table) == sequences * batch.block_table_stride,
+  CheckInternal(batch.query_start()[0] == 0 && batch.query_start().back() == rows,
                 "the arrays of a step disagree");
-  CheckInternal(std::ranges::is_sorted(batch.logit_rows), "logit rows are out of order");
+  CheckInternal(std::ranges::is_sorted(batch.logit_rows()), "logit rows are out of order");
   int64_t covered = 0;
-  for (const PlanRange& range : batch.plans) {
+  for (const PlanRange& range : batch.plans()) {
     CheckInternal(range.begin == covered && range.end > range.begin &&
                       static_cast<int>(range.plan->layers.size()) == info_.num_layers,
                   "plan ranges leave a gap");
@@ -68,7 +64,8 @@ void FakeRunner::CheckShapes(const StepBatch& batch) const {
   }
   CheckInternal(covered == rows, "plan ranges do not cover the step");
   for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    CheckInternal(batch.query_start[sequence + 1] > batch.query_start[sequence], "an empty query");
+    CheckInternal(batch.query_start()[sequence + 1] > batch.query_start()[sequence],
+                  "an empty query");
   }
 }
 
@@ -76,7 +73,7 @@ void FakeRunner::CopyBlocks(const StepBatch& batch) {
   std::ranges::fill(block_use_, uint8_t{0});
   constexpr uint8_t kSource = 1;
   constexpr uint8_t kTarget = 2;
-  for (const BlockCopy& copy : batch.copies) {
+  for (const BlockCopy& copy : batch.copies()) {
     CheckInternal(block_use_[copy.target] == 0, "block ", copy.target,
                   " is copied to twice or from");
     block_use_[copy.target] = kTarget;
@@ -89,15 +86,14 @@ void FakeRunner::CopyBlocks(const StepBatch& batch) {
 }
 
 void FakeRunner::Store(const StepBatch& batch, int64_t row, int64_t sequence, uint64_t plan_tag) {
-  const int32_t position = batch.positions[row];
-  const int32_t block =
-      batch.block_table[sequence * batch.block_table_stride + position / info_.block_size];
+  const int32_t position = batch.positions()[row];
+  const int32_t block = batch.blocks(sequence)[position / info_.block_size];
   CheckInternal(block >= 0 && block < info_.num_blocks &&
-                    batch.slots[row] == block * info_.block_size + position % info_.block_size,
+                    batch.slots()[row] == block * info_.block_size + position % info_.block_size,
                 "slot and block table of position ", position, " disagree");
-  CheckInternal(batch.token_ids[row] >= 0 && batch.token_ids[row] < info_.vocab_size,
+  CheckInternal(batch.token_ids()[row] >= 0 && batch.token_ids()[row] < info_.vocab_size,
                 "token id out of range");
-  cache_[batch.slots[row]] = {batch.token_ids[row], position, plan_tag};
+  cache_[batch.slots()[row]] = {batch.token_ids()[row], position, plan_tag};
 }
 
 ConstTensorView FakeRunner::Execute(const StepBatch& batch) {
@@ -106,39 +102,40 @@ ConstTensorView FakeRunner::Execute(const StepBatch& batch) {
   }
   CheckShapes(batch);
   CopyBlocks(batch);
-  const auto sequences = static_cast<int64_t>(batch.context_length.size());
+  const int64_t sequences = batch.sequences();
   size_t range = 0;
   for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    for (int64_t row = batch.query_start[sequence]; row < batch.query_start[sequence + 1]; ++row) {
-      while (batch.plans[range].end <= row) {
+    for (int64_t row = batch.query_start()[sequence]; row < batch.query_start()[sequence + 1];
+         ++row) {
+      while (batch.plans()[range].end <= row) {
         ++range;
       }
-      Store(batch, row, sequence, TagOf(*batch.plans[range].plan));
+      Store(batch, row, sequence, TagOf(*batch.plans()[range].plan));
     }
   }
   // After all stores: two sequences that write to one slot spoil each other.
   size_t wanted = 0;
   for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    const int32_t begin = batch.query_start[sequence];
-    const int32_t count = batch.query_start[sequence + 1] - begin;
-    const int32_t context = batch.context_length[sequence];
+    const int32_t begin = batch.query_start()[sequence];
+    const int32_t count = batch.query_start()[sequence + 1] - begin;
+    const int32_t context = batch.context_length()[sequence];
     FakeContext hash;
     for (int32_t position = 0; position < context; ++position) {
-      const int32_t block =
-          batch.block_table[sequence * batch.block_table_stride + position / info_.block_size];
+      const int32_t block = batch.blocks(sequence)[position / info_.block_size];
       const Place& place = cache_[block * info_.block_size + position % info_.block_size];
       CheckInternal(place.position == position, "the cache holds position ", place.position,
                     " where ", position, " is due");
       hash.Add(place.token, place.plan_tag);
       const int32_t row = position - (context - count) + begin;
-      CheckInternal(row < begin || batch.positions[row] == position, "positions are out of order");
-      if (wanted < batch.logit_rows.size() && row >= begin && batch.logit_rows[wanted] == row) {
+      CheckInternal(row < begin || batch.positions()[row] == position,
+                    "positions are out of order");
+      if (wanted < batch.logit_rows().size() && row >= begin && batch.logit_rows()[wanted] == row) {
         hash.Logits(std::span(logits_).subspan(wanted * info_.vocab_size, info_.vocab_size));
         ++wanted;
       }
     }
   }
-  CheckInternal(wanted == batch.logit_rows.size(), "a logit row belongs to no sequence");
+  CheckInternal(wanted == batch.logit_rows().size(), "a logit row belongs to no sequence");
   if (after) {
     after(batch, std::span(logits_).first(wanted * info_.vocab_size));
   }
