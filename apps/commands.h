@@ -7,7 +7,7 @@
 
 namespace dualfp {
 
-void AddGenerateCommand(CLI::App& app);  // generate/generate.cc
+void AddGenerateCommand(CLI::App& app);  // generate.cc
 void AddEvalCommand(CLI::App& app);      // eval.cc
 void AddInspectCommand(CLI::App& app);   // inspect.cc
 void AddBenchCommand(CLI::App& app);     // bench/bench.cc

@@ -14,13 +14,14 @@
 #include "apps/arguments/model_arguments.h"
 #include "apps/charts/bars.h"
 #include "apps/commands.h"
+#include "apps/progress_bar.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"
-#include "dualfp/model/calibrate.h"
-#include "dualfp/model/evaluate.h"
 #include "dualfp/model/rope_frequencies.h"
-#include "dualfp/model/statistics.h"
+#include "dualfp/quant/bootstrap.h"
+#include "dualfp/quant/calibrate.h"
+#include "dualfp/quant/evaluate.h"
 #include "dualfp/text/tokenizer.h"
 
 namespace dualfp {
@@ -34,7 +35,7 @@ constexpr double kTailQuantile = 0.99;
 constexpr int64_t kFewWindows = 10;
 
 struct EvalArguments {
-  ModelArguments model;
+  ModelOptions model;
   std::string text;
   int64_t context = 0;
   int64_t stride = 0;
@@ -94,7 +95,6 @@ class Evaluation {
   void ReadText();
   std::vector<int32_t> Tokenize(const std::string& path) const;
   void Load();
-  void CheckPrecision(const Model& model, Precision precision) const;
   ActivationQuant ActivationScheme() const;
   void Calibrate();
   std::vector<Candidate> Candidates() const;
@@ -133,10 +133,7 @@ std::vector<int32_t> Evaluation::Tokenize(const std::string& path) const {
 }
 
 void Evaluation::ReadText() {
-  tokenizer_.emplace(Tokenizer::FromDirectory(arguments_.model.model));
-  Check(tokenizer_->id_limit() <= config_.vocab_size, ErrorCode::kInvalidFile,
-        arguments_.model.model, ": tokenizer.json has token ids up to ", tokenizer_->id_limit() - 1,
-        ", but the model's vocabulary (vocab_size in config.json) is ", config_.vocab_size);
+  tokenizer_.emplace(LoadTokenizer(arguments_.model.model, config_));
   tokens_ = Tokenize(arguments_.text);
   if (arguments_.max_tokens > 0 && static_cast<int64_t>(tokens_.size()) > arguments_.max_tokens) {
     tokens_.resize(arguments_.max_tokens);
@@ -159,13 +156,10 @@ void Evaluation::ReadText() {
   bootstrap_.emplace(std::move(sizes), arguments_.seed);
 }
 
-void Evaluation::CheckPrecision(const Model& model, Precision precision) const {
-  if (precision == Precision::kFp16 || model.report.Fp8LayerLinears() > 0) {
-    return;
+void CheckPrecision(const Model& model, Precision precision) {
+  if (precision == Precision::kFp8) {
+    CheckComputesAtFp8(model);
   }
-  const std::string exceptions = DescribeExceptions(model);
-  Fail(ErrorCode::kUnsupported, "no linear layer can compute at fp8: ",
-       exceptions.empty() ? "load the model with --quantization nested" : exceptions);
 }
 
 ActivationQuant Evaluation::ActivationScheme() const {
@@ -202,7 +196,7 @@ void Evaluation::Load() {
   if (arguments_.against_model.empty() && has_exact_fp16) {
     reference_decoder_.emplace(*model_, options);
   } else {
-    ModelArguments reference = arguments_.model;
+    ModelOptions reference = arguments_.model;
     reference.model =
         arguments_.against_model.empty() ? arguments_.model.model : arguments_.against_model;
     reference.quantization = "none";
@@ -477,7 +471,7 @@ void AddEvalCommand(CLI::App& app) {
       ->option_text("N")
       ->group(kText);
 
-  a.model.AddTo(*command);
+  AddModelOptions(*command, a.model);
   AddKvCacheDType(*command, a.kv_cache_dtype, "Model");
 
   constexpr const char* kPrecision = "Precision";

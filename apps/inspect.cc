@@ -15,7 +15,7 @@ namespace dualfp {
 namespace {
 
 struct InspectArguments {
-  ModelArguments model;
+  ModelOptions model;
   bool json = false;
 };
 

@@ -27,7 +27,7 @@ namespace dualfp {
 namespace {
 
 struct ServeArguments {
-  EngineArguments engine;
+  LlmOptions llm;
   ServerConfig server;
   std::vector<std::string> names;
   double shutdown_seconds = 30;
@@ -63,13 +63,13 @@ struct LoggingScope {
   }
 };
 
-ServedModel Serve(LoadedEngine& loaded, const ServeArguments& arguments) {
+ServedModel Serve(Llm& loaded, const ServeArguments& arguments) {
   ServedModel served;
   served.names = arguments.names;
   if (served.names.empty()) {
-    served.names = {arguments.engine.model.model};
+    served.names = {arguments.llm.model.model};
   }
-  served.root = arguments.engine.model.model;
+  served.root = arguments.llm.model.model;
   served.created = std::chrono::duration_cast<std::chrono::seconds>(
                        std::chrono::system_clock::now().time_since_epoch())
                        .count();
@@ -93,7 +93,7 @@ ServedModel Serve(LoadedEngine& loaded, const ServeArguments& arguments) {
 
 void RunServe(ServeArguments& arguments) {
   const LoggingScope logging(arguments.log_level);
-  arguments.engine.CheckSupported();
+  CheckSupported(arguments.llm);
   ServerConfig& config = arguments.server;
   config.shutdown_grace =
       std::chrono::milliseconds(static_cast<int64_t>(arguments.shutdown_seconds * 1e3));
@@ -105,14 +105,14 @@ void RunServe(ServeArguments& arguments) {
   }
   HttpServer server(config);
 
-  std::unique_ptr<LoadedEngine> loaded;
+  std::unique_ptr<Llm> loaded;
   std::exception_ptr failure;
   std::atomic<bool> done{false};
   std::thread loader([&] {
     try {
-      loaded = LoadEngine(arguments.engine);
+      loaded = LoadLlmWithProgress(arguments.llm);
       server.Attach(Serve(*loaded, arguments));
-      LogInfo(loaded->Describe(arguments.engine));
+      LogInfo(loaded->Describe());
       LogInfo(fmt::format("Serving on http://{}:{}", config.host, server.port()));
     } catch (...) {
       failure = std::current_exception();
@@ -144,7 +144,7 @@ void AddServeCommand(CLI::App& app) {
   ServeArguments& a = *arguments;
   CLI::App* command = app.add_subcommand("serve", "Serve a model over OpenAI's HTTP API");
   command->footer("Example: dualfp serve models/reference --port 8000 --precision auto");
-  a.engine.AddTo(*command);
+  AddEngineOptions(*command, a.llm);
 
   constexpr const char* kServer = "Server";
   command->add_option("--host", a.server.host, "Address to listen on (default 127.0.0.1)")

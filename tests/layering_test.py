@@ -15,8 +15,9 @@ LAYERS = [
     {"numeric"},
     {"tensor"},
     {"io", "kernels"},
-    {"quant", "model", "text"},
-    {"engine"},
+    {"model", "text"},
+    {"quant", "engine"},
+    {"llm"},
     {"server"},
 ]
 # text/ knows no tensors' kernels: it is not allowed what its layer would give it.
@@ -24,7 +25,7 @@ FORBIDDEN = {("text", "kernels"), ("text", "tensor")}
 
 # Third-party headers that belong to one layer alone.
 CONFINED = {
-    "nlohmann/": {"io", "text", "model", "quant", "server"},
+    "nlohmann/": {"io", "text", "model", "quant", "llm", "server"},
     "torch/": set(),
     "boost/": {"server"},
     "pcre2.h": {"text"},

@@ -18,7 +18,7 @@ namespace dualfp {
 namespace {
 
 struct LatencyArguments {
-  EngineArguments engine;
+  LlmOptions llm;
   int64_t batch_size = 8;
   int64_t input_len = 32;
   int64_t output_len = 128;
@@ -46,13 +46,14 @@ void PrintRow(const char* name, const Summary& summary) {
 }
 
 void RunLatency(LatencyArguments& a) {
-  if (a.batch_size > a.engine.max_num_seqs) {
+  if (a.batch_size > a.llm.max_num_seqs) {
     throw CLI::ValidationError("--batch-size", fmt::format("{} is more than --max-num-seqs, {}",
-                                                           a.batch_size, a.engine.max_num_seqs));
+                                                           a.batch_size, a.llm.max_num_seqs));
   }
-  const uint64_t seed = a.engine.seed.value_or(0);
+  const uint64_t seed = a.llm.seed.value_or(0);
   DecodeSteps steps;
-  const auto loaded = LoadEngine(a.engine, [&steps](const StepReport& step) { steps.Add(step); });
+  const auto loaded =
+      LoadLlmWithProgress(a.llm, [&steps](const StepReport& step) { steps.Add(step); });
   const Workload batch(static_cast<size_t>(a.batch_size), {0, a.input_len, a.output_len});
   std::vector<double> latencies;
   {
@@ -78,9 +79,9 @@ void RunLatency(LatencyArguments& a) {
     step_seconds = steps.seconds;
   }
   const Summary step = Summarize(step_seconds);
-  fmt::print("{}; {}\n{}, {} threads; batches of {}, {} + {} tokens\n\n", a.engine.model.model,
-             loaded->Describe(a.engine), CpuDescription(), loaded->threads->num_threads(),
-             a.batch_size, a.input_len, a.output_len);
+  fmt::print("{}; {}\n{}, {} threads; batches of {}, {} + {} tokens\n\n", a.llm.model.model,
+             loaded->Describe(), CpuDescription(), loaded->threads->num_threads(), a.batch_size,
+             a.input_len, a.output_len);
   fmt::print("{:<22}{:>10}{:>10}{:>10}{:>10}\n", "ms", "mean", "median", "p90", "p99");
   PrintRow("Batch", batch_latency);
   if (step.count > 0) {
@@ -89,10 +90,10 @@ void RunLatency(LatencyArguments& a) {
   if (!a.json.empty()) {
     const Json json = {
         {"benchmark", "latency"},
-        {"model", a.engine.model.model},
+        {"model", a.llm.model.model},
         {"cpu", CpuDescription()},
         {"threads", loaded->threads->num_threads()},
-        {"precision", a.engine.precision},
+        {"precision", a.llm.precision},
         {"batch_size", a.batch_size},
         {"input_len", a.input_len},
         {"output_len", a.output_len},
@@ -113,7 +114,7 @@ void AddBenchLatency(CLI::App& bench) {
   LatencyArguments& a = *arguments;
   CLI::App* command = bench.add_subcommand("latency", "Latency of one batch in this process");
   command->footer("Example: dualfp bench latency models/reference --batch-size 1 --precision fp16");
-  a.engine.AddTo(*command);
+  AddEngineOptions(*command, a.llm);
   constexpr const char* kRun = "Run";
   const CLI::Range tokens(int64_t{1}, int64_t{1} << 24);
   command->add_option("--batch-size", a.batch_size, "Requests (default 8)")

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "apps/arguments/model_arguments.h"
+#include "apps/progress_bar.h"
 #include "dualfp/engine/request.h"
 
 namespace dualfp {

@@ -22,7 +22,7 @@ namespace dualfp {
 namespace {
 
 struct ThroughputArguments {
-  EngineArguments engine;
+  LlmOptions llm;
   WorkloadArguments workload;
   std::vector<int64_t> concurrency;  // empty: all requests at once
   int rounds = 1;
@@ -46,7 +46,7 @@ struct Level {
 std::vector<Level> MakeLevels(const ThroughputArguments& a, const Workload& workload) {
   std::vector<int64_t> wanted = a.concurrency;
   if (wanted.empty()) {
-    wanted = {a.engine.max_num_seqs};
+    wanted = {a.llm.max_num_seqs};
   }
   const int64_t largest = *std::max_element(wanted.begin(), wanted.end());
   const auto all = static_cast<int64_t>(workload.size());
@@ -63,13 +63,13 @@ std::vector<Level> MakeLevels(const ThroughputArguments& a, const Workload& work
 
 void RunThroughput(const ThroughputArguments& a) {
   for (const int64_t concurrency : a.concurrency) {
-    if (concurrency > a.engine.max_num_seqs) {
+    if (concurrency > a.llm.max_num_seqs) {
       throw CLI::ValidationError("--concurrency", fmt::format("{} is more than --max-num-seqs, {}",
-                                                              concurrency, a.engine.max_num_seqs));
+                                                              concurrency, a.llm.max_num_seqs));
     }
   }
-  const uint64_t seed = a.engine.seed.value_or(0);
-  const auto loaded = LoadEngine(a.engine);
+  const uint64_t seed = a.llm.seed.value_or(0);
+  const auto loaded = LoadLlmWithProgress(a.llm);
   Workload workload = a.workload.Make(seed);
   FitContext(&workload, loaded->engine->info().max_model_len);
   std::vector<Level> levels = MakeLevels(a, workload);
@@ -92,7 +92,7 @@ void RunThroughput(const ThroughputArguments& a) {
     }
   }
 
-  fmt::print("{}; {}\n{}, {} threads; {}\n\n", a.engine.model.model, loaded->Describe(a.engine),
+  fmt::print("{}; {}\n{}, {} threads; {}\n\n", a.llm.model.model, loaded->Describe(),
              CpuDescription(), loaded->threads->num_threads(), a.workload.Describe());
   fmt::print("{:>11} {:>9} {:>12} {:>16} {:>15} {:>9}  {}\n", "concurrency", "requests",
              "requests/s", "output tokens/s", "total tokens/s", "vs first", "precision");
@@ -117,11 +117,11 @@ void RunThroughput(const ThroughputArguments& a) {
   }
   if (!a.json.empty()) {
     const Json json = {{"benchmark", "throughput"},
-                       {"model", a.engine.model.model},
+                       {"model", a.llm.model.model},
                        {"cpu", CpuDescription()},
                        {"threads", loaded->threads->num_threads()},
                        {"workload", a.workload.Describe()},
-                       {"precision", a.engine.precision},
+                       {"precision", a.llm.precision},
                        {"rounds", a.rounds},
                        {"results", rows}};
     WriteFileAtomically(a.json, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
@@ -138,7 +138,7 @@ void AddBenchThroughput(CLI::App& bench) {
   command->footer(
       "Example: dualfp bench throughput models/reference --precision fp8 --concurrency 1,32\n"
       "           --num-prompts 64 --output-len 64 --rounds 3");
-  a.engine.AddTo(*command);
+  AddEngineOptions(*command, a.llm);
   a.workload.AddTo(*command);
   constexpr const char* kRun = "Run";
   command->add_option("--concurrency", a.concurrency, "Levels to compare (--max-num-seqs)")

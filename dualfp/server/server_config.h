@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "dualfp/llm/text_codec.h"
 #include "dualfp/server/engine_client.h"
 #include "dualfp/server/openai/openai_request.h"
-#include "dualfp/server/text_codec.h"
 
 namespace dualfp {
 

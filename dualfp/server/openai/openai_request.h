@@ -15,6 +15,7 @@
 
 #include "dualfp/engine/engine.h"
 #include "dualfp/io/json.h"
+#include "dualfp/llm/text_codec.h"
 
 namespace dualfp {
 
@@ -67,14 +68,6 @@ struct CompletionRequest {
   std::vector<Prompt> prompts;  // at least one
   bool echo = false;            // the prompt's text (and logprobs) before the completion's
   bool generate = true;         // false: echo with max_tokens 0, which only scores the prompt
-};
-
-// One conversation for the chat template.
-struct ChatPrompt {
-  Json messages;  // array; every content is a string or null
-  bool add_generation_prompt = true;
-  bool continue_final_message = false;
-  Json template_arguments;  // object or null: more variables for the template
 };
 
 struct ChatCompletionRequest {

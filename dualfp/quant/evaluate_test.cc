@@ -1,4 +1,4 @@
-#include "dualfp/model/evaluate.h"
+#include "dualfp/quant/evaluate.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,8 +7,8 @@
 #include <filesystem>
 
 #include "dualfp/base/error.h"
-#include "dualfp/model/calibrate.h"
 #include "dualfp/model/weights.h"
+#include "dualfp/quant/calibrate.h"
 
 namespace dualfp {
 namespace {

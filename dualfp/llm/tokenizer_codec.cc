@@ -1,4 +1,4 @@
-#include "dualfp/server/tokenizer_codec.h"
+#include "dualfp/llm/tokenizer_codec.h"
 
 #include <charconv>
 #include <utility>

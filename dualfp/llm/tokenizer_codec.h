@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "dualfp/engine/vocabulary.h"
-#include "dualfp/server/text_codec.h"
+#include "dualfp/llm/text_codec.h"
 #include "dualfp/text/chat_template.h"
 #include "dualfp/text/tokenizer.h"
 

@@ -1,4 +1,4 @@
-#include "dualfp/model/statistics.h"
+#include "dualfp/quant/bootstrap.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "dualfp/model/calibrate.h"
+#include "dualfp/quant/calibrate.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-// Text to tokens and back, and conversations to text: what the server needs of a tokenizer.
+// Text to tokens and back, and conversations to text.
 
 #pragma once
 
@@ -9,9 +9,17 @@
 #include <string_view>
 #include <vector>
 
-#include "dualfp/server/openai/openai_request.h"
+#include "dualfp/io/json.h"
 
 namespace dualfp {
+
+// One conversation for the chat template.
+struct ChatPrompt {
+  Json messages;  // array; every content is a string or null
+  bool add_generation_prompt = true;
+  bool continue_final_message = false;
+  Json template_arguments;  // object or null: more variables for the template
+};
 
 // Immutable and thread-safe.
 class TextCodec {

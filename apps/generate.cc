@@ -15,12 +15,12 @@
 
 #include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
-#include "apps/generate/session.h"
 #include "dualfp/base/check.h"
 #include "dualfp/engine/sampling/sampler.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
+#include "dualfp/llm/session.h"
 #include "dualfp/model/rope_frequencies.h"
 #include "dualfp/text/chat_template.h"
 #include "dualfp/text/detokenizer.h"
@@ -35,7 +35,7 @@ constexpr int64_t kPrefillChunk = 512;
 constexpr int64_t kLogitChunk = 64;
 
 struct GenerateArguments {
-  ModelArguments model;
+  ModelOptions model;
   std::string prompt;
   std::string prompt_file;
   std::vector<int32_t> prompt_token_ids;
@@ -131,10 +131,7 @@ void Generation::ReadTokenizer() {
       !std::filesystem::exists(directory / "tokenizer.json")) {
     return;
   }
-  tokenizer_.emplace(Tokenizer::FromDirectory(directory));
-  Check(tokenizer_->id_limit() <= config_.vocab_size, ErrorCode::kInvalidFile, directory.string(),
-        ": tokenizer.json has token ids up to ", tokenizer_->id_limit() - 1,
-        ", but the model's vocabulary (vocab_size in config.json) is ", config_.vocab_size);
+  tokenizer_.emplace(LoadTokenizer(directory, config_));
   if (const auto eos = tokenizer_->eos_id()) {
     end_tokens_.push_back(*eos);
   }
@@ -183,12 +180,8 @@ void Generation::CheckLengths() {
 
 void Generation::Load() {
   model_.emplace(LoadModelWithProgress(arguments_.model, config_, threads_));
-  const LoadReport& report = model_->report;
   if (UsesFp8()) {
-    const std::string exceptions = DescribeExceptions(*model_);
-    Check(report.Fp8LayerLinears() > 0, ErrorCode::kUnsupported,
-          "no linear layer can compute at fp8: ",
-          exceptions.empty() ? "load the model with --quantization nested" : exceptions);
+    CheckComputesAtFp8(*model_);
   }
   if (!arguments_.json) {
     fmt::print(stderr, "{}\n", DescribeLoad(arguments_.model, *model_));
@@ -358,10 +351,7 @@ void Generation::Run() {
   cache_dtype_ = KvCacheDType(arguments_.kv_cache_dtype);
   const std::filesystem::path directory = arguments_.model.model;
   config_ = LoadModelConfig(directory);
-  end_tokens_ = config_.eos_token_ids;
-  const GenerationConfig generation = LoadGenerationConfig(directory);
-  end_tokens_.insert(end_tokens_.end(), generation.eos_token_ids.begin(),
-                     generation.eos_token_ids.end());
+  end_tokens_ = EndTokenIds(config_, LoadGenerationConfig(directory));
   ReadTokenizer();
   ReadPrompt();
   CheckLengths();
@@ -422,7 +412,7 @@ void AddGenerateCommand(CLI::App& app) {
       ->excludes(prompts[2])
       ->group(kPrompt);
 
-  a.model.AddTo(*command);
+  AddModelOptions(*command, a.model);
   AddKvCacheDType(*command, a.kv_cache_dtype, "Model");
   command->add_option("--max-model-len", a.max_model_len, "Context length (default: the model's)")
       ->check(positive)

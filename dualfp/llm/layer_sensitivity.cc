@@ -1,4 +1,4 @@
-#include "apps/arguments/layer_sensitivity.h"
+#include "dualfp/llm/layer_sensitivity.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,10 +1,10 @@
-#include "apps/generate/session.h"
+#include "dualfp/llm/session.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
-#include "dualfp/model/evaluate.h"
+#include "dualfp/quant/evaluate.h"
 
 namespace dualfp {
 

@@ -1,4 +1,4 @@
-#include "dualfp/model/evaluate.h"
+#include "dualfp/quant/evaluate.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,0 +1,112 @@
+#include "dualfp/llm/load_model.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <utility>
+
+#include "dualfp/base/check.h"
+#include "dualfp/model/kv_cache.h"
+#include "dualfp/model/weights.h"
+#include "dualfp/tensor/weight_scheme.h"
+
+namespace dualfp {
+
+Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPool& threads,
+                LoadProgress progress) {
+  const auto* scheme = FindWeightScheme(options.quantization);
+  Check(scheme != nullptr, ErrorCode::kInvalidArgument, "quantization ",
+        QuoteForMessage(options.quantization), ": expected one of ", WeightSchemeNames());
+  LoadOptions load;
+  load.scheme = scheme->scheme;
+  load.nest_lm_head = options.quantize_lm_head;
+  load.progress = std::move(progress);
+  if (options.load_format == "dummy") {
+    DummySource source(0);
+    return LoadModel(config, source, load, threads);
+  }
+  Check(options.load_format == "auto", ErrorCode::kInvalidArgument, "load_format ",
+        QuoteForMessage(options.load_format), " is neither \"auto\" nor \"dummy\"");
+  CheckpointSource source(Checkpoint::Open(options.model));
+  return LoadModel(config, source, load, threads);
+}
+
+Tokenizer LoadTokenizer(const std::string& directory, const ModelConfig& config) {
+  Tokenizer tokenizer = Tokenizer::FromDirectory(directory);
+  CheckVocabulary(tokenizer, config, directory);
+  return tokenizer;
+}
+
+void CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config,
+                     std::string_view directory) {
+  Check(tokenizer.id_limit() <= config.vocab_size, ErrorCode::kInvalidFile, directory,
+        ": tokenizer.json has token ids up to ", tokenizer.id_limit() - 1,
+        ", but the model's vocabulary (vocab_size in config.json) is ", config.vocab_size);
+}
+
+std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation) {
+  std::vector<int32_t> ids = config.eos_token_ids;
+  for (const int32_t id : generation.eos_token_ids) {
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) {
+      ids.push_back(id);
+    }
+  }
+  return ids;
+}
+
+DType KvCacheDType(const std::string& name) {
+  if (name == "auto") {
+    return DType::kF32;
+  }
+  const std::optional<DType> dtype = ParseKvCacheDType(name);
+  Check(dtype.has_value(), ErrorCode::kInvalidArgument, "kv_cache_dtype ", QuoteForMessage(name),
+        " does not exist");
+  return *dtype;
+}
+
+std::string HumanBytes(int64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
+  auto value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 999.5 && unit + 1 < std::size(kUnits)) {
+    value /= 1000;
+    ++unit;
+  }
+  return fmt::format("{:.3g} {}", value, kUnits[unit]);
+}
+
+std::string DescribeLoad(const ModelOptions& options, const Model& model) {
+  const LoadReport& report = model.report;
+  const double gigabytes = static_cast<double>(report.weight_bytes) / 1e9;
+  const bool fp8_alone = report.NestedLayerLinears() == 0 && report.Fp8LayerLinears() > 0;
+  return fmt::format("Loaded {}: {} in {:.2f} s ({:.2f} GB/s), {} of {} linear layers {}",
+                     options.model, HumanBytes(report.weight_bytes), report.seconds,
+                     gigabytes / std::max(1e-9, report.seconds), report.Fp8LayerLinears(),
+                     report.LayerLinears(), fp8_alone ? "fp8" : "nested");
+}
+
+std::string DescribeExceptions(const Model& model) {
+  int64_t count = 0;
+  const LinearReport* first = nullptr;
+  for (const LinearReport& linear : model.report.linears) {
+    if (!linear.exception.empty() && count++ == 0) {
+      first = &linear;
+    }
+  }
+  return count == 0 ? ""
+                    : fmt::format(
+                          "{} of {} linear layers stay plain and compute in FP16 only; the "
+                          "first is {}: {}",
+                          count, model.report.LayerLinears(), first->name, first->exception);
+}
+
+void CheckComputesAtFp8(const Model& model) {
+  const std::string exceptions = DescribeExceptions(model);
+  Check(model.report.Fp8LayerLinears() > 0, ErrorCode::kUnsupported,
+        "no linear layer can compute at fp8: ",
+        exceptions.empty() ? "load the model with --quantization nested" : exceptions);
+}
+
+}  // namespace dualfp

@@ -1,0 +1,60 @@
+// A model directory's weights and what belongs to them, by options whose values are the names that
+// command lines and bindings use.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dualfp/base/thread_pool.h"
+#include "dualfp/io/hf_config.h"
+#include "dualfp/model/model.h"
+#include "dualfp/tensor/dtype.h"
+#include "dualfp/text/tokenizer.h"
+
+namespace dualfp {
+
+struct ModelOptions {
+  std::string model;                  // directory with config.json and safetensors weights
+  std::string quantization = "auto";  // WeightSchemeNames()'s
+  std::string load_format = "auto";   // "dummy": random weights for any config.json
+  bool quantize_lm_head = false;
+  int threads = 0;  // of the CPU; 0: one per core
+};
+
+using LoadProgress = std::function<void(int64_t done, int64_t total)>;  // bytes
+
+// `config` is the directory's. Throws kInvalidArgument for a name that is not one, and as
+// LoadModel() of model/weights.h.
+Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPool& threads,
+                LoadProgress progress = {});
+
+// The tokenizer of a directory; kInvalidFile where it has ids beyond the model's vocabulary.
+Tokenizer LoadTokenizer(const std::string& directory, const ModelConfig& config);
+
+// Throws kInvalidFile, naming the directory, as LoadTokenizer() does.
+void CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config,
+                     std::string_view directory);
+
+// The ids that end an answer: config.json's, then those that only generation_config.json has.
+std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation);
+
+// ParseKvCacheDType()'s names and "auto", which is F32 on the CPU. Throws kInvalidArgument.
+DType KvCacheDType(const std::string& name);
+
+// "512 B", "2.21 GB": powers of ten, three digits.
+std::string HumanBytes(int64_t bytes);
+
+// "Loaded MODEL: 2.21 GB in 1.4 s (1.6 GB/s), 112 of 112 linear layers nested", or "fp8".
+std::string DescribeLoad(const ModelOptions& options, const Model& model);
+
+// Why some of the layers compute in FP16 only although nesting was asked for; empty if none do.
+std::string DescribeExceptions(const Model& model);
+
+// Throws kUnsupported, with the reason, unless some linear layer of the model computes at FP8.
+void CheckComputesAtFp8(const Model& model);
+
+}  // namespace dualfp
