@@ -161,7 +161,7 @@ void AddInspectCommand(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("inspect", "Show a model's layers, formats, outliers and memory");
   command->footer("Example: dualfp inspect models/reference --json");
-  arguments->model.AddTo(*command);
+  AddModelOptions(*command, arguments->model);
   command->add_flag("--json", arguments->json, "One JSON object instead of the table")
       ->group("Output");
   command->callback([arguments] { Run(*arguments); });
