@@ -17,11 +17,11 @@ void AddModelOptions(CLI::App& app, ModelOptions& options) {
       ->required()
       ->option_text(" ");
   app.add_option("--quantization", options.quantization,
-                 "How linear layers are held (default auto)")
+                 "How linear layers are held: auto (default), none, nested, fp8, ...")
       ->check([](const std::string& name) {
         return FindWeightScheme(name) != nullptr ? "" : "expected one of " + WeightSchemeNames();
       })
-      ->option_text("SCHEME: " + WeightSchemeNames())
+      ->option_text("SCHEME")
       ->group("Model");
   app.add_flag("--quantize-lm-head", options.quantize_lm_head, "Nest lm_head too; plain otherwise")
       ->group("Model");
