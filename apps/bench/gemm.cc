@@ -28,6 +28,7 @@
 #include "dualfp/io/json.h"
 #include "dualfp/kernels/machine_probe.h"
 #include "dualfp/kernels/nest.h"
+#include "dualfp/kernels/nest12.h"
 #include "dualfp/numeric/fp16.h"
 #include "dualfp/numeric/fp8.h"
 #include "dualfp/tensor/buffer.h"
@@ -75,6 +76,9 @@ constexpr Format kFormats[] = {
      ActivationQuant::kDynamicPerToken},
     {"nested-fp8-weight-only", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp8,
      ActivationQuant::kNone},
+    {"nested12", QuantFormat::kNested12, DType::kF8E4M3, Precision::kFp16, ActivationQuant::kNone},
+    {"nested12-fp8", QuantFormat::kNested12, DType::kF8E4M3, Precision::kFp8,
+     ActivationQuant::kDynamicPerToken},
     {"fp8", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kDynamicPerToken},
     {"fp8-weight-only", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kNone},
 };
@@ -120,6 +124,18 @@ class Weights {
           weight.lower = lower;
           break;
         }
+        case QuantFormat::kNested12: {
+          TensorView shifts = Allocate(DType::kI8, n, 1);
+          shifts.rank = 1;
+          const Nested12Planes planes = {.upper = Allocate(DType::kF8E4M3, n, k),
+                                         .nibble = Allocate(DType::kU8, n, NibbleBytes(k)),
+                                         .shift = shifts};
+          Nest12(threads, "random weight", source, planes, n * k, &outliers_);
+          weight.values = planes.upper;
+          weight.lower = planes.nibble;
+          weight.scales = planes.shift;
+          break;
+        }
         case QuantFormat::kFp8: {
           const TensorView codes = Allocate(DType::kF8E4M3, n, k);
           const TensorView scales = Allocate(DType::kF32, n, 1);
@@ -138,6 +154,9 @@ class Weights {
           weight.values = Plain(source, format.dtype);
       }
       weights_.push_back(weight);
+    }
+    for (Weight& weight : weights_) {
+      weight.outliers = outliers_.View();
     }
   }
 

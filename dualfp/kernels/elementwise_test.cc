@@ -11,6 +11,7 @@
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
 #include "dualfp/numeric/nested.h"
+#include "dualfp/numeric/nested12.h"
 
 namespace dualfp {
 namespace {
@@ -251,6 +252,33 @@ TEST_P(OpsTest, EmbeddingIsExactInEveryFormat) {
   weight.outliers.index = {outlier_index.data(), DType::kI64, {count}};
   weight.outliers.value = {outlier_value.data(), DType::kF32, {count}};
   check(weight, exact16);
+
+  std::vector<uint8_t> nibbles(rows * (width + 1) / 2);
+  std::vector<int8_t> shifts(rows);
+  outlier_index.clear();
+  outlier_value.clear();
+  for (int64_t i = 0; i < rows * width; ++i) {
+    const int64_t row = i / width, column = i % width;
+    bf16[i] = FloatToBf16(i % 3 == 0 ? source[i] * 1e-5f : source[i]);
+    exact_b16[i] = Bf16ToFloat(bf16[i]);
+    shifts[row] = static_cast<int8_t>(-3 - row);
+    const Nested12Weight split = Nested12Split(bf16[i], shifts[row], column % 2 != 0);
+    upper[i] = split.bits.upper;
+    nibbles[row * ((width + 1) / 2) + column / 2] |=
+        static_cast<uint8_t>(split.bits.nibble << (column % 2 == 0 ? 0 : 4));
+    if (split.remainder != 0.0f) {
+      outlier_index.push_back(i);
+      outlier_value.push_back(split.remainder);
+    }
+  }
+  const auto remainders = static_cast<int64_t>(outlier_index.size());
+  ASSERT_GT(remainders, 50);
+  weight.format = QuantFormat::kNested12;
+  weight.lower = {nibbles.data(), DType::kU8, {rows, (width + 1) / 2}};
+  weight.scales = {shifts.data(), DType::kI8, {rows}};
+  weight.outliers.index = {outlier_index.data(), DType::kI64, {remainders}};
+  weight.outliers.value = {outlier_value.data(), DType::kF32, {remainders}};
+  check(weight, exact_b16);
 }
 
 TEST_P(OpsTest, GatherRows) {

@@ -7,9 +7,9 @@
 
 namespace dualfp {
 
-// y[t] = weight[token[t]], exact: a nested weight is merged, outliers included.
+// y[t] = weight[token[t]], exact: nested weights are merged, outliers included.
 struct EmbeddingArgs {
-  const Weight* weight = nullptr;  // [vocabulary, width]: plain F16 | BF16 | F32, or nested
+  const Weight* weight = nullptr;  // [vocabulary, width]: plain F16 | BF16 | F32, nested, nested12
   ConstTensorView token;           // I32 [tokens], each in [0, vocabulary)
   TensorView y;                    // F32 [tokens, width]
 };

@@ -65,6 +65,18 @@ void CheckFp8Scales(const Weight& weight) {
   }
 }
 
+// The nibbles' layout and the shifts' form are the device's kernels'.
+void CheckNested12(const Weight& weight) {
+  if (weight.layout == WeightLayout::kRowMajor) {
+    CheckContiguous(weight.lower, DType::kU8, weight.n, (weight.k + 1) / 2, "nibble plane");
+    if (!weight.scales || weight.scales.dtype != DType::kI8 ||
+        weight.scales.num_elements() != weight.n || !weight.scales.is_contiguous()) {
+      Fail(ErrorCode::kInvalidArgument, "gemm: row shifts are ", Describe(weight.scales),
+           ", expected contiguous I8[", weight.n, "]");
+    }
+  }
+}
+
 void CheckWeight(const Weight& weight) {
   const int64_t n = weight.n;
   const int64_t k = weight.k;
@@ -82,6 +94,10 @@ void CheckWeight(const Weight& weight) {
     case QuantFormat::kNested:
       CheckContiguous(weight.values, DType::kF8E4M3, n, k, "upper plane");
       CheckContiguous(weight.lower, DType::kU8, n, k, "lower plane");
+      break;
+    case QuantFormat::kNested12:
+      CheckContiguous(weight.values, DType::kF8E4M3, n, k, "upper plane");
+      CheckNested12(weight);
       break;
     case QuantFormat::kFp8:
       CheckContiguous(weight.values, DType::kF8E4M3, n, k, "weight");
@@ -102,10 +118,12 @@ void CheckWeight(const Weight& weight) {
   }
   const OutlierList& outliers = weight.outliers;
   const int64_t count = outliers.size();
-  if (count > 0 && (weight.format != QuantFormat::kNested || outliers.index.dtype != DType::kI64 ||
-                    outliers.index.rank != 1 || !outliers.index.is_contiguous() ||
-                    outliers.value.dtype != DType::kF32 || outliers.value.rank != 1 ||
-                    outliers.value.shape[0] != count || !outliers.value.is_contiguous())) {
+  const bool nested =
+      weight.format == QuantFormat::kNested || weight.format == QuantFormat::kNested12;
+  if (count > 0 && (!nested || outliers.index.dtype != DType::kI64 || outliers.index.rank != 1 ||
+                    !outliers.index.is_contiguous() || outliers.value.dtype != DType::kF32 ||
+                    outliers.value.rank != 1 || outliers.value.shape[0] != count ||
+                    !outliers.value.is_contiguous())) {
     Fail(ErrorCode::kInvalidArgument, "gemm: outliers belong to nested weights, as I64[n] and ",
          "F32[n]; got ", Describe(outliers.index), " and ", Describe(outliers.value));
   }
@@ -167,7 +185,7 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   desc.weight_format = weight.format;
   desc.weight_dtype = weight.values.dtype;
   desc.weight_scale = weight.scale_granularity;
-  desc.has_outliers = weight.outliers.size() > 0;
+  desc.has_outliers = weight.UsesOutliers(args.precision);
   desc.precision = args.precision;
   desc.activation_quant =
       args.precision == Precision::kFp8 ? args.activation_quant : ActivationQuant::kNone;

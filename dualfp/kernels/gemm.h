@@ -40,6 +40,8 @@ namespace dualfp {
 //   kNested  fp16: the exact FP16 weight, outliers included, so that nested and plain FP16 kernels
 //            of the same shape agree bit for bit. fp8: E4M3(upper) / 256 plus the outlier's
 //            remainder; like every weight it multiplies the quantized activation.
+//   kNested12  fp16: the exact BF16 weight, remainders included; plain BF16 kernels of the same
+//            shape agree bit for bit on rows without remainders. fp8: E4M3(upper) * 2^(-8 - shift).
 //   others   q * scale at every precision that the format offers.
 // At kFp8 with activation quantization, X[m,k] stands for E4M3(X[m,k] / s[m]) * s[m] (quantize.h).
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/base/error.h"
@@ -303,6 +304,60 @@ TEST_P(IsaTest, NestedEqualsPlainBitForBit) {
       TestProblem b(plain, plain_weight, shape.m, DType::kF32, DType::kF32, {}, 6);
       EXPECT_EQ(a.Run(SelectGemmKernel(a.desc), 2), b.Run(SelectGemmKernel(b.desc), 2))
           << Describe(a.desc);
+    }
+  }
+}
+
+// Without remainders: the planes alone, whose values are BF16.
+TEST_P(IsaTest, Nested12EqualsPlainBf16BitForBit) {
+  const ScopedEnv isa("DUALFP_CPU", GetParam());
+  const TestFormat plain = {"plain", QuantFormat::kPlain, DType::kBF16};
+  const TestFormat nested = {"nested12", QuantFormat::kNested12, DType::kF8E4M3};
+  for (const Shape& shape : kShapes) {
+    TestWeight nested_weight(nested, shape.n, shape.k, 5);
+    std::vector<double> values = nested_weight.Values(Precision::kFp16);
+    const OutlierList remainders = std::exchange(nested_weight.weight.outliers, {});
+    for (int64_t i = 0; i < remainders.size(); ++i) {
+      values[remainders.index.as<int64_t>()[i]] -= remainders.value.as<float>()[i];
+    }
+    TestWeight plain_weight(plain, shape.n, shape.k, 5);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto value = static_cast<float>(values[i]);
+      ASSERT_EQ(StoreTestElement(const_cast<void*>(plain_weight.weight.values.data), DType::kBF16,
+                                 static_cast<int64_t>(i), value),
+                value);
+    }
+    TestProblem a(nested, nested_weight, shape.m, DType::kF32, DType::kF32, {}, 6);
+    TestProblem b(plain, plain_weight, shape.m, DType::kF32, DType::kF32, {}, 6);
+    EXPECT_EQ(a.Run(SelectGemmKernel(a.desc), 2), b.Run(SelectGemmKernel(b.desc), 2))
+        << Describe(a.desc);
+  }
+}
+
+// Rows of the identity give the weights back, remainders included, which are below any tolerance.
+TEST_P(IsaTest, Nested12HoldsEveryBitOfItsWeights) {
+  const ScopedEnv isa("DUALFP_CPU", GetParam());
+  const TestFormat nested = {"nested12", QuantFormat::kNested12, DType::kF8E4M3};
+  for (const auto& [n, k] : {std::pair{30, 201}, {131, 1100}}) {
+    const TestWeight weight(nested, n, k, 8);
+    ASSERT_GT(weight.weight.outliers.size(), k / 40);
+    const std::vector<double> values = weight.Values(Precision::kFp16);
+    for (const DType x_dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      for (const int m : {1, 3, 70}) {
+        for (int first = 0; first + m <= k; first += std::max(m, 67)) {
+          TestProblem problem(nested, weight, m, x_dtype, DType::kF32, {}, 6);
+          for (int64_t row = 0; row < m; ++row) {
+            void* x = const_cast<void*>(problem.args.x.Rows(row, row + 1).data);
+            for (int64_t i = 0; i < k; ++i) {
+              StoreTestElement(x, x_dtype, i, i == first + row ? 1.0f : 0.0f);
+            }
+          }
+          const std::vector<float> y = problem.Run(SelectGemmKernel(problem.desc), 2);
+          for (int64_t i = 0; i < m * n; ++i) {
+            ASSERT_EQ(y[i], values[i % n * k + first + i / n]) << i << " " << first;
+          }
+        }
+      }
     }
   }
 }

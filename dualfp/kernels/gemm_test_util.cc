@@ -14,6 +14,7 @@
 #include "dualfp/numeric/fp4.h"
 #include "dualfp/numeric/fp8.h"
 #include "dualfp/numeric/nested.h"
+#include "dualfp/numeric/nested12.h"
 #include "dualfp/tensor/buffer.h"
 
 namespace dualfp {
@@ -95,6 +96,7 @@ const std::vector<TestFormat>& TestFormats() {
         {"plain_f32", kPlain, DType::kF32},
         {"nested_fp16", kNested, kCodes, kNone, k16},
         {"nested_fp16_outliers", kNested, kCodes, kNone, k16, kWeightOnly, true},
+        {"nested12_exact", kNested12, kCodes, kNone, k16},
     };
     for (const auto& [suffix, quant] : {std::pair{"weight_only", kWeightOnly},
                                         {"token", kToken},
@@ -104,6 +106,7 @@ const std::vector<TestFormat>& TestFormats() {
       const std::string s = suffix;
       list.push_back({"nested_fp8_" + s, kNested, kCodes, kNone, k8, quant});
       list.push_back({"nested_fp8_outliers_" + s, kNested, kCodes, kNone, k8, quant, true});
+      list.push_back({"nested12_fp8_" + s, kNested12, kCodes, kNone, k8, quant});
       list.push_back({"fp8_tensor_" + s, kFp8, kCodes, kPerTensor, k8, quant});
       list.push_back({"fp8_channel_" + s, kFp8, kCodes, kPerChannel, k8, quant});
       list.push_back({"fp8_block_" + s, kFp8, kCodes, kBlock128, k8, quant});
@@ -140,7 +143,7 @@ TestWeight::TestWeight(const TestFormat& format, int64_t n, int64_t k, uint32_t 
       value *= 1e-4f;  // subnormal codes
     }
   }
-  buffers_.reserve(4);
+  buffers_.reserve(5);
   switch (format.format) {
     case QuantFormat::kPlain:
       weight.values.dtype = format.dtype;
@@ -153,6 +156,9 @@ TestWeight::TestWeight(const TestFormat& format, int64_t n, int64_t k, uint32_t 
         }
       }
       MakeNested(values, format.outliers);
+      return;
+    case QuantFormat::kNested12:
+      MakeNested12(values);
       return;
     default:
       MakeScaled(format, values);
@@ -191,15 +197,63 @@ void TestWeight::MakeNested(const std::vector<float>& values, bool outliers) {
   }
   weight.values = ConstTensorView(buffers_[0].as<char>(), DType::kF8E4M3, {weight.n, weight.k});
   weight.lower = ConstTensorView(buffers_[1].as<char>(), DType::kU8, {weight.n, weight.k});
-  if (outliers && !index.empty()) {
-    buffers_.emplace_back(index.size() * sizeof(int64_t));
-    buffers_.emplace_back(index.size() * sizeof(float));
-    std::copy(index.begin(), index.end(), buffers_[2].as<int64_t>());
-    std::copy(remainder.begin(), remainder.end(), buffers_[3].as<float>());
-    const auto count = static_cast<int64_t>(index.size());
-    weight.outliers.index = ConstTensorView(buffers_[2].as<char>(), DType::kI64, {count});
-    weight.outliers.value = ConstTensorView(buffers_[3].as<char>(), DType::kF32, {count});
+  if (outliers) {
+    AddOutliers(index, remainder);
   }
+}
+
+void TestWeight::AddOutliers(const std::vector<int64_t>& index,
+                             const std::vector<float>& remainder) {
+  if (index.empty()) {
+    return;
+  }
+  const auto count = static_cast<int64_t>(index.size());
+  buffers_.emplace_back(index.size() * sizeof(int64_t));
+  std::copy(index.begin(), index.end(), buffers_.back().as<int64_t>());
+  weight.outliers.index = ConstTensorView(buffers_.back().as<char>(), DType::kI64, {count});
+  buffers_.emplace_back(index.size() * sizeof(float));
+  std::copy(remainder.begin(), remainder.end(), buffers_.back().as<float>());
+  weight.outliers.value = ConstTensorView(buffers_.back().as<char>(), DType::kF32, {count});
+}
+
+// Rows of very different sizes, so that shifts differ.
+void TestWeight::MakeNested12(const std::vector<float>& values) {
+  const int64_t n = weight.n;
+  const int64_t k = weight.k;
+  const int64_t nibble_bytes = (k + 1) / 2;
+  buffers_.emplace_back(n * k);
+  buffers_.emplace_back(n * nibble_bytes);
+  buffers_.emplace_back(n);
+  std::memset(buffers_[1].as<char>(), 0, n * nibble_bytes);
+  std::vector<int64_t> index;
+  std::vector<float> remainder;
+  for (int64_t row = 0; row < n; ++row) {
+    std::vector<uint16_t> bf16(k);
+    uint16_t largest = 0;
+    for (int64_t i = 0; i < k; ++i) {
+      bf16[i] = FloatToBf16(std::ldexp(values[row * k + i], static_cast<int>(row % 5) - 2));
+      largest = std::max<uint16_t>(largest, bf16[i] & 0x7fff);
+    }
+    const int shift = Nested12RowShift(largest);
+    buffers_[2].as<int8_t>()[row] = static_cast<int8_t>(shift);
+    for (int64_t i = 0; i < k; ++i) {
+      const Nested12Weight split = Nested12Split(bf16[i], shift, i % 2 != 0);
+      buffers_[0].as<uint8_t>()[row * k + i] = split.bits.upper;
+      uint8_t& pair = buffers_[1].as<uint8_t>()[row * nibble_bytes + i / 2];
+      pair = static_cast<uint8_t>(pair | split.bits.nibble << (i % 2 == 0 ? 0 : 4));
+      if (split.remainder != 0.0f) {
+        index.push_back(row * k + i);
+        remainder.push_back(split.remainder);
+      }
+      values_fp16_.push_back(Bf16ToFloat(bf16[i]));
+      values_fp8_.push_back(
+          std::ldexp(static_cast<double>(E4m3ToFloat(split.bits.upper)), -8 - shift));
+    }
+  }
+  weight.values = ConstTensorView(buffers_[0].as<char>(), DType::kF8E4M3, {n, k});
+  weight.lower = ConstTensorView(buffers_[1].as<char>(), DType::kU8, {n, nibble_bytes});
+  weight.scales = ConstTensorView(buffers_[2].as<char>(), DType::kI8, {n});
+  AddOutliers(index, remainder);
 }
 
 // Random codes and random scales: the values need not be a good approximation of anything.

@@ -61,6 +61,8 @@ struct TestWeight {
  private:
   void MakePlain(const std::vector<float>& values);
   void MakeNested(const std::vector<float>& values, bool outliers);
+  void MakeNested12(const std::vector<float>& values);
+  void AddOutliers(const std::vector<int64_t>& index, const std::vector<float>& remainder);
   void MakeScaled(const TestFormat& format, const std::vector<float>& values);
 
   std::vector<GuardedBuffer> buffers_;

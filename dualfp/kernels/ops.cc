@@ -171,7 +171,7 @@ void Embedding(const Context& context, const EmbeddingArgs& args) {
   const int64_t tokens = Dim(args.token, 0);
   CheckInternal(args.weight != nullptr, "embedding without a weight");
   const Weight& weight = *args.weight;
-  Check(weight.format == QuantFormat::kNested ||
+  Check(weight.format == QuantFormat::kNested || weight.format == QuantFormat::kNested12 ||
             (weight.format == QuantFormat::kPlain &&
              (weight.values.dtype == DType::kF32 || weight.values.dtype == DType::kF16 ||
               weight.values.dtype == DType::kBF16)),

@@ -31,8 +31,8 @@ inline constexpr uint32_t kNested12BaseBits = 0x3800;
 inline constexpr uint32_t kNested12MaxCode = kNested12MaxBits - kNested12BaseBits;
 inline constexpr uint32_t kNested12FirstNormal = 128;
 
-// v = kNested12Scale * E4M3 value of the upper byte (rounded).
-inline constexpr float kNested12Scale = 1.0f / 256.0f;
+// v = E4M3 value of the upper byte (rounded) / kNested12Units.
+inline constexpr float kNested12Units = 256.0f;
 
 inline constexpr int kNested12MinShift =
     -128;  // of a row whose largest weight exceeds 1.75 * 2^127
@@ -47,6 +47,12 @@ DUALFP_HOST_DEVICE constexpr float ScaleByPowerOfTwo(float value, int exponent) 
   const int half = exponent / 2;
   return value * std::bit_cast<float>(static_cast<uint32_t>(127 + half) << 23) *
          std::bit_cast<float>(static_cast<uint32_t>(127 + exponent - half) << 23);
+}
+
+// What an E4M3 value of a row's upper plane is worth, 2^(-8 - shift): the weight scale of the row
+// as a per-channel FP8 weight. A subnormal float, and exact, from a shift of 119 on.
+DUALFP_HOST_DEVICE constexpr float Nested12RowScale(int shift) {
+  return ScaleByPowerOfTwo(1.0f, -8 - shift);
 }
 
 // The shift of a row whose largest magnitude has this BF16 pattern (finite): the largest, at most

@@ -43,6 +43,9 @@ TEST(Nested12Test, RowShiftIsTheLargestThatLeavesTheRowInRange) {
     }
     ASSERT_EQ(Nested12RowShift(static_cast<uint16_t>(bf16 | 0x8000)), shift) << bf16;
   }
+  for (int shift = kNested12MinShift; shift <= kNested12MaxShift; ++shift) {
+    EXPECT_EQ(Nested12RowScale(shift), std::ldexp(1.0, -8 - shift)) << shift;
+  }
 }
 
 // Everything that a weight's bits promise, for one weight of a row.

@@ -64,10 +64,11 @@ inline constexpr ElementCodec kE4m3Codec{8, kE4m3Max, E4m3ToFloat, FloatToE4m3};
 inline constexpr ElementCodec kE2m1Codec{4, kE2m1Max, E2m1ToFloat, FloatToE2m1};
 
 // Weight formats. A new one is an enumerator and its row, in the same place of both.
-enum class QuantFormat : uint8_t { kPlain, kNested, kFp8, kNvfp4, kMxfp4, kMxfp8 };
+enum class QuantFormat : uint8_t { kPlain, kNested, kNested12, kFp8, kNvfp4, kMxfp4, kMxfp8 };
 inline constexpr std::array kQuantFormats = {
     QuantFormatInfo{"plain", {16, 16}, DType::kF16},
-    QuantFormatInfo{"nested", {16, 16, 8}},  // E4M3 upper, exact FP16 with the lower (formats.md)
+    QuantFormatInfo{"nested", {16, 16, 8}},    // E4M3 upper, exact FP16 with the lower (formats.md)
+    QuantFormatInfo{"nested12", {12, 12, 8}},  // E4M3 upper, exact BF16 with a nibble
     QuantFormatInfo{"fp8", {8, 8, 8}, DType::kF8E4M3, kE4m3Codec},
     QuantFormatInfo{"nvfp4", {4.5, 4.5, 4.5, 4.5}, DType::kU8, kE2m1Codec, 16, DType::kF8E4M3},
     QuantFormatInfo{"mxfp4", {4.25, 4.25, 4.25, 4.25}, DType::kU8, kE2m1Codec, 32, DType::kF8E8M0},

@@ -27,6 +27,7 @@ TEST(DTypeTest, NamesAndSizesRoundTrip) {
 TEST(QuantFormatTest, TableIsIndexedByFormat) {
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kPlain).name, "plain");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kNested).name, "nested");
+  EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kNested12).name, "nested12");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kFp8).name, "fp8");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kNvfp4).name, "nvfp4");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kMxfp4).name, "mxfp4");
@@ -60,6 +61,7 @@ TEST(WeightSchemeTest, EveryNameFindsItsSchemeAndEverySchemeItsName) {
   EXPECT_EQ(FindWeightScheme("auto")->scheme, std::nullopt);
   EXPECT_EQ(FindWeightScheme("none")->scheme, kPlainWeights);
   EXPECT_EQ(FindWeightScheme("nested")->scheme, kNestedWeights);
+  EXPECT_EQ(FindWeightScheme("nested12")->scheme, kNested12Weights);
   EXPECT_EQ(FindWeightScheme("fp8")->scheme, kFp8PerChannel);
   EXPECT_EQ(FindWeightScheme("fp8_per_tensor")->scheme, kFp8PerTensor);
   EXPECT_EQ(FindWeightScheme("fp8-block")->scheme, kFp8PerBlock);
@@ -68,7 +70,7 @@ TEST(WeightSchemeTest, EveryNameFindsItsSchemeAndEverySchemeItsName) {
             (WeightScheme{QuantFormat::kNvfp4, ScaleGranularity::kGroup}));
   EXPECT_EQ(FindWeightScheme(""), nullptr);
   EXPECT_EQ(FindWeightScheme("plain"), nullptr);
-  EXPECT_THAT(WeightSchemeNames(), HasSubstr("auto, none, nested, fp8_per_tensor"));
+  EXPECT_THAT(WeightSchemeNames(), HasSubstr("auto, none, nested, nested12, fp8_per_tensor"));
 }
 
 TEST(TensorViewTest, ShapesStridesAndRows) {

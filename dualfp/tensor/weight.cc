@@ -15,6 +15,10 @@ std::string Weight::Unsupported(Precision precision) const {
                     : "");
 }
 
+bool Weight::UsesOutliers(Precision precision) const {
+  return outliers.size() > 0 && (format == QuantFormat::kNested || precision == Precision::kFp16);
+}
+
 int64_t Weight::BytesRead(Precision precision) const {
   int64_t bytes = values.num_bytes();
   if (lower && precision == Precision::kFp16) {
@@ -23,7 +27,7 @@ int64_t Weight::BytesRead(Precision precision) const {
   if (scales) {
     bytes += scales.num_bytes();
   }
-  if (outliers.size() > 0) {
+  if (UsesOutliers(precision)) {
     bytes += outliers.index.num_bytes() + outliers.value.num_bytes();
   }
   return bytes;

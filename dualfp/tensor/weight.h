@@ -11,11 +11,13 @@
 
 namespace dualfp {
 
-// Weights outside the nested range: the planes hold the clamped value, this list the rest, so that
-// plane + remainder is the exact weight (formats.md, NestedFP, eligibility).
+// Weights that nested planes do not hold exactly, and what they lack, so that plane + remainder is
+// the exact weight. kNested: those beyond +-1.75, clamped in the planes; both precisions apply
+// them. kNested12: those below 2^-14 of their shifted row, rounded in the planes; for the exact
+// weight alone, as FP8 rounds more. (formats.md)
 struct OutlierList {
   ConstTensorView index;  // I64 [n], row * K + column in the unpermuted weight, ascending
-  ConstTensorView value;  // F32 [n], w - clamp(w)
+  ConstTensorView value;  // F32 [n], w - the planes' value
 
   int64_t size() const { return index ? index.shape[0] : 0; }
 };
@@ -40,19 +42,25 @@ struct Weight {
   int64_t k = 0;  // input features held here
   Shard shard;    // where those lie in the checkpoint's tensor
 
-  // kPlain: F16 | BF16 | F32 [N, K].    kNested: upper plane, F8_E4M3 [N, K].
+  // kPlain: F16 | BF16 | F32 [N, K].    kNested, kNested12: upper plane, F8_E4M3 [N, K].
   // kFp8, kMxfp8: F8_E4M3 [N, K].       kNvfp4, kMxfp4: U8 [N, K/2], even k in the low nibble.
   ConstTensorView values;
-  ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255; kSm90: NestedDeviceLower
+  ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255; kSm90: NestedDeviceLower.
+                          // kNested12: U8 [N, ceil(K/2)], nibbles, even k in the low half
 
   ScaleGranularity scale_granularity = ScaleGranularity::kNone;
-  ConstTensorView scales;     // F32, or F8_E4M3 (kNvfp4) or F8_E8M0 (MX); value = q * scale
+  // F32, or F8_E4M3 (kNvfp4) or F8_E8M0 (MX); value = q * scale. kNested12: I8 [N], row shifts:
+  // value = plane * 2^-shift (numeric/nested12.h), of granularity kNone.
+  ConstTensorView scales;
   float global_scale = 1.0f;  // kNvfp4: multiplies every block scale
   float input_scale = 0.0f;   // static activation scale; 0 = activations are scaled dynamically
 
-  OutlierList outliers;  // kNested only
+  OutlierList outliers;  // kNested, kNested12
 
   WeightLayout layout = WeightLayout::kRowMajor;
+
+  // Whether a product at this precision adds outliers.
+  bool UsesOutliers(Precision precision) const;
 
   // Empty when a GEMM can run at this precision, else the reason, e.g. "a plain weight has no FP8
   // plane; load with --quantization nested".

@@ -20,6 +20,7 @@ struct WeightScheme {
 
 inline constexpr WeightScheme kPlainWeights{};
 inline constexpr WeightScheme kNestedWeights{QuantFormat::kNested};
+inline constexpr WeightScheme kNested12Weights{QuantFormat::kNested12};
 // E4M3 codes with one scale for each projection, output row or 128 x 128 block of a projection.
 inline constexpr WeightScheme kFp8PerTensor{QuantFormat::kFp8, ScaleGranularity::kPerTensor};
 inline constexpr WeightScheme kFp8PerChannel{QuantFormat::kFp8, ScaleGranularity::kPerChannel};

@@ -203,6 +203,54 @@ struct NestedTraits256 : FloatTraits256 {
   }
 };
 
+// FP16 bits, 8 C: sign and U7 of the upper byte where they belong, plus 8 (nibble - bias).
+struct Nested12Traits256 : FloatTraits256 {
+  struct Row {
+    const uint8_t* upper;
+    const uint8_t* nibbles;
+    Row() = default;
+    [[gnu::always_inline]] Row(const WeightRows& w, int64_t n)
+        : upper(w.values + n * w.row_bytes), nibbles(w.lower + n * ((w.k + 1) / 2)) {}
+  };
+  using Packed = Words256;
+
+  DUALFP_GEMM_INLINE __m256i Merge16(const uint8_t* upper, const uint8_t* nibbles) {
+    const __m256i u = _mm256_slli_epi16(
+        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(upper))), 7);
+    const __m256i n =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(nibbles)));
+    // Low nibbles to even words, high ones to odd words.
+    const __m256i nibble =
+        _mm256_and_si256(_mm256_or_si256(_mm256_slli_epi32(n, 3), _mm256_slli_epi32(n, 15)),
+                         _mm256_set1_epi16(0x78));
+    // The sign stands in bits 15 and 14; bit 14 must be clear.
+    const __m256i high = _mm256_and_si256(u, _mm256_set1_epi16(static_cast<int16_t>(0xbf80)));
+    return _mm256_sub_epi16(_mm256_or_si256(high, nibble), _mm256_set1_epi32(56 << 16 | 64));
+  }
+  DUALFP_GEMM_INLINE Packed Merge(const uint8_t* upper, const uint8_t* nibbles) {
+    return ToWords(Merge16(upper, nibbles), Merge16(upper + 16, nibbles + 8));
+  }
+  DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
+    return Merge(row.upper + k, row.nibbles + k / 2);
+  }
+  DUALFP_GEMM_INLINE Packed PackTail(const Row& row, int64_t k, int64_t size) {
+    // A zero weight's nibble is its column's bias.
+    PaddedBytes<16> nibbles(row.nibbles + k / 2, (size + 1) / 2, 0x78);
+    if (size % 2 != 0) {
+      uint8_t& last = nibbles.bytes[size / 2];
+      last = static_cast<uint8_t>((last & 15) | 0x70);
+    }
+    return Merge(PaddedBytes<32>(row.upper + k, size, 0).bytes, nibbles.bytes);
+  }
+  DUALFP_GEMM_INLINE Operand Unpack(const Packed& packed, int v) {
+    return _mm256_cvtph_ps(packed.words[v]);
+  }
+  DUALFP_GEMM_INLINE void Prefetch(const Row& row, int64_t k) {
+    PrefetchLine(row.upper + k);
+    PrefetchLine(row.nibbles + k / 2);
+  }
+};
+
 // E4M3 bits, moved to where FP16 has them, are the value / 256, subnormals included. NaN codes do
 // not occur (gemm.h: weights are finite).
 struct E4m3Traits256 : FloatTraits256 {
@@ -268,6 +316,7 @@ const GemmInnerSet kAvx2GemmInner = {
     .bf16 = kInner<PlainBf16Traits256>,
     .f32 = kInner<PlainF32Traits256>,
     .nested = kInner<NestedTraits256>,
+    .nested12 = kInner<Nested12Traits256>,
     .e4m3 = kInner<E4m3Traits256>,
     .e4m3_blocked = kInner<E4m3BlockedTraits256>,
 };

@@ -1,5 +1,7 @@
 #include "dualfp/kernels/cpu/gemm_avx512.h"
 
+#include "dualfp/kernels/cpu/gemm_nested12_avx512.h"
+
 namespace dualfp::cpu {
 namespace {
 
@@ -14,6 +16,7 @@ const GemmInnerSet kAvx512GemmInner = {
     .bf16 = kInner<PlainBf16Traits512>,
     .f32 = kInner<PlainF32Traits512>,
     .nested = kInner<NestedTraits512, NestedFewRowsTraits512>,
+    .nested12 = kInner<Nested12Traits512>,
     .e4m3 = kInner<E4m3Traits512>,
     .e4m3_blocked = kInner<E4m3BlockedTraits512>,
 };

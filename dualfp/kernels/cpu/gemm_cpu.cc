@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "dualfp/kernels/cpu/outliers.h"
+#include "dualfp/numeric/nested12.h"
 
 namespace dualfp::cpu {
 namespace {
@@ -242,12 +243,40 @@ void PrepareInput(const Context& context, Problem& problem) {
   problem.x_scales = desc.activation_quant == ActivationQuant::kNone ? nullptr : scales;
 }
 
+float LoadFloat(const ConstTensorView& x, int64_t row, int64_t column) {
+  const int64_t i = row * x.strides[0] + column;
+  switch (x.dtype) {
+    case DType::kF16:
+      return Fp16ToFloat(x.as<uint16_t>()[i]);
+    case DType::kBF16:
+      return Bf16ToFloat(x.as<uint16_t>()[i]);
+    default:
+      return x.as<float>()[i];
+  }
+}
+
+// Adds the products of remainders to the sums of `count` columns, which are in units of their row's
+// 2^-shift.
+void AddRemainders(const Problem& problem, int64_t m, int64_t column, int64_t count, float* sums) {
+  const auto* shifts = problem.args.weight->scales.as<int8_t>();
+  const ConstTensorView& x = problem.args.x;
+  problem.outliers.ForEachInRows(column, count, [&](int64_t n, int64_t k, float value) {
+    sums[n - column] += ScaleByPowerOfTwo(value, shifts[n]) * LoadFloat(x, m, k);
+  });
+}
+
 // Y[m, column...) from the finished sums of `count` columns.
 void FinishRow(const Problem& problem, int64_t m, int64_t column, int64_t count, float* sums) {
   const GemmDesc& desc = problem.desc;
   const GemmArgs& args = problem.args;
-  if (!problem.kernel.patches_outliers) {
-    problem.outliers.ForEach(column, count, 0, desc.k, [&](int64_t n, int64_t k, float value) {
+  float row_scales[kStripColumns];
+  if (desc.weight_format == QuantFormat::kNested12) {
+    for (int64_t i = 0; i < count; ++i) {
+      row_scales[i] = Nested12RowScale(args.weight->scales.as<int8_t>()[column + i]);
+    }
+    AddRemainders(problem, m, column, count, sums);
+  } else if (!problem.kernel.patches_outliers) {
+    problem.outliers.ForEachInRows(column, count, [&](int64_t n, int64_t k, float value) {
       sums[n - column] += value / problem.unit * problem.InputAt(m, k);
     });
   }
@@ -258,6 +287,8 @@ void FinishRow(const Problem& problem, int64_t m, int64_t column, int64_t count,
     epilogue.w_scale *= *args.weight->scales.as<float>();
   } else if (desc.weight_scale == ScaleGranularity::kPerChannel) {
     epilogue.w_scales = args.weight->scales.as<float>() + column;
+  } else if (desc.weight_format == QuantFormat::kNested12) {
+    epilogue.w_scales = row_scales;
   }
   epilogue.bias = desc.has_bias ? args.bias.as<float>() + column : nullptr;
   epilogue.activation = desc.activation;
@@ -444,7 +475,7 @@ void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& d
                   .row_bytes = desc.k * DTypeSize(desc.weight_dtype),
                   .n = desc.n,
                   .k = desc.k},
-      .outliers = Outliers(weight),
+      .outliers = desc.has_outliers ? Outliers(weight) : Outliers(),
       .unit = kernel.inner->value_scale * kernel.unit,
   };
   if (desc.weight_scale == ScaleGranularity::kBlock128) {

@@ -20,7 +20,8 @@ struct CpuGemm {
   // What a stored value of 1 is worth, before scales: 1/256 for the upper plane.
   float unit = 1.0f;
   // Outliers are added to the decoded weights, which is exact. Loops whose operands cannot hold
-  // them add their products to the sums instead.
+  // them add their products to the sums instead, as do direct loops of nested12 weights, most of
+  // whose units of columns have remainders.
   bool patches_outliers = false;
   // Up to so many rows are multiplied by a direct loop; with more, decoding into a panel pays.
   int direct_rows = 8;

@@ -22,7 +22,7 @@ namespace dualfp::cpu {
 // Weight rows as the inner loops read them.
 struct WeightRows {
   const uint8_t* values = nullptr;
-  const uint8_t* lower = nullptr;  // nested: the second plane, same layout
+  const uint8_t* lower = nullptr;  // nested: the second plane, same layout; nested12: nibbles
   int64_t row_bytes = 0;           // from one row of a plane to the next
   // 128x128 block scales: of the block row and column 0 at weight row 0; else null.
   const float* block_scales = nullptr;
@@ -115,6 +115,7 @@ struct GemmInnerSet {
   GemmInner bf16;
   GemmInner f32;
   GemmInner nested;
+  GemmInner nested12;  // sums in the order of bf16
   GemmInner e4m3;
   GemmInner e4m3_blocked;  // times the 128x128 block's scale
 };

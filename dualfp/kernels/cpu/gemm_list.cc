@@ -10,6 +10,7 @@
 #include "dualfp/kernels/cpu/gemm_cpu.h"
 #include "dualfp/kernels/gemm_kernels.h"
 #include "dualfp/numeric/nested.h"
+#include "dualfp/numeric/nested12.h"
 
 namespace dualfp {
 namespace cpu {
@@ -36,9 +37,18 @@ std::string_view AcceptsNested8(const GemmDesc& desc) {
   return ok ? "" : "multiplies nested weights at fp8";
 }
 
+std::string_view AcceptsNested12(const GemmDesc& desc) {
+  const bool ok =
+      desc.weight_format == QuantFormat::kNested12 && desc.precision == Precision::kFp16;
+  return ok ? "" : "multiplies exact nested12 weights";
+}
+
+// A nested12 weight's upper plane is an fp8 weight with a scale for each row.
 std::string_view AcceptsFp8(const GemmDesc& desc) {
   const bool ok =
-      desc.weight_format == QuantFormat::kFp8 && desc.weight_scale != ScaleGranularity::kBlock128;
+      desc.weight_format == QuantFormat::kFp8
+          ? desc.weight_scale != ScaleGranularity::kBlock128
+          : desc.weight_format == QuantFormat::kNested12 && desc.precision == Precision::kFp8;
   return ok ? "" : "multiplies fp8 weights with per-tensor or per-channel scales";
 }
 
@@ -115,6 +125,10 @@ constexpr std::array kList = {
            CpuIsa::kAvx512,
            AcceptsNested16,
            {&k512.nested, nullptr, k512Rows, 1.0f, true}},
+    Listed{"gemm_nested12_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsNested12,
+           {&k512.nested12, nullptr, k512Rows, kNested12Units, false}},
     Listed{"gemm_nested8_any_any_avx512_4x6",
            CpuIsa::kAvx512,
            AcceptsNested8,
@@ -143,6 +157,10 @@ constexpr std::array kList = {
            CpuIsa::kAvx2,
            AcceptsNested16,
            {&k256.nested, nullptr, k256Rows, 1.0f, true}},
+    Listed{"gemm_nested12_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsNested12,
+           {&k256.nested12, nullptr, k256Rows, kNested12Units, false}},
     Listed{"gemm_nested8_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsNested8,

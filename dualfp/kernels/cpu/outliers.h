@@ -11,6 +11,7 @@ namespace dualfp::cpu {
 
 class Outliers {
  public:
+  Outliers() = default;
   explicit Outliers(const Weight& weight)
       : index_(weight.outliers.index.as<int64_t>()),
         value_(weight.outliers.value.as<float>()),
@@ -24,6 +25,23 @@ class Outliers {
     }
     const int64_t* first = std::lower_bound(index_, index_ + size_, row * k_);
     return first != index_ + size_ && *first < (row + num_rows) * k_;
+  }
+
+  // body(row, column, value) for those in rows [row, row + num_rows), in ascending order.
+  template <typename Body>
+  void ForEachInRows(int64_t row, int64_t num_rows, const Body& body) const {
+    if (size_ == 0) {
+      return;
+    }
+    const int64_t end = (row + num_rows) * k_;
+    int64_t row_begin = row * k_;
+    for (const int64_t* it = std::lower_bound(index_, index_ + size_, row_begin);
+         it != index_ + size_ && *it < end; ++it) {
+      for (; *it >= row_begin + k_; row_begin += k_) {
+        ++row;
+      }
+      body(row, *it - row_begin, value_[it - index_]);
+    }
   }
 
   // body(row, column, value) for those in rows [row, row + num_rows) and columns
@@ -44,10 +62,10 @@ class Outliers {
   }
 
  private:
-  const int64_t* index_;  // row * K + column, ascending
-  const float* value_;
-  int64_t size_;
-  int64_t k_;
+  const int64_t* index_ = nullptr;  // row * K + column, ascending
+  const float* value_ = nullptr;
+  int64_t size_ = 0;
+  int64_t k_ = 0;
 };
 
 }  // namespace dualfp::cpu

@@ -4,9 +4,7 @@
 
 #include "dualfp/kernels/parallel.h"
 #include "dualfp/kernels/reference/ops.h"
-#include "dualfp/numeric/bf16.h"
-#include "dualfp/numeric/fp16.h"
-#include "dualfp/numeric/nested.h"
+#include "dualfp/kernels/reference/rows.h"
 
 namespace dualfp::reference {
 
@@ -106,33 +104,10 @@ void Softmax(const Context& context, const SoftmaxArgs& args) {
 
 void Embedding(const Context& context, const EmbeddingArgs& args) {
   const Weight& weight = *args.weight;
-  const int64_t width = weight.k;
-  const auto* outlier_index = weight.outliers.index.as<int64_t>();
-  const auto* outlier_value = weight.outliers.value.as<float>();
-  ParallelRows(context, args.token.shape[0], width, 1 << 13, [&](int64_t begin, int64_t end) {
+  ParallelRows(context, args.token.shape[0], weight.k, 1 << 13, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const int64_t row = args.token.as<int32_t>()[t];
-      const int64_t first = row * weight.values.strides[0];
-      float* y = args.y.as<float>() + t * args.y.strides[0];
-      if (weight.format == QuantFormat::kNested) {
-        const uint8_t* upper = weight.values.as<uint8_t>() + first;
-        const uint8_t* lower = weight.lower.as<uint8_t>() + row * weight.lower.strides[0];
-        for (int64_t i = 0; i < width; ++i) {
-          y[i] = Fp16ToFloat(NestedMerge(upper[i], lower[i]));
-        }
-        const int64_t* last = outlier_index + weight.outliers.size();
-        for (const int64_t* entry = std::lower_bound(outlier_index, last, row * width);
-             entry != last && *entry < (row + 1) * width; ++entry) {
-          y[*entry - row * width] += outlier_value[entry - outlier_index];
-        }
-      } else if (weight.values.dtype == DType::kF32) {
-        std::memcpy(y, weight.values.as<float>() + first, sizeof(float) * width);
-      } else {
-        const uint16_t* codes = weight.values.as<uint16_t>() + first;
-        for (int64_t i = 0; i < width; ++i) {
-          y[i] = weight.values.dtype == DType::kF16 ? Fp16ToFloat(codes[i]) : Bf16ToFloat(codes[i]);
-        }
-      }
+      DecodeWeightRow(weight, Precision::kFp16, args.token.as<int32_t>()[t],
+                      args.y.as<float>() + t * args.y.strides[0]);
     }
   });
 }

@@ -10,6 +10,7 @@
 #include "dualfp/numeric/fp4.h"
 #include "dualfp/numeric/fp8.h"
 #include "dualfp/numeric/nested.h"
+#include "dualfp/numeric/nested12.h"
 
 namespace dualfp::reference {
 namespace {
@@ -150,6 +151,24 @@ void DecodeWeightRow(const Weight& weight, Precision precision, int64_t row, flo
       for (int64_t i = 0; i < k; ++i) {
         values[i] = precision == Precision::kFp16 ? Fp16ToFloat(NestedMerge(upper[i], lower[i]))
                                                   : E4m3ToFloat(upper[i]) * kNestedScale;
+      }
+      AddOutliers(weight, row, values);
+      return;
+    }
+    case QuantFormat::kNested12: {
+      const uint8_t* upper = bytes + row * k;
+      const uint8_t* nibbles = weight.lower.as<uint8_t>() + row * ((k + 1) / 2);
+      const int shift = weight.scales.as<int8_t>()[row];
+      if (precision == Precision::kFp8) {
+        for (int64_t i = 0; i < k; ++i) {
+          values[i] = E4m3ToFloat(upper[i]) * Nested12RowScale(shift);
+        }
+        return;
+      }
+      for (int64_t i = 0; i < k; ++i) {
+        const bool odd = i % 2 != 0;
+        const auto nibble = static_cast<uint8_t>(odd ? nibbles[i / 2] >> 4 : nibbles[i / 2] & 15);
+        values[i] = ScaleByPowerOfTwo(Nested12ToFloat({upper[i], nibble}, odd), -shift);
       }
       AddOutliers(weight, row, values);
       return;
