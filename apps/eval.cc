@@ -392,11 +392,11 @@ void Evaluation::Run() {
   const bool per_layer = arguments_.per_layer;
   precision_ = ParsePrecision(!arguments_.precision.empty() ? arguments_.precision
                               : per_layer                   ? "fp8"
-                                                            : "fp16")
+                                                            : "exact")
                    .value();
   if (!arguments_.against.empty() || !arguments_.against_model.empty() || per_layer) {
     reference_precision_ =
-        ParsePrecision(arguments_.against.empty() ? "fp16" : arguments_.against).value();
+        ParsePrecision(arguments_.against.empty() ? "exact" : arguments_.against).value();
   }
   const DType cache_dtype = KvCacheDType(arguments_.kv_cache_dtype);
   config_ = LoadModelConfig(arguments_.model.model);
@@ -450,7 +450,7 @@ void AddEvalCommand(CLI::App& app) {
       app.add_subcommand("eval", "Measure perplexity, and what a lower precision costs");
   command->footer(
       "Example: dualfp eval models/reference --text models/reference/held_out.txt "
-      "--precision fp8 --against fp16 --max-tokens 8192");
+      "--precision fp8 --against exact --max-tokens 8192");
   const CLI::Range positive(int64_t{1}, int64_t{1} << 40);
 
   constexpr const char* kText = "Text";
@@ -475,13 +475,13 @@ void AddEvalCommand(CLI::App& app) {
   AddKvCacheDType(*command, a.kv_cache_dtype, "Model");
 
   constexpr const char* kPrecision = "Precision";
-  command->add_option("--precision", a.precision, "To compute at (default fp16)")
-      ->check(CLI::IsMember({"fp16", "fp8"}))
-      ->option_text("{fp16,fp8}")
+  command->add_option("--precision", a.precision, "To compute at (default exact)")
+      ->check(CLI::IsMember({"exact", "fp16", "fp8"}))
+      ->option_text("{exact,fp8}")
       ->group(kPrecision);
   command->add_option("--against", a.against, "Compare with this precision")
-      ->check(CLI::IsMember({"fp16", "fp8"}))
-      ->option_text("{fp16,fp8}")
+      ->check(CLI::IsMember({"exact", "fp16", "fp8"}))
+      ->option_text("{exact,fp8}")
       ->group(kPrecision);
   command
       ->add_option("--against-model", a.against_model,

@@ -40,7 +40,7 @@ struct GenerateArguments {
   std::string prompt_file;
   std::vector<int32_t> prompt_token_ids;
   bool chat = false;
-  std::string precision = "fp16";
+  std::string precision = "exact";
   int64_t switch_at = 0;  // 0: never
   int64_t max_tokens = 128;
   int64_t max_model_len = 0;
@@ -301,7 +301,7 @@ void Generation::PrintReport(const std::optional<LogitComparison>& comparison) c
   if (comparison) {
     fmt::print(
         stderr,
-        "fp8 against fp16 over {} tokens: KL divergence {:.3g} (largest {:.3g}) nats; logits "
+        "fp8 against exact over {} tokens: KL divergence {:.3g} (largest {:.3g}) nats; logits "
         "move by at most {:.3g}, {:.2g} of their standard deviation; same top token {:.1f} %\n",
         comparison->tokens, comparison->mean_kl, comparison->largest_kl,
         comparison->largest_difference, comparison->largest_difference / comparison->deviation,
@@ -420,9 +420,9 @@ void AddGenerateCommand(CLI::App& app) {
       ->group("Model");
 
   constexpr const char* kPrecision = "Precision";
-  command->add_option("--precision", a.precision, "To compute at (default fp16)")
-      ->check(CLI::IsMember({"fp16", "fp8"}))
-      ->option_text("{fp16,fp8}")
+  command->add_option("--precision", a.precision, "To compute at (default exact)")
+      ->check(CLI::IsMember({"exact", "fp16", "fp8"}))
+      ->option_text("{exact,fp8}")
       ->group(kPrecision);
   command->add_option("--switch-at", a.switch_at, "Change to the other one after N tokens")
       ->check(positive)

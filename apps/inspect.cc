@@ -90,7 +90,7 @@ void PrintText(const InspectArguments& arguments, const Model& model, const Deco
     fmt::print("rounded to FP16: {} weights, by at most {:.2g} of their value\n", totals.rounded,
                totals.largest_relative_rounding);
   }
-  fmt::print("weights read a token: {} at fp16, {} at fp8\n",
+  fmt::print("weights read a token: {} exact, {} at fp8\n",
              HumanBytes(decoder.CostOf(plan(Precision::kFp16)).weight_bytes),
              HumanBytes(decoder.CostOf(plan(Precision::kFp8)).weight_bytes));
   fmt::print("memory: {} of weights, {} at most while loading; {} of FP16 KV cache a token\n",

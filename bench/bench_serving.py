@@ -162,7 +162,7 @@ def main():
     parser.add_argument("what", choices=["soak", "slow"])
     parser.add_argument("--build", default=ROOT / "build")
     parser.add_argument("--model", default=ROOT / "models/reference")
-    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--precision", default="exact")
     parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save-report")

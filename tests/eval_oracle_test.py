@@ -75,28 +75,28 @@ def test_divergence_is_that_of_its_definition(tmp_path):
     """KL from logits that dualfp generate saves at both precisions, over the first window."""
     ids = transformers.AutoTokenizer.from_pretrained(MODEL)(TEXT.read_text()[:10000]).input_ids[:200]
     log_p = {}
-    for precision in "fp16", "fp8":
+    for precision in "exact", "fp8":
         path = tmp_path / f"{precision}.safetensors"
         command = [DUALFP, "generate", MODEL, "--prompt-token-ids", ",".join(map(str, ids)), "-n", "0",
                    "--precision", precision, "--save-logits", path]
         subprocess.run(command, check=True, capture_output=True)
         logits = torch.from_numpy(load_file(path)["logits"]).double()
         log_p[precision] = logits.log_softmax(-1)[:-1].numpy()
-    kl = (np.exp(log_p["fp16"]) * (log_p["fp16"] - log_p["fp8"])).sum(-1)
-    same = log_p["fp16"].argmax(-1) == log_p["fp8"].argmax(-1)
-    ours = evaluate("--text", TEXT, "--max-tokens", 200, "--precision", "fp8", "--against", "fp16")
+    kl = (np.exp(log_p["exact"]) * (log_p["exact"] - log_p["fp8"])).sum(-1)
+    same = log_p["exact"].argmax(-1) == log_p["fp8"].argmax(-1)
+    ours = evaluate("--text", TEXT, "--max-tokens", 200, "--precision", "fp8", "--against", "exact")
     assert ours["mean_kl"]["value"] == pytest.approx(kl.mean(), rel=1e-9)
     assert ours["kl_99"]["value"] == pytest.approx(
         np.quantile(kl, 0.99, method="inverted_cdf"), rel=1e-9
     )
     assert ours["top1_agreement"]["value"] == pytest.approx(same.mean())
     losses = {k: -v[np.arange(199), ids[1:]] for k, v in log_p.items()}
-    change = np.exp(losses["fp8"].mean() - losses["fp16"].mean()) - 1
+    change = np.exp(losses["fp8"].mean() - losses["exact"].mean()) - 1
     assert ours["perplexity_change"]["value"] == pytest.approx(change, rel=1e-6)
 
 
 def test_a_precision_against_itself_is_the_same(flags):
-    ours = evaluate(*flags, "--precision", "fp16", "--against", "fp16")
+    ours = evaluate(*flags, "--precision", "fp16", "--against", "exact")
     assert ours["mean_kl"] == {"value": 0, "low": 0, "high": 0}
     assert ours["kl_99"]["high"] == 0
     assert ours["top1_agreement"]["value"] == 1
@@ -112,7 +112,7 @@ def test_formats_and_activation_schemes(quantization):
         if scheme == "static":
             extra = ["--calibration-text", TEXT, "--calibration-tokens", 2000]
         ours = evaluate("--text", TEXT, "--max-tokens", 600, "--quantization", quantization,
-                        "--precision", "fp8", "--against", "fp16", "--activations", scheme, *extra)
+                        "--precision", "fp8", "--against", "exact", "--activations", scheme, *extra)
         assert ours["fp8_linear_layers"] == ours["linear_layers"] == 32
         kl[scheme] = ours["mean_kl"]["value"]
         assert 1e-5 < kl[scheme] < 0.05

@@ -121,32 +121,32 @@ def test_switching_changes_only_what_follows(directory):
     plain = tokens()
     switched = tokens("--switch-at", 15)
     assert switched["token_ids"][:15] == plain["token_ids"][:15]
-    assert switched["precision"]["fp16"]["decode_tokens"] == 14
+    assert switched["precision"]["exact"]["decode_tokens"] == 14
     assert switched["precision"]["fp8"]["decode_tokens"] == 25
-    assert switched["precision"]["fp16"]["prefill_tokens"] == 4
+    assert switched["precision"]["exact"]["prefill_tokens"] == 4
     back = tokens("--precision", "fp8", "--switch-at", 39)
     assert back["precision"]["fp8"]["decode_tokens"] == 38
-    assert back["precision"]["fp16"]["decode_tokens"] == 1
+    assert back["precision"]["exact"]["decode_tokens"] == 1
     bytes_read = {name: p["weight_bytes_per_token"] for name, p in plain["precision"].items()}
     head = 320 * 64 * 2
-    assert bytes_read["fp16"] - head == 2 * (bytes_read["fp8"] - head)
+    assert bytes_read["exact"] - head == 2 * (bytes_read["fp8"] - head)
 
 
 def test_timing_lines_and_comparison(directory):
     done = generate(directory, "--prompt", PROMPT, "-n", 12, "--switch-at", 6, "--ignore-eos",
                     "--compare")
     lines = done.stderr.splitlines()
-    assert [line.split(":")[0] for line in lines[1:3]] == ["fp16", "fp8"]
+    assert [line.split(":")[0] for line in lines[1:3]] == ["exact", "fp8"]
     for line in lines[1:3]:
         assert "tokens/s" in line and "of weights a token" in line and "GB/s" in line
     assert lines[0].startswith("Loaded ") and "12 of 12 linear layers nested" in lines[0]
-    assert lines[3].startswith("fp8 against fp16 over ")
+    assert lines[3].startswith("fp8 against exact over ")
 
 
 def test_comparison_is_computed_from_the_logits(directory, tmp_path):
     ids = ",".join(map(str, tiny_models.random_tokens(100, vocabulary=320)))
     logits = {}
-    for precision in ("fp16", "fp8"):
+    for precision in ("exact", "fp8"):
         out = tmp_path / precision
         done = generate(directory, "--prompt-token-ids", ids, "-n", 0, "--precision", precision,
                         "--save-logits", out, "--compare", "--json")
@@ -157,12 +157,12 @@ def test_comparison_is_computed_from_the_logits(directory, tmp_path):
     assert result["tokens"] == 100
     assert result["mean_kl"] == pytest.approx(kl.mean(), rel=1e-6)
     assert result["largest_kl"] == pytest.approx(kl.max(), rel=1e-6)
-    difference = np.abs(logits["fp16"] - logits["fp8"]).max()
+    difference = np.abs(logits["exact"] - logits["fp8"]).max()
     assert result["largest_difference"] == pytest.approx(difference, rel=1e-6)
     assert difference > 0
-    same = logits["fp16"].argmax(-1) == logits["fp8"].argmax(-1)
+    same = logits["exact"].argmax(-1) == logits["fp8"].argmax(-1)
     assert result["top1_agreement"] == pytest.approx(same.mean())
-    assert result["logit_standard_deviation"] == pytest.approx(logits["fp16"].std(), rel=1e-5)
+    assert result["logit_standard_deviation"] == pytest.approx(logits["exact"].std(), rel=1e-5)
 
 
 def test_sampling_follows_its_seed_and_distribution(model, directory):

@@ -23,7 +23,7 @@ title "Engine: scheduling overhead, and the first step after a switch"
 "$build/bench/bench_engine" switch models/reference
 
 title "Engine: 32 requests over one, on random weights of a 1B shape"
-for precision in fp16 fp8; do
+for precision in exact fp8; do
   "$build/dualfp" bench throughput bench/shapes/1b --load-format dummy --quantization nested \
     --precision $precision --concurrency 1,32 --num-prompts 32 --input-len 16 --output-len 48 \
     --max-num-seqs 32 --kv-cache-memory 0.5 --rounds 2

@@ -68,8 +68,8 @@ void AddEngineOptions(CLI::App& app, LlmOptions& options) {
   constexpr const char* kPrecision = "Precision";
   CLI::Option* at =
       app.add_option("--precision", options.precision, "To start with (default auto)");
-  at->check(CLI::IsMember({"auto", "fp16", "fp8"}))
-      ->option_text("{auto,fp16,fp8}")
+  at->check(CLI::IsMember({"auto", "exact", "fp16", "fp8"}))
+      ->option_text("{auto,exact,fp8}")
       ->group(kPrecision);
   app.add_option("--fp8-layers", options.fp8_layers, "Only these in FP8")
       ->delimiter(',')
@@ -85,7 +85,8 @@ void AddEngineOptions(CLI::App& app, LlmOptions& options) {
       ->check(CLI::ExistingFile)
       ->option_text("FILE")
       ->group(kPrecision);
-  app.add_option("--max-fp16-tokens", options.max_fp16_tokens, "threshold: FP8 above (default 32)")
+  app.add_option("--max-exact-tokens,--max-fp16-tokens", options.max_fp16_tokens,
+                 "threshold: FP8 above (default 32)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->option_text("N")
       ->group(kPrecision);

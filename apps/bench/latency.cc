@@ -113,7 +113,8 @@ void AddBenchLatency(CLI::App& bench) {
   auto arguments = std::make_shared<LatencyArguments>();
   LatencyArguments& a = *arguments;
   CLI::App* command = bench.add_subcommand("latency", "Latency of one batch in this process");
-  command->footer("Example: dualfp bench latency models/reference --batch-size 1 --precision fp16");
+  command->footer(
+      "Example: dualfp bench latency models/reference --batch-size 1 --precision exact");
   AddEngineOptions(*command, a.llm);
   constexpr const char* kRun = "Run";
   const CLI::Range tokens(int64_t{1}, int64_t{1} << 24);

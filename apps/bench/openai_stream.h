@@ -25,7 +25,7 @@ struct CompletionOptions {
   std::string model;
   double temperature = 0;
   bool ignore_eos = true;
-  std::string precision;  // "fp16", "fp8" or "auto"; empty: not mentioned
+  std::string precision;  // "exact", "fp8" or "auto"; empty: not mentioned
 
   bool chat() const;
 };

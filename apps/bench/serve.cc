@@ -260,8 +260,8 @@ void AddServerFlags(CLI::App& app, ServeBenchArguments& a) {
       ->option_text("KEY")
       ->group(kServer);
   app.add_option("--precision", a.completion.precision, "Pin each request (dualfp servers)")
-      ->check(CLI::IsMember({"fp16", "fp8", "auto"}))
-      ->option_text("{fp16,fp8,auto}")
+      ->check(CLI::IsMember({"exact", "fp16", "fp8", "auto"}))
+      ->option_text("{exact,fp8,auto}")
       ->group(kServer);
   app.add_option("--temperature", a.completion.temperature, "Of sampling (default 0)")
       ->check(CLI::Range(0.0, 100.0))

@@ -82,10 +82,11 @@ TEST_F(StreamedAnswerTest, StampsTokensWhereverTheStreamIsCut) {
   Piece(5, ": a comment\n\ndata: {\"choi");
   Piece(10, "ces\":[{\"text\":\"a\"}]}\r\n\r\n");
   Piece(30, "data: {\"choices\":[{\"text\":\"\"}]}\n\ndata: {\"choices\":[{\"text\":\"b\"}]}\n\n");
-  Piece(40,
-        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":4,"
-        "\"tokens_by_precision\":{\"prompt\":{\"fp16\":7},\"completion\":{\"fp16\":1,\"fp8\":3}}}}"
-        "\n\n");
+  Piece(
+      40,
+      "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":4,"
+      "\"tokens_by_precision\":{\"prompt\":{\"exact\":7},\"completion\":{\"exact\":1,\"fp8\":3}}}}"
+      "\n\n");
   Piece(50, "data: [DONE]\n\n");
   answer_.OnEnd(200, "");
   EXPECT_EQ(record_.error, "");

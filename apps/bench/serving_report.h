@@ -42,7 +42,7 @@ std::string ToHtml(const ServingReport& report);
 // The timelines alone.
 std::string ToSvg(const ServingReport& report);
 
-// "tokens computed by precision" where the server told, else nothing: "fp16 73 %, fp8 27 %".
+// "tokens computed by precision" where the server told, else nothing: "exact 73 %, fp8 27 %".
 std::string DescribePrecisions(const TokensByPrecision& tokens);
 
 }  // namespace dualfp

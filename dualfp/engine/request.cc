@@ -5,6 +5,7 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/engine/request_limits.h"
+#include "dualfp/tensor/quant_format.h"
 
 namespace dualfp {
 namespace {
@@ -92,11 +93,11 @@ std::string_view FinishReasonName(FinishReason reason) {
 std::string_view PrecisionClassName(PrecisionClass precision) {
   switch (precision) {
     case PrecisionClass::kFp16:
-      return "fp16";
+      return PrecisionName(Precision::kFp16);
     case PrecisionClass::kFp8:
-      return "fp8";
+      return PrecisionName(Precision::kFp8);
     case PrecisionClass::kFp4:
-      return "fp4";
+      return PrecisionName(Precision::kFp4);
     case PrecisionClass::kMixed:
       return "mixed";
   }

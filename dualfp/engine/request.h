@@ -104,7 +104,7 @@ enum class PrecisionClass : uint8_t { kFp16, kFp8, kFp4, kMixed };
 constexpr int kNumPrecisionClasses = 4;
 using TokensByPrecision = std::array<int64_t, kNumPrecisionClasses>;
 
-// "fp16", "fp8", "fp4", "mixed": label values of /metrics and keys of usage.
+// "exact", "fp8", "fp4", "mixed": label values of /metrics and keys of usage.
 std::string_view PrecisionClassName(PrecisionClass precision);
 
 struct Usage {

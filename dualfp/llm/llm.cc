@@ -52,7 +52,7 @@ PrecisionSetting InitialPrecision(const LlmOptions& options, int64_t num_layers)
             layer, " does not exist; the model has ", num_layers);
       setting.layers[static_cast<size_t>(layer)] = Precision::kFp8;
     }
-  } else if (options.precision == "fp16") {
+  } else if (options.precision == "exact" || options.precision == "fp16") {
     setting.mode = PrecisionMode::kFp16;
   } else if (options.precision == "fp8") {
     setting.mode = PrecisionMode::kFp8;

@@ -33,7 +33,7 @@ struct LlmOptions {
   std::optional<uint64_t> seed;
   std::string chat_template;  // a file, instead of the model's own
 
-  std::string precision = "auto";  // to start with: "auto", "fp16", "fp8"
+  std::string precision = "auto";  // to start with: "auto", "exact" (alias "fp16"), "fp8"
   std::vector<int> fp8_layers;     // not empty: these in FP8, the others in FP16
   std::string policy = "slo";      // what "auto" goes by: "slo", "threshold"
   std::string layer_sensitivity;   // a file; empty: from the middle outwards

@@ -101,7 +101,7 @@ void WriteModel(const ServedModel& model, const std::string& name, JsonWriter* j
 std::string_view ModeName(PrecisionMode mode) {
   switch (mode) {
     case PrecisionMode::kFp16:
-      return "fp16";
+      return "exact";
     case PrecisionMode::kFp8:
       return "fp8";
     case PrecisionMode::kAuto:
@@ -358,7 +358,7 @@ HttpResponse Service::Precision(const HttpRequest& request) const {
   json.Key("controller").String(status.controller);
   json.Key("supported").BeginArray();
   if (info.fp16_unsupported.empty()) {
-    json.String("fp16");
+    json.String("exact");
   }
   if (info.fp8_unsupported.empty()) {
     json.String("fp8");

@@ -360,11 +360,11 @@ TEST_F(ServiceTest, Precision) {
   Json json = ParseJson(Ask("GET", "/v1/precision").body, "");
   EXPECT_EQ(json["mode"], "auto");
   EXPECT_EQ(json["controller"], "threshold");
-  EXPECT_EQ(json["supported"], Json::array({"fp16", "fp8"}));
-  EXPECT_EQ(json["current"]["precision"], "fp16");
+  EXPECT_EQ(json["supported"], Json::array({"exact", "fp8"}));
+  EXPECT_EQ(json["current"]["precision"], "exact");
   json = ParseJson(Ask("PUT", "/v1/precision", R"({"mode": "fp8", "layers": [1]})").body, "");
   EXPECT_EQ(json["mode"], "layers");
-  EXPECT_EQ(json["layers"], Json::array({"fp16", "fp8", "fp16", "fp16"}));
+  EXPECT_EQ(json["layers"], Json::array({"exact", "fp8", "exact", "exact"}));
   EXPECT_EQ(Ask("PUT", "/v1/precision", R"({"mode": "fp32"})").status, 400);
 }
 

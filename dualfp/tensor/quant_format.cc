@@ -10,7 +10,7 @@ constexpr std::array kPrecisions = {Precision::kFp16, Precision::kFp8, Precision
 std::string_view PrecisionName(Precision precision) {
   switch (precision) {
     case Precision::kFp16:
-      return "fp16";
+      return "exact";
     case Precision::kFp8:
       return "fp8";
     case Precision::kFp4:
@@ -25,7 +25,7 @@ std::optional<Precision> ParsePrecision(std::string_view name) {
       return precision;
     }
   }
-  return std::nullopt;
+  return name == "fp16" ? std::optional(Precision::kFp16) : std::nullopt;
 }
 
 }  // namespace dualfp

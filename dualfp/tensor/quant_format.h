@@ -14,11 +14,13 @@
 
 namespace dualfp {
 
-// What a caller asks for at each call, per step and per layer.
+// What a caller asks for at each call, per step and per layer. kFp16 is the exact weight: FP16's,
+// or BF16's where the checkpoint is BF16.
 enum class Precision : uint8_t { kFp16, kFp8, kFp4 };
 
-// "fp16", "fp8", "fp4".
+// "exact", "fp8", "fp4".
 std::string_view PrecisionName(Precision precision);
+// Also by the alias of "exact", "fp16".
 std::optional<Precision> ParsePrecision(std::string_view name);
 
 // Over what a scale is shared.

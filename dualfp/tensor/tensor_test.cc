@@ -32,7 +32,12 @@ TEST(QuantFormatTest, TableIsIndexedByFormat) {
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kNvfp4).name, "nvfp4");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kMxfp4).name, "mxfp4");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kMxfp8).name, "mxfp8");
-  EXPECT_EQ(ParsePrecision("fp8"), Precision::kFp8);
+  for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
+    EXPECT_EQ(ParsePrecision(PrecisionName(precision)), precision);
+  }
+  EXPECT_EQ(PrecisionName(Precision::kFp16), "exact");
+  EXPECT_EQ(ParsePrecision("fp16"), Precision::kFp16);
+  EXPECT_EQ(ParsePrecision(""), std::nullopt);
   EXPECT_EQ(ParsePrecision("fp7"), std::nullopt);
 }
 

@@ -133,7 +133,7 @@ def test_server_samples_follow_the_run(tmp_path, reference):
     grown = samples[-1]["precision_tokens"]["fp8"] - samples[0]["precision_tokens"]["fp8"]
     assert 0 < grown <= result["total_input_tokens"] + result["total_output_tokens"]
     assert result["tokens_by_precision"]["fp8"] > 0
-    assert result["tokens_by_precision"]["fp16"] == 0
+    assert result["tokens_by_precision"]["exact"] == 0
 
 
 def test_trace_replay(tmp_path, reference):

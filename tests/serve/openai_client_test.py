@@ -228,15 +228,15 @@ def test_precision(client, server):
             extra_body={"ignore_eos": True, "cache_salt": str(more), **more}).usage
         return usage.tokens_by_precision["completion"]
 
-    assert by_precision() == {"fp16": 8}
+    assert by_precision() == {"exact": 8}
     assert by_precision(precision="fp8") == {"fp8": 8}
     assert server.request("PUT", "/v1/precision", {"mode": "fp8"})[1]["mode"] == "fp8"
     try:
         assert by_precision() == {"fp8": 8}
-        assert by_precision(precision="fp16") == {"fp16": 8}
+        assert by_precision(precision="fp16") == {"exact": 8}
         server.request("PUT", "/v1/precision", {"mode": "fp8", "layers": [0, 1]})
         assert by_precision(again=1) == {"mixed": 8}
-        assert server.request("GET", "/v1/precision")[1]["layers"] == ["fp8"] * 2 + ["fp16"] * 6
+        assert server.request("GET", "/v1/precision")[1]["layers"] == ["fp8"] * 2 + ["exact"] * 6
     finally:
         server.request("PUT", "/v1/precision", {"mode": "fp16"})
 

@@ -73,13 +73,13 @@ def test_stream(answers):
 def test_switch(answers):
     answer = json.loads(answers["Everything in"])
     assert answer["mode"] == "fp8"
-    assert "fp8" in answer["supported"] and "fp16" in answer["supported"]
+    assert "fp8" in answer["supported"] and "exact" in answer["supported"]
 
 
 def test_pin(answers):
     # After the switch of the server to FP8.
     usage = json.loads(answers["One request"])["usage"]
-    assert usage["tokens_by_precision"]["completion"] == {"fp16": 20}
+    assert usage["tokens_by_precision"]["completion"] == {"exact": 20}
 
 
 def test_metrics(answers):

@@ -48,7 +48,7 @@ class PrecisionController {
   virtual std::string_view name() const = 0;
 };
 
-// One plan for every step: "fp16", "fp8", or a precision per layer.
+// One plan for every step: "exact", "fp8", or a precision per layer.
 std::unique_ptr<PrecisionController> MakeFixedController(PrecisionPlan plan);
 
 // FP8 for steps with more than `max_fp16_tokens` rows, else FP16 (NestedFP's serving rule).

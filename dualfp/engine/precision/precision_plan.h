@@ -24,7 +24,7 @@ void LetHeadFollow(PrecisionPlan* plan);
 // of a KV block's prefix-cache key: what lm_head computes at does not reach the cache.
 uint64_t TagOf(const PrecisionPlan& plan);
 
-// "fp16", "fp8", or "fp8 in 12 of 32 layers": for logs.
+// "exact", "fp8", or "fp8 in 12 of 32 layers": for logs.
 std::string Describe(const PrecisionPlan& plan);
 
 }  // namespace dualfp

@@ -523,7 +523,7 @@ TEST(HttpServer, SwitchesPrecisionWhileItRuns) {
   ASSERT_TRUE(streaming.WaitFor("data: "));
   ASSERT_EQ(Fetch(server.port(), "PUT", "/v1/precision", R"({"mode": "fp8"})").status, 200);
   const ProbeResponse response = streaming.Receive();
-  EXPECT_THAT(response.body, HasSubstr("\"completion\":{\"fp16\":"));
+  EXPECT_THAT(response.body, HasSubstr("\"completion\":{\"exact\":"));
   EXPECT_THAT(response.body, HasSubstr(",\"fp8\":"));
   EXPECT_EQ(server.Metric("precision_mode"), 1);
 }

@@ -43,14 +43,14 @@ std::vector<std::pair<int32_t, float>> ReadLogitBias(RequestFields& fields, int6
 
 PrecisionPin ReadPrecision(RequestFields& fields) {
   const std::string name = fields.String("precision", kMaxNameBytes).value_or("auto");
-  if (name == "fp16") {
+  if (name == "exact" || name == "fp16") {
     return PrecisionPin::kFp16;
   }
   if (name == "fp8") {
     return PrecisionPin::kFp8;
   }
   if (name != "auto") {
-    fields.FailExpected("precision", "\"fp16\", \"fp8\" or \"auto\"", Json(name));
+    fields.FailExpected("precision", "\"exact\", \"fp8\" or \"auto\"", Json(name));
   }
   return PrecisionPin::kAuto;
 }

@@ -86,13 +86,11 @@ void CollectUnknown(const RequestFields& fields, Options* options) {
 }
 
 Precision ReadPrecisionName(const RequestFields& fields, const Json& name) {
-  if (name == "fp16") {
-    return Precision::kFp16;
+  const auto precision = name.is_string() ? ParsePrecision(name.get<std::string>()) : std::nullopt;
+  if (!precision || precision == Precision::kFp4) {
+    fields.FailExpected("layers", "\"exact\" or \"fp8\" for each layer", name);
   }
-  if (name != "fp8") {
-    fields.FailExpected("layers", "\"fp16\" or \"fp8\" for each layer", name);
-  }
-  return Precision::kFp8;
+  return *precision;
 }
 
 }  // namespace
@@ -230,12 +228,12 @@ PrecisionSetting ParsePrecisionRequest(std::string_view body, int num_layers) {
   }
   PrecisionSetting setting;
   if (layers == nullptr) {
-    if (mode == "fp16") {
+    if (mode == "exact" || mode == "fp16") {
       setting.mode = PrecisionMode::kFp16;
     } else if (mode == "fp8") {
       setting.mode = PrecisionMode::kFp8;
     } else if (mode != "auto") {
-      fields.Fail("mode", "expected \"fp16\", \"fp8\" or \"auto\"");
+      fields.Fail("mode", "expected \"exact\", \"fp8\" or \"auto\"");
     }
     return setting;
   }

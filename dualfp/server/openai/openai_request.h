@@ -92,9 +92,9 @@ ChatCompletionRequest ParseChatRequest(std::string_view body, const RequestRules
 TokenizeRequest ParseTokenizeRequest(std::string_view body);
 DetokenizeRequest ParseDetokenizeRequest(std::string_view body, const RequestRules& rules);
 
-// {"mode": "fp16" | "fp8" | "auto"}
+// {"mode": "exact" | "fp8" | "auto"}; "fp16" is an alias of "exact"
 // {"mode": "fp8", "layers": [3, 4]}    these layers in FP8, the others in FP16
-// {"layers": ["fp16", "fp8", ...]}     one for each layer; "mode": "layers" may be there, as in
+// {"layers": ["exact", "fp8", ...]}    one for each layer; "mode": "layers" may be there, as in
 //                                      GET's answer
 PrecisionSetting ParsePrecisionRequest(std::string_view body, int num_layers);
 

@@ -305,12 +305,13 @@ TEST(TokenizeRequest, TextOrConversation) {
 
 TEST(PrecisionRequest, ModesAndLayers) {
   EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "fp8"})", 3).mode, PrecisionMode::kFp8);
+  EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "exact"})", 3).mode, PrecisionMode::kFp16);
   EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "fp16"})", 3).mode, PrecisionMode::kFp16);
   EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "auto"})", 3).mode, PrecisionMode::kAuto);
   const PrecisionSetting some = ParsePrecisionRequest(R"({"mode": "fp8", "layers": [2]})", 3);
   EXPECT_EQ(some.mode, PrecisionMode::kLayers);
   EXPECT_THAT(some.layers, ElementsAre(Precision::kFp16, Precision::kFp16, Precision::kFp8));
-  const PrecisionSetting each = ParsePrecisionRequest(R"({"layers": ["fp8", "fp16", "fp8"]})", 3);
+  const PrecisionSetting each = ParsePrecisionRequest(R"({"layers": ["fp8", "exact", "fp8"]})", 3);
   EXPECT_THAT(each.layers, ElementsAre(Precision::kFp8, Precision::kFp16, Precision::kFp8));
   EXPECT_EQ(
       ParsePrecisionRequest(R"({"mode": "layers", "layers": ["fp8", "fp16", "fp8"]})", 3).layers,

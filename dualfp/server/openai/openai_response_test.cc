@@ -114,7 +114,7 @@ TEST(Response, Completion) {
   EXPECT_EQ(usage["total_tokens"], 9);
   EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], 2);
   EXPECT_EQ(usage["tokens_by_precision"],
-            Json({{"prompt", {{"fp16", 3}}}, {"completion", {{"fp8", 4}}}}));
+            Json({{"prompt", {{"exact", 3}}}, {"completion", {{"fp8", 4}}}}));
 }
 
 TEST(Response, Chat) {

@@ -190,21 +190,21 @@ const charts = {
   history: new Chart("history", "Layers computed in FP8", "%",
                      [{name: "FP8", color: "var(--fp8)", area: true}], 1),
   throughput: new Chart("throughput", "Throughput", "tokens/s",
-                        [{name: "generated", color: "var(--fp16)", area: true},
+                        [{name: "generated", color: "var(--exact)", area: true},
                          {name: "prompt", color: "var(--second)"}]),
   ttft: new Chart("ttft", `Time to first token, last ${kWindow} s`, "s",
-                  [{name: "p50", color: "var(--fp16)"}, {name: "p90", color: "var(--second)"},
+                  [{name: "p50", color: "var(--exact)"}, {name: "p90", color: "var(--second)"},
                    {name: "p99", color: "var(--fp8)"}]),
   tpot: new Chart("tpot", `Time between tokens, last ${kWindow} s`, "s",
-                  [{name: "p50", color: "var(--fp16)"}, {name: "p90", color: "var(--second)"},
+                  [{name: "p50", color: "var(--exact)"}, {name: "p90", color: "var(--second)"},
                    {name: "p99", color: "var(--fp8)"}]),
   requests: new Chart("requests", "Sequences", "",
-                      [{name: "running", color: "var(--fp16)", area: true},
+                      [{name: "running", color: "var(--exact)", area: true},
                        {name: "waiting", color: "var(--fp8)"}]),
   cache: new Chart("cache", "KV cache in use", "%",
                    [{name: "in use", color: "var(--second)", area: true}]),
   steps: new Chart("steps", `Step duration, last ${kWindow} s`, "s",
-                   [{name: "p50", color: "var(--fp16)"}, {name: "p99", color: "var(--fp8)"}]),
+                   [{name: "p50", color: "var(--exact)"}, {name: "p99", color: "var(--fp8)"}]),
 };
 
 const readings = [];  // {time, metrics}, the last kWindow + 1
@@ -232,10 +232,15 @@ async function readMetrics() {
   for (const {labels, value} of metrics.precision_tokens_total || []) tokens[labels.precision] = value;
   const all = Object.values(tokens).reduce((a, b) => a + b, 0);
   const parts = Object.entries(tokens).filter(([, count]) => count > 0)
-      .map(([name, count]) => `${compact(count / all * 100)} % ${name.toUpperCase()}`);
+      .map(([name, count]) => `${compact(count / all * 100)} % ${shown(name)}`);
   $("precision-note").textContent = all === 0 ? "No token computed yet" :
       `${parts.join(", ")} of ${all.toLocaleString("en")} tokens computed since the start; ` +
       `${total(metrics, "precision_switches_total").toLocaleString("en")} switches`;
+}
+
+// A precision's name as text.
+function shown(name) {
+  return name.startsWith("fp") ? name.toUpperCase() : name;
 }
 
 function showPrecision(precision) {
@@ -243,7 +248,7 @@ function showPrecision(precision) {
     button.setAttribute("aria-pressed", String(button.dataset.mode === precision.mode));
     button.disabled = button.dataset.mode !== "auto" && !precision.supported.includes(button.dataset.mode);
   }
-  const notes = {fp16: "Every step in FP16: exact", fp8: "Every step in FP8: fastest",
+  const notes = {exact: "Every step exact", fp8: "Every step in FP8: fastest",
                  layers: "A fixed precision for each layer",
                  auto: `Chosen at each step by ${precision.controller}`};
   $("mode-note").textContent = notes[precision.mode] || "";
@@ -254,7 +259,7 @@ function showPrecision(precision) {
   layers.forEach((name, i) => {
     const cell = $("layers").children[i];
     cell.className = name;
-    cell.title = `Layer ${i}: ${name.toUpperCase()} in the last step`;
+    cell.title = `Layer ${i}: ${shown(name)} in the last step`;
   });
 }
 
@@ -334,7 +339,7 @@ function addMeta(block, usage, started, first) {
       part.style.width = tokens / count * 100 + "%";
       share.append(part);
     }
-    meta.append(share, by.map(([name, tokens]) => `${tokens} in ${name.toUpperCase()}`).join(", "));
+    meta.append(share, by.map(([name, tokens]) => `${tokens} ${shown(name)}`).join(", "));
   } else {
     meta.append("stopped");
   }
