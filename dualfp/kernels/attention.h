@@ -2,13 +2,12 @@
 //
 // The cache of a layer is a pool of blocks of kKvBlockSize tokens; a sequence's block table lists
 // its blocks in order, so token p of the sequence lies in block_table[p / 16] at place p % 16.
-// How a block lays out its 16 x head_dim values is the device's own business, known only to
-// WriteKvCache and PagedAttention of that device. On the CPU, per block and kv head:
-//   key    [head_dim, 16]   transposed, so that 16 scores are one vector and need no reduction
-//   value  [16, head_dim]
+// How a block lays out its 16 x head_dim keys is the backend's business (KvLayout), known only to
+// its WriteKvCache and PagedAttention.
 
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "dualfp/kernels/context.h"
@@ -18,11 +17,22 @@ namespace dualfp {
 inline constexpr int64_t kKvBlockSize = 16;
 inline constexpr int64_t kMaxHeadDim = 512;
 
+// Values lie [16, head_dim] in every backend.
+struct KvLayout {
+  bool transposed_keys = false;  // [head_dim, 16] in a block and kv head, else [16, head_dim]
+
+  std::array<int64_t, 4> KeyShape(int64_t blocks, int64_t kv_heads, int64_t head_dim) const;
+  std::array<int64_t, 4> ValueShape(int64_t blocks, int64_t kv_heads, int64_t head_dim) const;
+};
+
+// Of the best backend of a kind of device.
+const KvLayout& KvLayoutOf(DeviceType device);
+
 // One layer's cache. F32, F16, or F8_E4M3 holding value / scale (rounded, saturated at 448).
 // F16 saturates at 65504, so that what is cached is finite.
 struct PagedKv {
-  TensorView key;    // [blocks, kv_heads, head_dim, 16]
-  TensorView value;  // [blocks, kv_heads, 16, head_dim]
+  TensorView key;    // KvLayout::KeyShape(), contiguous
+  TensorView value;  // KvLayout::ValueShape(), contiguous
   float key_scale = 1.0f;
   float value_scale = 1.0f;
 };

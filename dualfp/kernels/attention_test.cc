@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "dualfp/kernels/op_table.h"
+#include "dualfp/kernels/backend_test_util.h"
 #include "dualfp/numeric/fp16.h"
 #include "dualfp/numeric/fp8.h"
 
@@ -203,7 +203,7 @@ class Sequences {
   PagedKv cache_;
 };
 
-class AttentionTest : public ::testing::TestWithParam<const OpTable*> {};
+class AttentionTest : public ::testing::TestWithParam<const Backend*> {};
 
 const Shape kShapes[] = {
     {4, 4, 64, 0, DType::kF32},     // one query head a kv head
@@ -218,7 +218,7 @@ TEST_P(AttentionTest, AgreesWithDouble) {
   for (const Shape& shape : kShapes) {
     SCOPED_TRACE(testing::Message() << shape.heads << "/" << shape.kv_heads << " x "
                                     << shape.head_dim << " window " << shape.window);
-    Sequences sequences(*GetParam(), shape, {1, 17, 64, 65, 150}, 3);
+    Sequences sequences(*GetParam()->ops, shape, {1, 17, 64, 65, 150}, 3);
     sequences.OnePrefill();
     sequences.CompareWithDouble();
     if (HasFatalFailure()) {
@@ -230,17 +230,17 @@ TEST_P(AttentionTest, AgreesWithDouble) {
 TEST_P(AttentionTest, ChunksBatchesAndThreadsDoNotChangeABit) {
   const std::vector<int32_t> lengths = {130, 33, 200};
   for (const Shape& shape : kShapes) {
-    Sequences whole(*GetParam(), shape, lengths, 1);
+    Sequences whole(*GetParam()->ops, shape, lengths, 1);
     whole.OnePrefill();
 
-    Sequences chunked(*GetParam(), shape, lengths, 3);
+    Sequences chunked(*GetParam()->ops, shape, lengths, 3);
     chunked.Step({0, 0, 0}, {1, 32, 0});
     chunked.Step({1, 32, 0}, {64, 33, 150});     // a decode among prefills
     chunked.Step({64, 33, 150}, {67, 33, 199});  // several query tokens of a decoding sequence
     chunked.Step({67, 33, 199}, {130, 33, 200});
     EXPECT_EQ(whole.out(), chunked.out());
 
-    Sequences decoded(*GetParam(), shape, lengths, 2);
+    Sequences decoded(*GetParam()->ops, shape, lengths, 2);
     std::vector<int32_t> done = {0, 0, 0};
     while (done != lengths) {
       std::vector<int32_t> next = done;
@@ -257,16 +257,15 @@ TEST_P(AttentionTest, ChunksBatchesAndThreadsDoNotChangeABit) {
 // Drafted tokens are overwritten by the verified ones.
 TEST_P(AttentionTest, RewrittenPositionsCountOnce) {
   const Shape shape{4, 2, 64, 0, DType::kF16};
-  Sequences once(*GetParam(), shape, {40}, 1);
+  Sequences once(*GetParam()->ops, shape, {40}, 1);
   once.OnePrefill();
-  Sequences twice(*GetParam(), shape, {40}, 1);
+  Sequences twice(*GetParam()->ops, shape, {40}, 1);
   twice.Step({0}, {40});
   twice.Step({30}, {40});
   EXPECT_EQ(once.out(), twice.out());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, AttentionTest,
-                         ::testing::ValuesIn(OpTables().begin(), OpTables().end()),
+INSTANTIATE_TEST_SUITE_P(All, AttentionTest, ::testing::ValuesIn(BackendsWithOps()),
                          [](const auto& test) { return std::string(test.param->name); });
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "dualfp/kernels/op_table.h"
+#include "dualfp/kernels/backend_test_util.h"
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
 #include "dualfp/numeric/nested.h"
@@ -28,9 +28,9 @@ std::vector<float> Random(int64_t count, uint32_t seed, float scale = 1.0f) {
   return values;
 }
 
-class OpsTest : public ::testing::TestWithParam<const OpTable*> {
+class OpsTest : public ::testing::TestWithParam<const Backend*> {
  protected:
-  const OpTable& ops() const { return *GetParam(); }
+  const OpTable& ops() const { return *GetParam()->ops; }
 
   ThreadPool threads_{3};
   Context context_{.threads = &threads_};
@@ -131,59 +131,6 @@ TEST_P(OpsTest, RotaryTurnsPairsAndLeavesTheRest) {
         for (int64_t i = 2 * half; i < head_dim; ++i) {
           ASSERT_EQ(out[i], in[i]);
         }
-      }
-    }
-  }
-}
-
-TEST_P(OpsTest, SiluMul) {
-  for (const int64_t width : {1, 15, 16, 100, 1024}) {
-    const int64_t rows = 4;
-    std::vector<float> gate = Random(rows * width, 6, 4.0f);
-    gate[0] = -200.0f;
-    gate[width] = 200.0f;
-    gate[2 * width] = 0.0f;
-    const std::vector<float> up = Random(rows * width, 7);
-    std::vector<float> y(rows * width, NAN);
-    ops().silu_mul(context_, {.gate = {gate.data(), DType::kF32, {rows, width}},
-                              .up = {up.data(), DType::kF32, {rows, width}},
-                              .y = {y.data(), DType::kF32, {rows, width}}});
-    for (int64_t i = 0; i < rows * width; ++i) {
-      const double expected = gate[i] / (1 + std::exp(-double{gate[i]})) * up[i];
-      // Beyond -88 the logistic function is below the smallest normal float.
-      ASSERT_NEAR(y[i], expected, 8 * kEps * std::abs(expected) + 1e-35) << gate[i];
-    }
-  }
-}
-
-TEST_P(OpsTest, Softmax) {
-  for (const int64_t width : {1, 3, 16, 31, 1000, 32000}) {
-    const int64_t rows = 2;
-    std::vector<float> x = Random(rows * width, 8, 5.0f);
-    x[width / 2] = 90.0f;
-    if (width > 1) {
-      x[width - 1] = -INFINITY;
-    }
-    const float scale = 1 / 0.7f;
-    std::vector<float> y(rows * width, NAN);
-    ops().softmax(context_, {.x = {x.data(), DType::kF32, {rows, width}},
-                             .scale = scale,
-                             .y = {y.data(), DType::kF32, {rows, width}}});
-    for (int64_t row = 0; row < rows; ++row) {
-      const float* in = x.data() + row * width;
-      const double largest = *std::max_element(in, in + width);
-      double sum = 0;
-      for (int64_t i = 0; i < width; ++i) {
-        sum += std::exp((in[i] - largest) * scale);
-      }
-      for (int64_t i = 0; i < width; ++i) {
-        const double exponent = (in[i] - largest) * scale;
-        const double expected = std::exp(exponent) / sum;
-        // Rounding the exponent costs |exponent| * eps relative; the sum up to width additions of
-        // positive terms.
-        const double relative =
-            std::isinf(exponent) ? 0 : (2 * std::abs(exponent) + width + 8) * kEps;
-        ASSERT_NEAR(y[row * width + i], expected, relative * expected + 1e-37);
       }
     }
   }
@@ -306,8 +253,6 @@ TEST(OpsApiTest, WrongArgumentsAreErrorsThatNameThem) {
   EXPECT_NO_THROW(RmsNorm(context, {.x = view, .weight = weight, .y = view}));
   EXPECT_THROW(RmsNorm(context, {.x = view, .weight = weight, .y = narrow}), Error);
   EXPECT_THROW(RmsNorm(context, {.x = half, .weight = weight, .y = view}), Error);
-  EXPECT_THROW(Softmax(context, {.x = view, .y = narrow}), Error);
-  EXPECT_THROW(SiluMul(context, {.gate = narrow, .up = view, .y = view}), Error);
   try {
     ApplyRotary(context, {.cos_sin = view, .x = {data.data(), DType::kF32, {4, 1, 8}}});
     FAIL();
@@ -316,7 +261,7 @@ TEST(OpsApiTest, WrongArgumentsAreErrorsThatNameThem) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, OpsTest, ::testing::ValuesIn(OpTables().begin(), OpTables().end()),
+INSTANTIATE_TEST_SUITE_P(All, OpsTest, ::testing::ValuesIn(BackendsWithOps()),
                          [](const auto& test) { return std::string(test.param->name); });
 
 }  // namespace

@@ -8,7 +8,6 @@ namespace dualfp {
 
 enum class Activation : uint8_t {
   kNone,
-  kSilu,
   kSiluMul,  // W interleaves gate and up rows (g0, u0, g1, u1, ...); Y is [M, N/2] = silu(g) * u
 };
 

@@ -164,7 +164,7 @@ std::string Describe(const GemmDesc& desc) {
     text += " bias";
   }
   if (desc.activation != Activation::kNone) {
-    text += desc.activation == Activation::kSilu ? " silu" : " silu-mul";
+    text += " silu-mul";
   }
   if (desc.has_residual) {
     text += " residual";

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "dualfp/base/check.h"
-#include "dualfp/base/cpu_features.h"
+#include "dualfp/kernels/backend.h"
 #include "dualfp/kernels/cpu/nest_inner.h"
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
@@ -19,18 +19,7 @@ namespace {
 constexpr int64_t kPiece = int64_t{1} << 16;
 
 // The vector loops of this machine, or null: every element then goes the scalar way.
-const cpu::NestInner* SelectInner() {
-#if defined(__x86_64__)
-  const CpuIsa isa = DetectCpuIsa();
-  if (isa >= CpuIsa::kAvx512) {
-    return &cpu::kAvx512NestInner;
-  }
-  if (isa >= CpuIsa::kAvx2) {
-    return &cpu::kAvx2NestInner;
-  }
-#endif
-  return nullptr;
-}
+const cpu::NestInner* SelectInner() { return BestBackend(DeviceType::kCpu).nest; }
 
 struct Outlier {
   int64_t index;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "dualfp/base/check.h"
-#include "dualfp/base/cpu_features.h"
+#include "dualfp/kernels/backend.h"
 #include "dualfp/kernels/cpu/nest12_inner.h"
 #include "dualfp/numeric/nested12.h"
 
@@ -20,18 +20,7 @@ constexpr int64_t kPieceElements = int64_t{1} << 16;
 constexpr uint16_t kBf16Infinity = 0x7f80;
 
 // The vector loops of this machine, or null: every element then goes the scalar way.
-const cpu::Nest12Inner* SelectInner() {
-#if defined(__x86_64__)
-  const CpuIsa isa = DetectCpuIsa();
-  if (isa >= CpuIsa::kAvx512) {
-    return &cpu::kAvx512Nest12Inner;
-  }
-  if (isa >= CpuIsa::kAvx2) {
-    return &cpu::kAvx2Nest12Inner;
-  }
-#endif
-  return nullptr;
-}
+const cpu::Nest12Inner* SelectInner() { return BestBackend(DeviceType::kCpu).nest12; }
 
 bool IsOdd(int64_t column) { return column % 2 != 0; }
 

@@ -1,48 +1,31 @@
 // The public ops: check the arguments, then run the best implementation of this machine.
 
-#include "dualfp/kernels/reference/ops.h"
-
-#include <vector>
-
 #include "dualfp/base/check.h"
-#include "dualfp/kernels/op_table.h"
+#include "dualfp/kernels/backend.h"
+#include "dualfp/kernels/device.h"
 
 namespace dualfp {
 
-// Defined by the vector kernels of each instruction set; nullptr where the build has none.
-extern const OpTable* const kAvx512OpTable;
-extern const OpTable* const kAvx2OpTable;
-
 namespace {
 
-const OpTable kReferenceOpTable = {
-    .name = "reference",
-    .isa = CpuIsa::kScalar,
-    .rms_norm = reference::RmsNorm,
-    .rotary_table = reference::RotaryTable,
-    .apply_rotary = reference::ApplyRotary,
-    .write_kv_cache = reference::WriteKvCache,
-    .paged_attention = reference::PagedAttention,
-    .silu_mul = reference::SiluMul,
-    .softmax = reference::Softmax,
-    .embedding = reference::Embedding,
-    .gather_rows = reference::GatherRows,
-};
-
 const OpTable& Ops(const Context& context) {
-  Check(context.device.type == DeviceType::kCpu, ErrorCode::kUnsupported,
-        "this op runs on the CPU only");
-  CheckInternal(context.threads != nullptr, "a CPU context needs a thread pool");
-  static const OpTable& best = *OpTables().front();
-  return best;
+  if (context.device.type == DeviceType::kCpu) [[likely]] {
+    CheckInternal(context.threads != nullptr, "a CPU context needs a thread pool");
+    static const OpTable& best = *BestBackend(DeviceType::kCpu).ops;
+    return best;
+  }
+  const OpTable* ops = BestBackend(context.device.type).ops;
+  Check(ops != nullptr, ErrorCode::kUnsupported, "this op does not run on ",
+        DeviceName(context.device));
+  return *ops;
 }
 
 // Checks dtype, shape and that the last axis is contiguous.
 void CheckView(const char* op, const char* name, const ConstTensorView& view, DType dtype,
-               std::initializer_list<int64_t> shape) {
+               std::span<const int64_t> shape) {
   bool fits = view.dtype == dtype && view.rank == static_cast<int>(shape.size());
   for (int axis = 0; fits && axis < view.rank; ++axis) {
-    fits = view.shape[axis] == shape.begin()[axis];
+    fits = view.shape[axis] == shape[axis];
   }
   fits = fits &&
          (view.rank == 0 || view.shape[view.rank - 1] <= 1 || view.strides[view.rank - 1] == 1);
@@ -52,35 +35,49 @@ void CheckView(const char* op, const char* name, const ConstTensorView& view, DT
   }
 }
 
+void CheckView(const char* op, const char* name, const ConstTensorView& view, DType dtype,
+               std::initializer_list<int64_t> shape) {
+  CheckView(op, name, view, dtype, std::span(shape.begin(), shape.size()));
+}
+
 int64_t Dim(const ConstTensorView& view, int axis) {
   return axis < view.rank ? view.shape[axis] : 0;
 }
 
-void CheckKvCache(const char* op, const PagedKv& cache, int64_t head_dim) {
+void CheckKvCache(const Context& context, const char* op, const PagedKv& cache, int64_t head_dim) {
   const int64_t blocks = Dim(cache.key, 0);
   const int64_t heads = Dim(cache.key, 1);
   const DType dtype = cache.key.dtype;
   Check(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kF8E4M3,
         ErrorCode::kUnsupported, op, ": a key-value cache of ", DTypeName(dtype));
-  CheckView(op, "cache key", cache.key, dtype, {blocks, heads, head_dim, kKvBlockSize});
-  CheckView(op, "cache value", cache.value, dtype, {blocks, heads, kKvBlockSize, head_dim});
+  const KvLayout& layout = KvLayoutOf(context.device.type);
+  CheckView(op, "cache key", cache.key, dtype, layout.KeyShape(blocks, heads, head_dim));
+  CheckView(op, "cache value", cache.value, dtype, layout.ValueShape(blocks, heads, head_dim));
   Check(cache.key.is_contiguous() && cache.value.is_contiguous(), ErrorCode::kInvalidArgument, op,
         ": the cache must be contiguous");
 }
 
 }  // namespace
 
-std::span<const OpTable* const> OpTables() {
-  static const std::vector<const OpTable*> tables = [] {
-    std::vector<const OpTable*> usable;
-    for (const OpTable* table : {kAvx512OpTable, kAvx2OpTable, &kReferenceOpTable}) {
-      if (table != nullptr && table->isa <= DetectCpuIsa()) {
-        usable.push_back(table);
-      }
-    }
-    return usable;
-  }();
-  return tables;
+std::array<int64_t, 4> KvLayout::KeyShape(int64_t blocks, int64_t kv_heads,
+                                          int64_t head_dim) const {
+  if (transposed_keys) {
+    return {blocks, kv_heads, head_dim, kKvBlockSize};
+  }
+  return ValueShape(blocks, kv_heads, head_dim);
+}
+
+std::array<int64_t, 4> KvLayout::ValueShape(int64_t blocks, int64_t kv_heads,
+                                            int64_t head_dim) const {
+  return {blocks, kv_heads, kKvBlockSize, head_dim};
+}
+
+const KvLayout& KvLayoutOf(DeviceType device) {
+  if (device == DeviceType::kCpu) [[likely]] {
+    static const KvLayout& best = BestBackend(DeviceType::kCpu).kv_layout;
+    return best;
+  }
+  return BestBackend(device).kv_layout;
 }
 
 void RmsNorm(const Context& context, const RmsNormArgs& args) {
@@ -124,7 +121,7 @@ void WriteKvCache(const Context& context, const WriteKvCacheArgs& args) {
   const int64_t tokens = Dim(args.key, 0);
   const int64_t heads = Dim(args.cache.key, 1);
   const int64_t head_dim = Dim(args.key, 2);
-  CheckKvCache("write_kv_cache", args.cache, head_dim);
+  CheckKvCache(context, "write_kv_cache", args.cache, head_dim);
   CheckView("write_kv_cache", "key", args.key, DType::kF32, {tokens, heads, head_dim});
   CheckView("write_kv_cache", "value", args.value, DType::kF32, {tokens, heads, head_dim});
   CheckView("write_kv_cache", "slot", args.slot, DType::kI32, {tokens});
@@ -137,7 +134,7 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
   const int64_t head_dim = Dim(args.query, 2);
   const int64_t kv_heads = Dim(args.cache.key, 1);
   const int64_t sequences = Dim(args.context_length, 0);
-  CheckKvCache("paged_attention", args.cache, head_dim);
+  CheckKvCache(context, "paged_attention", args.cache, head_dim);
   Check(head_dim >= 1 && head_dim <= kMaxHeadDim, ErrorCode::kUnsupported,
         "paged_attention: head_dim ", head_dim, ", expected at most ", kMaxHeadDim);
   Check(kv_heads >= 1 && heads % kv_heads == 0, ErrorCode::kInvalidArgument,
@@ -149,22 +146,6 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
   CheckView("paged_attention", "block_table", args.block_table, DType::kI32,
             {sequences, Dim(args.block_table, 1)});
   Ops(context).paged_attention(context, args);
-}
-
-void SiluMul(const Context& context, const SiluMulArgs& args) {
-  const std::initializer_list<int64_t> shape = {Dim(args.y, 0), Dim(args.y, 1)};
-  CheckView("silu_mul", "gate", args.gate, DType::kF32, shape);
-  CheckView("silu_mul", "up", args.up, DType::kF32, shape);
-  CheckView("silu_mul", "y", args.y, DType::kF32, shape);
-  Ops(context).silu_mul(context, args);
-}
-
-void Softmax(const Context& context, const SoftmaxArgs& args) {
-  const std::initializer_list<int64_t> shape = {Dim(args.x, 0), Dim(args.x, 1)};
-  CheckView("softmax", "x", args.x, DType::kF32, shape);
-  CheckView("softmax", "y", args.y, DType::kF32, shape);
-  Check(shape.begin()[1] > 0, ErrorCode::kInvalidArgument, "softmax over nothing");
-  Ops(context).softmax(context, args);
 }
 
 void Embedding(const Context& context, const EmbeddingArgs& args) {

@@ -5,9 +5,8 @@
 #include <functional>
 
 #include "dualfp/base/check.h"
-#include "dualfp/base/cpu_features.h"
+#include "dualfp/kernels/backend.h"
 #include "dualfp/kernels/cpu/row_inner.h"
-#include "dualfp/kernels/reference/rows.h"
 #include "dualfp/numeric/fp8.h"
 
 namespace dualfp {
@@ -27,18 +26,7 @@ ConstTensorView Columns(ConstTensorView matrix, int64_t begin, int64_t end) {
 // Smaller pieces are not worth waking a thread for.
 constexpr int64_t kMinParallelElements = int64_t{1} << 15;
 
-const cpu::RowInner& SelectInner() {
-#if defined(__x86_64__)
-  const CpuIsa isa = DetectCpuIsa();
-  if (isa >= CpuIsa::kAvx512) {
-    return cpu::kAvx512RowInner;
-  }
-  if (isa >= CpuIsa::kAvx2) {
-    return cpu::kAvx2RowInner;
-  }
-#endif
-  return reference::kRowInner;
-}
+const cpu::RowInner& Rows() { return *BestBackend(DeviceType::kCpu).rows; }
 
 }  // namespace
 
@@ -84,7 +72,7 @@ void QuantizeActivations(const Context& context, const ConstTensorView& x, Activ
         ErrorCode::kUnsupported, "quantize: x, codes and scales must be on the CPU");
   Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "quantize: no thread pool");
 
-  const cpu::RowInner& inner = SelectInner();
+  const cpu::RowInner& inner = Rows();
   const int64_t rows_at_a_time =
       std::max<int64_t>(1, kMinParallelElements / std::max<int64_t>(1, x.shape[1]));
   auto* scale = scales.as<float>();
@@ -151,7 +139,7 @@ void QuantizeWeight(const Context& context, const ConstTensorView& weight,
   Check(context.threads != nullptr, ErrorCode::kInvalidArgument, "quantize: no thread pool");
 
   auto* scale = scales.as<float>();
-  const cpu::RowInner& inner = SelectInner();
+  const cpu::RowInner& inner = Rows();
   const auto max_magnitude = [&inner](const ConstTensorView& tile) {
     float amax = 0.0f;
     for (int64_t row = 0; row < tile.shape[0]; ++row) {

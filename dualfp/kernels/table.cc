@@ -1,4 +1,4 @@
-// The ordered list of GEMM kernels, and the choice among them.
+// The choice among the backends' GEMM kernels.
 
 #include <algorithm>
 #include <array>
@@ -6,16 +6,16 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/base/env.h"
+#include "dualfp/kernels/backend.h"
 #include "dualfp/kernels/device.h"
-#include "dualfp/kernels/gemm_kernels.h"
 
 namespace dualfp {
 namespace {
 
 std::vector<GemmKernel> AllKernels() {
   std::vector<GemmKernel> kernels;
-  for (const auto& list : {CudaGemmKernels(), CpuGemmKernels(), ReferenceGemmKernels()}) {
-    kernels.insert(kernels.end(), list.begin(), list.end());
+  for (const Backend& backend : Backends()) {
+    kernels.insert(kernels.end(), backend.gemms.begin(), backend.gemms.end());
   }
   return kernels;
 }

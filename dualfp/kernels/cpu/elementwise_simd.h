@@ -1,4 +1,4 @@
-// RMSNorm, RoPE, SiLU * mul and softmax for one vector type. Tails of less than a vector go
+// RMSNorm and RoPE for one vector type. Tails of less than a vector go
 // through padded stack copies, so that every element takes the same path.
 
 #pragma once
@@ -112,56 +112,6 @@ void ApplyRotary(const Context& context, const ApplyRotaryArgs& args) {
           StoreTail<V>(a.MulAdd(s, b * c), high + i, rest);
         }
       }
-    }
-  });
-}
-
-template <typename V>
-void SiluMul(const Context& context, const SiluMulArgs& args) {
-  const int64_t width = args.y.shape[1];
-  ParallelRows(context, args.y.shape[0], width, 1 << 13, [&](int64_t begin, int64_t end) {
-    const V one = V::Broadcast(1.0f);
-    for (int64_t row = begin; row < end; ++row) {
-      Map<V>(
-          width, args.y.as<float>() + row * args.y.strides[0],
-          [one](V gate, V up) { return gate / (one + Exp(V::Zero() - gate)) * up; },
-          args.gate.as<float>() + row * args.gate.strides[0],
-          args.up.as<float>() + row * args.up.strides[0]);
-    }
-  });
-}
-
-template <typename V>
-void Softmax(const Context& context, const SoftmaxArgs& args) {
-  const int64_t width = args.x.shape[1];
-  ParallelRows(context, args.x.shape[0], width, 1 << 13, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* x = args.x.as<float>() + row * args.x.strides[0];
-      float* y = args.y.as<float>() + row * args.y.strides[0];
-      V largest = LoadTail<V>(x, width < V::kLanes ? width : V::kLanes, x[0]);
-      for (int64_t i = 0; i + V::kLanes <= width; i += V::kLanes) {
-        largest = V::Max(largest, V::Load(x + i));
-      }
-      const int64_t tail = width % V::kLanes;
-      largest = V::Max(largest, LoadTail<V>(x + width - tail, tail, x[0]));
-      const V shift = V::Broadcast(largest.Largest());
-      const V scale = V::Broadcast(args.scale);
-      V sum = V::Zero();
-      int64_t i = 0;
-      for (; i + V::kLanes <= width; i += V::kLanes) {
-        const V weight = Exp((V::Load(x + i) - shift) * scale);
-        weight.Store(y + i);
-        sum = sum + weight;
-      }
-      if (tail > 0) {
-        // Minus infinity becomes a weight of zero.
-        const V weight = Exp((LoadTail<V>(x + i, tail, -INFINITY) - shift) * scale);
-        StoreTail<V>(weight, y + i, tail);
-        sum = sum + weight;
-      }
-      const V inverse = V::Broadcast(1 / sum.Sum());
-      Map<V>(
-          width, y, [inverse](V weight) { return weight * inverse; }, y);
     }
   });
 }

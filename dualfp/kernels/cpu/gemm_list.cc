@@ -1,4 +1,4 @@
-// The CPU's GEMM kernels, in order of preference: the widest vectors first.
+#include "dualfp/kernels/cpu/gemm_list.h"
 
 #include <algorithm>
 #include <array>
@@ -8,15 +8,11 @@
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/kernels/cpu/gemm_cpu.h"
-#include "dualfp/kernels/gemm_kernels.h"
 #include "dualfp/numeric/nested.h"
 #include "dualfp/numeric/nested12.h"
 
-namespace dualfp {
-namespace cpu {
+namespace dualfp::cpu {
 namespace {
-
-#if defined(__x86_64__)
 
 // What a kernel multiplies; a reason, or "" for a description that it can run.
 using Accepts = std::string_view (*)(const GemmDesc& desc);
@@ -179,6 +175,16 @@ static_assert(std::all_of(kList.begin(), kList.end(), [](const Listed& listed) {
   return listed.gemm.direct_rows <= kMaxDirectRows;
 }));
 
+static_assert(std::is_sorted(kList.begin(), kList.end(),
+                             [](const Listed& a, const Listed& b) { return a.isa > b.isa; }));
+
+// Where the kernels that need `isa` begin.
+constexpr ptrdiff_t Begin(CpuIsa isa) {
+  return std::find_if(kList.begin(), kList.end(),
+                      [isa](const Listed& listed) { return listed.isa <= isa; }) -
+         kList.begin();
+}
+
 template <size_t kIndex>
 std::string Supports(const GemmDesc& desc) {
   if (desc.device.type != DeviceType::kCpu) {
@@ -214,29 +220,22 @@ constexpr std::array<GemmKernel, sizeof...(kIndices)> MakeKernels(
                      Run<kIndices>}...};
 }
 
-constexpr auto kKernels = MakeKernels(std::make_index_sequence<kList.size()>());
-
-#else
-
-constexpr std::array<GemmKernel, 0> kKernels;
-
-#endif
-
 }  // namespace
-}  // namespace cpu
 
-std::span<const GemmKernel> CpuGemmKernels() {
+std::span<const GemmKernel> GemmKernelsFor(CpuIsa isa) {
   static const auto kernels = [] {
-    auto list = cpu::kKernels;
+    auto list = MakeKernels(std::make_index_sequence<kList.size()>());
     if (!HasFastBf16Dot()) {
-      // Those that take pairs for any number of rows; not avx512bf16few.
-      std::stable_partition(list.begin(), list.end(), [](const GemmKernel& kernel) {
-        return kernel.name.find("avx512bf16_") == std::string_view::npos;
-      });
+      // Behind avx512bf16few those that take pairs for any number of rows.
+      std::stable_partition(list.begin() + Begin(CpuIsa::kAvx512Bf16),
+                            list.begin() + Begin(CpuIsa::kAvx512), [](const GemmKernel& kernel) {
+                              return kernel.name.find("avx512bf16_") == std::string_view::npos;
+                            });
     }
     return list;
   }();
-  return kernels;
+  const auto below = static_cast<CpuIsa>(static_cast<int>(isa) - 1);
+  return std::span(kernels).subspan(Begin(isa), Begin(below) - Begin(isa));
 }
 
-}  // namespace dualfp
+}  // namespace dualfp::cpu

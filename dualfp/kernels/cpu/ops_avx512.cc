@@ -1,28 +1,19 @@
 #include "dualfp/kernels/cpu/attention_simd.h"
 #include "dualfp/kernels/cpu/elementwise_simd.h"
+#include "dualfp/kernels/cpu/ops.h"
 #include "dualfp/kernels/reference/ops.h"
 
-namespace dualfp {
-namespace {
+namespace dualfp::cpu {
 
 // Look-ups and the cache's writes are bound by memory; the angles are few.
-constexpr OpTable kTable = {
-    .name = "avx512",
-    .isa = CpuIsa::kAvx512,
-    .rms_norm = cpu::RmsNorm<cpu::F32x16>,
+const OpTable kAvx512Ops = {
+    .rms_norm = RmsNorm<F32x16>,
     .rotary_table = reference::RotaryTable,
-    .apply_rotary = cpu::ApplyRotary<cpu::F32x16>,
+    .apply_rotary = ApplyRotary<F32x16>,
     .write_kv_cache = reference::WriteKvCache,
-    .paged_attention = cpu::PagedAttention<cpu::F32x16>,
-    .silu_mul = cpu::SiluMul<cpu::F32x16>,
-    .softmax = cpu::Softmax<cpu::F32x16>,
+    .paged_attention = PagedAttention<F32x16>,
     .embedding = reference::Embedding,
     .gather_rows = reference::GatherRows,
 };
 
-}  // namespace
-
-extern const OpTable* const kAvx512OpTable;
-const OpTable* const kAvx512OpTable = &kTable;
-
-}  // namespace dualfp
+}  // namespace dualfp::cpu

@@ -177,9 +177,6 @@ void Finish(const float* sums, int64_t n, const RowEpilogue& e) {
         v = S::Mul(Silu<S>(gate), up);
       } else {
         v = Scaled<S>(sums, i, count, e);
-        if (e.activation == Activation::kSilu) {
-          v = Silu<S>(v);
-        }
       }
       if (e.residual != nullptr) {
         ForEachVector<S, Row>(static_cast<const char*>(e.residual) + i * Row::kBytes, count,

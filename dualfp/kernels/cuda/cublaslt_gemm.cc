@@ -271,7 +271,6 @@ void RunCublasLt(const Context& context, const GemmDesc& desc, const GemmArgs& a
     finish.type = desc.y_dtype == DType::kF16    ? FinishType::kF16
                   : desc.y_dtype == DType::kBF16 ? FinishType::kBf16
                                                  : FinishType::kF32;
-    finish.silu = desc.activation == Activation::kSilu;
     finish.silu_mul = desc.activation == Activation::kSiluMul;
     FinishSums(finish, stream);
   }

@@ -21,7 +21,6 @@ struct FinishArgs {
   void* y = nullptr;               // [M, N], or [M, N/2] with silu_mul
   int64_t y_stride = 0;
   FinishType type = FinishType::kF16;  // of y and residual
-  bool silu = false;
   bool silu_mul = false;  // columns of the sums are g0, u0, g1, u1, ...: y = silu(g) * u
 };
 

@@ -145,7 +145,6 @@ sm90::Plan ChoosePlan(const GemmDesc& desc, bool aligned_rows, const GemmHardwar
   GemmProblem p = sm90::DenseProblem(Sm90Format(desc), static_cast<int>(desc.m),
                                      static_cast<int>(desc.n), static_cast<int>(desc.k));
   p.epilogue.y_type = OutputTypeOf(desc.y_dtype);
-  p.epilogue.silu = desc.activation == Activation::kSilu;
   p.epilogue.silu_mul = desc.activation == Activation::kSiluMul;
   p.epilogue.y_stride = (p.epilogue.silu_mul ? desc.n / 2 : desc.n) + (aligned_rows ? 0 : 4);
   p.epilogue.residual = desc.has_residual ? some_operand : nullptr;

@@ -15,7 +15,6 @@
 #include "dualfp/kernels/cuda/sm90/gemm.h"
 #include "dualfp/kernels/cuda/sm90/select/device_model.h"
 #include "dualfp/kernels/cuda/stream.h"
-#include "dualfp/kernels/gemm_kernels.h"
 #include "dualfp/numeric/nested.h"
 
 namespace dualfp::cuda {
@@ -90,7 +89,6 @@ GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
   p.epilogue.y = args.y.data;
   p.epilogue.y_stride = RowStride(args.y);
   p.epilogue.y_type = OutputTypeOf(desc.y_dtype);
-  p.epilogue.silu = desc.activation == Activation::kSilu;
   p.epilogue.silu_mul = desc.activation == Activation::kSiluMul;
   if (desc.has_outliers) {
     const OutlierList& outliers = args.weight->outliers;
@@ -202,12 +200,3 @@ void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args)
 }
 
 }  // namespace dualfp::cuda
-
-namespace dualfp {
-
-std::span<const GemmKernel> CudaGemmKernels() {
-  static constexpr auto kKernels = cuda::MakeGemmKernels<cuda::HardwareOf>();
-  return kKernels;
-}
-
-}  // namespace dualfp

@@ -118,7 +118,6 @@ class PlanProblem {
     problem.epilogue.y_stride = gpu_.args.y.strides[0];
     problem.epilogue.y_type =
         type_ == DType::kBF16 ? sm90::OutputType::kBf16 : sm90::OutputType::kF16;
-    problem.epilogue.silu = epilogue.activation == Activation::kSilu;
     problem.epilogue.silu_mul = epilogue.activation == Activation::kSiluMul;
     problem.epilogue.bias = gpu_.args.bias.as<float>();
     problem.epilogue.residual = gpu_.args.residual.data;
@@ -237,7 +236,7 @@ TEST_F(GemmPlanGpuTest, EveryPlan) {
 // with is a matter of measurement.
 TEST_F(GemmPlanGpuTest, EveryKernelFinishes) {
   constexpr TestEpilogue kEpilogues[] = {{Activation::kNone, true, false},
-                                         {Activation::kSilu, true, true},
+                                         {Activation::kSiluMul, true, true},
                                          {Activation::kSiluMul, false, true},
                                          {Activation::kNone, false, true}};
   for (const sm90::WeightFormat kernel : kKernelFormats) {

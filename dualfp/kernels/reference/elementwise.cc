@@ -69,39 +69,6 @@ void ApplyRotary(const Context& context, const ApplyRotaryArgs& args) {
   });
 }
 
-void SiluMul(const Context& context, const SiluMulArgs& args) {
-  const int64_t width = args.y.shape[1];
-  ParallelRows(context, args.y.shape[0], width, 1 << 12, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* gate = args.gate.as<float>() + row * args.gate.strides[0];
-      const float* up = args.up.as<float>() + row * args.up.strides[0];
-      float* y = args.y.as<float>() + row * args.y.strides[0];
-      for (int64_t i = 0; i < width; ++i) {
-        y[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-      }
-    }
-  });
-}
-
-void Softmax(const Context& context, const SoftmaxArgs& args) {
-  const int64_t width = args.x.shape[1];
-  ParallelRows(context, args.x.shape[0], width, 1 << 12, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* x = args.x.as<float>() + row * args.x.strides[0];
-      float* y = args.y.as<float>() + row * args.y.strides[0];
-      const float largest = *std::max_element(x, x + width);
-      float sum = 0;
-      for (int64_t i = 0; i < width; ++i) {
-        y[i] = std::exp((x[i] - largest) * args.scale);
-        sum += y[i];
-      }
-      for (int64_t i = 0; i < width; ++i) {
-        y[i] /= sum;
-      }
-    }
-  });
-}
-
 void Embedding(const Context& context, const EmbeddingArgs& args) {
   const Weight& weight = *args.weight;
   ParallelRows(context, args.token.shape[0], weight.k, 1 << 13, [&](int64_t begin, int64_t end) {

@@ -1,9 +1,10 @@
-// GEMM as its definition says, for every format: decode a weight row, multiply, epilogue.
+// GEMM for every format: decode a weight row, multiply, epilogue.
+
+#include "dualfp/kernels/reference/gemm_reference.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "dualfp/kernels/gemm_kernels.h"
 #include "dualfp/kernels/reference/rows.h"
 
 namespace dualfp::reference {
@@ -108,10 +109,7 @@ void Run(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
 constexpr GemmKernel kKernels[] = {{"gemm_any_any_any_reference", Supports, WorkspaceBytes, Run}};
 
 }  // namespace
+
+std::span<const GemmKernel> GemmKernels() { return kKernels; }
+
 }  // namespace dualfp::reference
-
-namespace dualfp {
-
-std::span<const GemmKernel> ReferenceGemmKernels() { return reference::kKernels; }
-
-}  // namespace dualfp

@@ -7,13 +7,15 @@
 
 namespace dualfp::reference {
 
+// Keys are transposed, so that 16 scores are one vector and need no reduction.
+inline constexpr KvLayout kKvLayout = {.transposed_keys = true};
+inline constexpr DType kActivations[] = {DType::kF32};
+
 void RmsNorm(const Context& context, const RmsNormArgs& args);
 void RotaryTable(const Context& context, const RotaryTableArgs& args);
 void ApplyRotary(const Context& context, const ApplyRotaryArgs& args);
 void WriteKvCache(const Context& context, const WriteKvCacheArgs& args);
 void PagedAttention(const Context& context, const PagedAttentionArgs& args);
-void SiluMul(const Context& context, const SiluMulArgs& args);
-void Softmax(const Context& context, const SoftmaxArgs& args);
 void Embedding(const Context& context, const EmbeddingArgs& args);
 void GatherRows(const Context& context, const GatherRowsArgs& args);
 

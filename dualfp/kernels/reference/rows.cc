@@ -84,11 +84,8 @@ void Finish(const float* sums, int64_t n, const cpu::RowEpilogue& e) {
   const bool pairs = e.activation == Activation::kSiluMul;
   for (int64_t i = 0; i < (pairs ? n / 2 : n); ++i) {
     float value = scaled(pairs ? 2 * i : i);
-    if (e.activation != Activation::kNone) {
-      value = Silu(value);
-    }
     if (pairs) {
-      value *= scaled(2 * i + 1);
+      value = Silu(value) * scaled(2 * i + 1);
     }
     if (e.residual != nullptr) {
       value += LoadElement(e.residual, e.y_dtype, i);

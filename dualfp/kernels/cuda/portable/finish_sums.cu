@@ -33,7 +33,6 @@ __global__ void __launch_bounds__(kThreads) Finish(const __grid_constant__ Finis
       v = Silu(sum(2 * column)) * sum(2 * column + 1);
     } else {
       v = sum(column);
-      v = a.silu ? Silu(v) : v;
     }
     if (a.residual != nullptr) {
       v += ToFloat(static_cast<const Y*>(a.residual)[row * a.residual_stride + column]);

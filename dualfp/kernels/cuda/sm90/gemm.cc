@@ -316,7 +316,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if (e.y_type == OutputType::kF32) {
     return "persistent kernels write 16-bit types";
   }
-  if ((e.silu || e.silu_mul || e.residual != nullptr) && !config.finishes) {
+  if ((e.silu_mul || e.residual != nullptr) && !config.finishes) {
     return "the tile is too large for an activation or a residual";
   }
   if (problem.outliers.count > 0) {

@@ -28,7 +28,6 @@ struct Epilogue {
   void* y = nullptr;               // [M, N] or [M, N/2]
   int64_t y_stride = 0;            // elements between rows
   OutputType y_type = OutputType::kF16;
-  bool silu = false;
   bool silu_mul = false;  // rows of W are g0, u0, g1, u1, ...: y = silu(g) * u
 };
 

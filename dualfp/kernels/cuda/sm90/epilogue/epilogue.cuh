@@ -203,12 +203,6 @@ __device__ __forceinline__ void FinishRow(const Epilogue& e, int64_t token, int 
     StoreRow(e, token * e.y_stride + row / 2, half);
     return;
   }
-  if (e.silu) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      v[i] = Silu(v[i]);
-    }
-  }
   if (e.residual != nullptr) {
     AddResidual(e, token * e.residual_stride + row, v);
   }

@@ -198,9 +198,6 @@ class TokenStores {
                    : "memory");
       return;
     }
-    if (e.silu) {
-      v = {Silu(v.x), Silu(v.y)};
-    }
     if (exists) {
       const float2 r = Unpack(*reinterpret_cast<const uint32_t*>(residual), e.y_type);
       v = {v.x + r.x, v.y + r.y};

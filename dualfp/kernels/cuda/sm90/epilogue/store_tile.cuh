@@ -26,7 +26,7 @@ template <class T>
 __device__ __forceinline__ StoreKind StoreKindOf(const Epilogue& e) {
   const bool row_scales = e.w_scale != nullptr && e.w_scale_stride != 0;
   const bool scaled = e.x_scale != nullptr || e.w_scale != nullptr || e.alpha != 1.0f;
-  if (e.silu || e.silu_mul || e.residual != nullptr) {
+  if (e.silu_mul || e.residual != nullptr) {
     return StoreKind::kFinished;
   }
   if (row_scales || (!T::kFp8 && scaled) || e.bias != nullptr) {

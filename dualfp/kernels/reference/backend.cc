@@ -1,0 +1,33 @@
+#include "dualfp/kernels/backend.h"
+
+#include "dualfp/kernels/reference/gemm_reference.h"
+#include "dualfp/kernels/reference/ops.h"
+#include "dualfp/kernels/reference/probe.h"
+#include "dualfp/kernels/reference/rows.h"
+
+namespace dualfp {
+namespace {
+
+constexpr OpTable kOps = {
+    .rms_norm = reference::RmsNorm,
+    .rotary_table = reference::RotaryTable,
+    .apply_rotary = reference::ApplyRotary,
+    .write_kv_cache = reference::WriteKvCache,
+    .paged_attention = reference::PagedAttention,
+    .embedding = reference::Embedding,
+    .gather_rows = reference::GatherRows,
+};
+
+}  // namespace
+
+Backend ReferenceBackend() {
+  return {.name = "reference",
+          .ops = &kOps,
+          .rows = &reference::kRowInner,
+          .probe = &reference::kProbeInner,
+          .gemms = reference::GemmKernels(),
+          .kv_layout = reference::kKvLayout,
+          .activations = reference::kActivations};
+}
+
+}  // namespace dualfp
