@@ -9,6 +9,8 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include "dualfp/kernels/context.h"
 
@@ -63,9 +65,48 @@ struct PagedAttentionArgs {
   TensorView out;              // F32 [tokens, heads, head_dim]
 };
 
+struct AttentionShape {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+};
+
+// The largest step.
+struct AttentionLimits {
+  int64_t max_rows = 0;
+  int64_t max_sequences = 0;
+  int64_t max_context = 0;  // tokens of a sequence
+};
+
+// Rows [row_begin, row_end) of one sequence, which one worker attends for one kv head at a time.
+struct AttentionItem {
+  int32_t sequence = 0;
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+};
+
+// How a step's attention is cut into work, decided on the host before anything is launched and the
+// same in all layers.
+struct AttentionPlan {
+  std::vector<AttentionItem> items;  // the longest work first
+  int64_t workspace_bytes = 0;       // that PagedAttention() wants in context.workspace
+};
+
+// An empty plan with room for any step within the limits, so that planning one allocates nothing;
+// its workspace_bytes are enough for all of them. Throws kUnsupported for a shape that the device's
+// attention does not take.
+AttentionPlan MakeAttentionPlan(DeviceType device, const AttentionShape& shape,
+                                const AttentionLimits& limits);
+
+// Plans a step. The lengths are those of PagedAttentionArgs, in host memory.
+void PlanPagedAttention(DeviceType device, const AttentionShape& shape,
+                        std::span<const int32_t> query_start,
+                        std::span<const int32_t> context_length, AttentionPlan* plan);
+
 // Accumulates in F32 with an online softmax over tiles of 64 keys that start at multiples of 64:
 // a token's result is the same, bit for bit, whatever else is in the batch, however the prompt is
-// cut into chunks and however many threads there are.
-void PagedAttention(const Context& context, const PagedAttentionArgs& args);
+// cut into chunks and however many threads there are. `plan` is of these lengths and this shape.
+void PagedAttention(const Context& context, const PagedAttentionArgs& args,
+                    const AttentionPlan& plan);
 
 }  // namespace dualfp

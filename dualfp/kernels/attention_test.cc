@@ -99,15 +99,24 @@ class Sequences {
               .value = {v.data(), DType::kF32, {tokens, shape_.kv_heads, shape_.head_dim}},
               .slot = {slot.data(), DType::kI32, {tokens}},
               .cache = cache_});
+    const AttentionShape shape{shape_.heads, shape_.kv_heads, shape_.head_dim};
+    AttentionPlan plan;
+    ops_.plan_attention(shape, query_start, context, &plan);
+    const AttentionNeeds most = ops_.attention_needs(
+        shape, {.max_rows = tokens, .max_sequences = count, .max_context = max_blocks_ * 16});
+    EXPECT_LE(static_cast<int64_t>(plan.items.size()), most.items);
+    EXPECT_LE(plan.workspace_bytes, most.workspace_bytes);
     ops_.paged_attention(
-        run, {.query = {q.data(), DType::kF32, {tokens, shape_.heads, shape_.head_dim}},
-              .cache = cache_,
-              .query_start = {query_start.data(), DType::kI32, {count + 1}},
-              .context_length = {context.data(), DType::kI32, {count}},
-              .block_table = {table.data(), DType::kI32, {count, max_blocks_}},
-              .scale = Scale(),
-              .sliding_window = shape_.window,
-              .out = {out.data(), DType::kF32, {tokens, shape_.heads, shape_.head_dim}}});
+        run,
+        {.query = {q.data(), DType::kF32, {tokens, shape_.heads, shape_.head_dim}},
+         .cache = cache_,
+         .query_start = {query_start.data(), DType::kI32, {count + 1}},
+         .context_length = {context.data(), DType::kI32, {count}},
+         .block_table = {table.data(), DType::kI32, {count, max_blocks_}},
+         .scale = Scale(),
+         .sliding_window = shape_.window,
+         .out = {out.data(), DType::kF32, {tokens, shape_.heads, shape_.head_dim}}},
+        plan);
     for (int64_t i = 0; i < tokens; ++i) {
       std::memcpy(&out_[rows[i] * width], &out[i * width], width * sizeof(float));
     }
@@ -263,6 +272,68 @@ TEST_P(AttentionTest, RewrittenPositionsCountOnce) {
   twice.Step({0}, {40});
   twice.Step({30}, {40});
   EXPECT_EQ(once.out(), twice.out());
+}
+
+// A plan's items are each row of each sequence once, and fit into what was reserved for the largest
+// step of any mix of sequences.
+TEST_P(AttentionTest, PlansCoverEveryRowOnce) {
+  const OpTable& ops = *GetParam()->ops;
+  constexpr AttentionLimits kLimits{.max_rows = 128, .max_sequences = 20, .max_context = 1000};
+  std::mt19937 random(3);
+  for (const AttentionShape& shape :
+       {AttentionShape{8, 8, 64}, AttentionShape{8, 2, 64}, AttentionShape{24, 1, 64}}) {
+    const AttentionNeeds most = ops.attention_needs(shape, kLimits);
+    for (int round = 0; round < 200; ++round) {
+      std::vector<int32_t> start = {0}, context;
+      while (std::ssize(context) < kLimits.max_sequences && start.back() < kLimits.max_rows) {
+        const auto left = static_cast<int32_t>(kLimits.max_rows) - start.back();
+        const int32_t rows =
+            round == 0 ? std::min(7, left) : 1 + static_cast<int32_t>(random() % left);
+        start.push_back(start.back() + rows);
+        context.push_back(rows + static_cast<int32_t>(random() % 500));
+      }
+      AttentionPlan plan;
+      ops.plan_attention(shape, start, context, &plan);
+      ASSERT_LE(std::ssize(plan.items), most.items);
+      std::vector<int> times(start.back(), 0);
+      for (const AttentionItem& item : plan.items) {
+        ASSERT_LT(item.row_begin, item.row_end);
+        ASSERT_LE(start[item.sequence], item.row_begin);
+        ASSERT_LE(item.row_end, start[item.sequence + 1]);
+        for (int32_t row = item.row_begin; row < item.row_end; ++row) {
+          ++times[row];
+        }
+      }
+      ASSERT_EQ(times, std::vector<int>(start.back(), 1));
+    }
+  }
+}
+
+TEST(AttentionPlanTest, PlanningAStepKeepsWhatWasReserved) {
+  const AttentionShape shape{4, 2, 64};
+  AttentionPlan plan =
+      MakeAttentionPlan(DeviceType::kCpu, shape, {.max_rows = 64, .max_sequences = 8});
+  const AttentionItem* const memory = plan.items.data();
+  const std::vector<int32_t> start = {0, 1, 33, 64};
+  const std::vector<int32_t> context = {50, 32, 40};
+  for (int step = 0; step < 3; ++step) {
+    PlanPagedAttention(DeviceType::kCpu, shape, start, context, &plan);
+    EXPECT_FALSE(plan.items.empty());
+    EXPECT_EQ(plan.items.data(), memory);
+  }
+}
+
+TEST(AttentionPlanTest, LengthsThatCannotBeAreErrors) {
+  AttentionPlan plan;
+  const auto try_lengths = [&](std::vector<int32_t> start, std::vector<int32_t> context) {
+    PlanPagedAttention(DeviceType::kCpu, {4, 2, 64}, start, context, &plan);
+  };
+  EXPECT_NO_THROW(try_lengths({0, 3}, {3}));
+  EXPECT_THROW(try_lengths({0, 3}, {2}), Error);
+  EXPECT_THROW(try_lengths({3, 0}, {3}), Error);
+  EXPECT_THROW(try_lengths({0, 1}, {1, 1}), Error);
+  EXPECT_THROW(MakeAttentionPlan(DeviceType::kCpu, {4, 3, 64}, {}), Error);
+  EXPECT_THROW(MakeAttentionPlan(DeviceType::kCpu, {4, 2, kMaxHeadDim + 1}, {}), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, AttentionTest, ::testing::ValuesIn(BackendsWithOps()),

@@ -117,6 +117,9 @@ int64_t GemmWorkspaceBytes(const GemmDesc& desc);
 // Whether a row's result is the same, bit for bit, in every batch of up to desc.m rows.
 bool GemmRowsAreIndependent(const GemmDesc& desc);
 
+// Empty where some kernel of desc.device can run it, else why none can.
+std::string GemmUnsupported(const GemmDesc& desc);
+
 // The same choices among another list of kernels, without DUALFP_KERNEL.
 const GemmKernel& SelectGemmKernel(std::span<const GemmKernel> kernels, const GemmDesc& desc);
 int64_t GemmWorkspaceBytes(std::span<const GemmKernel> kernels, const GemmDesc& desc);

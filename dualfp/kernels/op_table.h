@@ -9,13 +9,24 @@
 
 namespace dualfp {
 
+struct AttentionNeeds {
+  int64_t items = 0;
+  int64_t workspace_bytes = 0;
+};
+
 // Every function may assume arguments that ops.cc has checked.
 struct OpTable {
   void (*rms_norm)(const Context&, const RmsNormArgs&);
   void (*rotary_table)(const Context&, const RotaryTableArgs&);
   void (*apply_rotary)(const Context&, const ApplyRotaryArgs&);
   void (*write_kv_cache)(const Context&, const WriteKvCacheArgs&);
-  void (*paged_attention)(const Context&, const PagedAttentionArgs&);
+  // Appends the items of a step to a plan that has none and room enough, and says how much
+  // workspace they want.
+  void (*plan_attention)(const AttentionShape&, std::span<const int32_t> query_start,
+                         std::span<const int32_t> context_length, AttentionPlan*);
+  // The most items, and the most workspace, of any step within the limits.
+  AttentionNeeds (*attention_needs)(const AttentionShape&, const AttentionLimits&);
+  void (*paged_attention)(const Context&, const PagedAttentionArgs&, const AttentionPlan&);
   void (*embedding)(const Context&, const EmbeddingArgs&);
   void (*gather_rows)(const Context&, const GatherRowsArgs&);
 };

@@ -2,22 +2,26 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/backend.h"
-#include "dualfp/kernels/device.h"
 
 namespace dualfp {
 
 namespace {
 
-const OpTable& Ops(const Context& context) {
-  if (context.device.type == DeviceType::kCpu) [[likely]] {
-    CheckInternal(context.threads != nullptr, "a CPU context needs a thread pool");
+const OpTable& OpsOf(DeviceType device) {
+  if (device == DeviceType::kCpu) [[likely]] {
     static const OpTable& best = *BestBackend(DeviceType::kCpu).ops;
     return best;
   }
-  const OpTable* ops = BestBackend(context.device.type).ops;
-  Check(ops != nullptr, ErrorCode::kUnsupported, "this op does not run on ",
-        DeviceName(context.device));
-  return *ops;
+  const Backend& backend = BestBackend(device);
+  Check(backend.ops != nullptr, ErrorCode::kUnsupported, "the ", backend.name,
+        " backend has GEMMs only");
+  return *backend.ops;
+}
+
+const OpTable& Ops(const Context& context) {
+  CheckInternal(context.device.type != DeviceType::kCpu || context.threads != nullptr,
+                "a CPU context needs a thread pool");
+  return OpsOf(context.device.type);
 }
 
 // Checks dtype, shape and that the last axis is contiguous.
@@ -128,24 +132,65 @@ void WriteKvCache(const Context& context, const WriteKvCacheArgs& args) {
   Ops(context).write_kv_cache(context, args);
 }
 
-void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
+namespace {
+
+void CheckShape(const AttentionShape& shape) {
+  Check(1 <= shape.head_dim && shape.head_dim <= kMaxHeadDim, ErrorCode::kUnsupported,
+        "paged_attention: head_dim ", shape.head_dim, ", expected 1 to ", kMaxHeadDim);
+  Check(shape.kv_heads >= 1 && shape.heads >= 1 && shape.heads % shape.kv_heads == 0,
+        ErrorCode::kInvalidArgument, "paged_attention: ", shape.heads,
+        " heads are not a multiple of ", shape.kv_heads, " kv heads");
+}
+
+}  // namespace
+
+AttentionPlan MakeAttentionPlan(DeviceType device, const AttentionShape& shape,
+                                const AttentionLimits& limits) {
+  CheckShape(shape);
+  const AttentionNeeds needs = OpsOf(device).attention_needs(shape, limits);
+  AttentionPlan plan;
+  plan.items.reserve(needs.items);
+  plan.workspace_bytes = needs.workspace_bytes;
+  return plan;
+}
+
+void PlanPagedAttention(DeviceType device, const AttentionShape& shape,
+                        std::span<const int32_t> query_start,
+                        std::span<const int32_t> context_length, AttentionPlan* plan) {
+  CheckShape(shape);
+  Check(query_start.size() == context_length.size() + 1, ErrorCode::kInvalidArgument,
+        "paged_attention: ", query_start.size(), " starts of ", context_length.size(),
+        " sequences");
+  for (size_t s = 0; s < context_length.size(); ++s) {
+    const int64_t rows = int64_t{query_start[s + 1]} - query_start[s];
+    Check(0 <= rows && rows <= context_length[s], ErrorCode::kInvalidArgument,
+          "paged_attention: sequence ", s, " has ", rows, " rows of a context of ",
+          context_length[s]);
+  }
+  plan->items.clear();
+  plan->workspace_bytes = 0;
+  OpsOf(device).plan_attention(shape, query_start, context_length, plan);
+}
+
+void PagedAttention(const Context& context, const PagedAttentionArgs& args,
+                    const AttentionPlan& plan) {
   const int64_t tokens = Dim(args.query, 0);
   const int64_t heads = Dim(args.query, 1);
   const int64_t head_dim = Dim(args.query, 2);
   const int64_t kv_heads = Dim(args.cache.key, 1);
   const int64_t sequences = Dim(args.context_length, 0);
   CheckKvCache(context, "paged_attention", args.cache, head_dim);
-  Check(head_dim >= 1 && head_dim <= kMaxHeadDim, ErrorCode::kUnsupported,
-        "paged_attention: head_dim ", head_dim, ", expected at most ", kMaxHeadDim);
-  Check(kv_heads >= 1 && heads % kv_heads == 0, ErrorCode::kInvalidArgument,
-        "paged_attention: ", heads, " heads are not a multiple of ", kv_heads, " kv heads");
+  CheckShape({heads, kv_heads, head_dim});
   CheckView("paged_attention", "query", args.query, DType::kF32, {tokens, heads, head_dim});
   CheckView("paged_attention", "out", args.out, DType::kF32, {tokens, heads, head_dim});
   CheckView("paged_attention", "query_start", args.query_start, DType::kI32, {sequences + 1});
   CheckView("paged_attention", "context_length", args.context_length, DType::kI32, {sequences});
   CheckView("paged_attention", "block_table", args.block_table, DType::kI32,
             {sequences, Dim(args.block_table, 1)});
-  Ops(context).paged_attention(context, args);
+  const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
+  Check(given >= plan.workspace_bytes, ErrorCode::kInvalidArgument,
+        "paged_attention wants a workspace of ", plan.workspace_bytes, " bytes and got ", given);
+  Ops(context).paged_attention(context, args, plan);
 }
 
 void Embedding(const Context& context, const EmbeddingArgs& args) {

@@ -132,6 +132,18 @@ int64_t GemmWorkspaceBytes(const GemmDesc& desc) {
                                  : GemmWorkspaceBytes(GemmKernels(), desc);
 }
 
+std::string GemmUnsupported(const GemmDesc& desc) {
+  try {
+    SelectGemmKernel(GemmKernels(), desc);
+    return "";
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported) {
+      throw;
+    }
+    return error.what();
+  }
+}
+
 bool GemmRowsAreIndependent(const GemmDesc& desc) {
   const GemmKernel& selected = SelectGemmKernel(desc);
   if (!selected.row_invariant || desc.activation_quant == ActivationQuant::kDynamicPerTensor) {

@@ -39,32 +39,62 @@ TensorView Heads(const TensorView& matrix, int64_t begin, int64_t heads, int64_t
 
 }  // namespace
 
-std::vector<Decoder::Stage> Decoder::MakeStages(const Model& model) {
+GemmArgs Decoder::ArgsOf(const Linear& linear, LinearKind kind, bool head, int64_t rows) const {
+  const Weight& weight = linear.weight;
+  const bool gated = !head && kind == LinearKind::kGateUp;
+  void* somewhere = const_cast<void*>(weight.values.data);
+  GemmArgs args;
+  args.x = ConstTensorView(somewhere, kActivationDType, {rows, weight.k});
+  args.y = TensorView(somewhere, kActivationDType, {rows, gated ? weight.n / 2 : weight.n});
+  args.weight = &weight;
+  args.bias = linear.bias;
+  if (!head && (kind == LinearKind::kO || kind == LinearKind::kDown)) {
+    args.residual = args.y;
+  }
+  args.activation = gated ? Activation::kSiluMul : Activation::kNone;
+  args.activation_quant = options_.activation_quant;
+  return args;
+}
+
+std::vector<Decoder::Stage> Decoder::MakeStages() const {
   std::vector<Stage> stages;
-  const auto add_stage = [&stages](const Linear& linear) {
+  const auto add_stage = [&](const Linear& linear, LinearKind kind, bool head) {
     Stage stage{&linear, {}};
+    GemmArgs args = ArgsOf(linear, kind, head, 1);
     for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
-      stage.offers[static_cast<int>(precision)] = linear.weight.Unsupported(precision).empty();
+      args.precision = precision;
+      stage.offers[static_cast<int>(precision)] = linear.weight.Unsupported(precision).empty() &&
+                                                  GemmUnsupported(DescribeGemm(args)).empty();
     }
     CheckInternal(stage.offers[static_cast<int>(Precision::kFp16)], linear.name, " without FP16");
     stages.push_back(stage);
   };
-  for (const LayerWeights& layer : model.layers) {
+  for (const LayerWeights& layer : model_.layers) {
+    int kind = 0;
     for (const Linear* linear : layer.linears()) {
-      add_stage(*linear);
+      add_stage(*linear, static_cast<LinearKind>(kind++), false);
     }
   }
-  add_stage(model.lm_head);
+  add_stage(model_.lm_head, LinearKind::kQkv, true);
   return stages;
+}
+
+AttentionShape Decoder::attention_shape() const {
+  return {model_.heads(), model_.kv_heads(), model_.config.head_dim};
 }
 
 Decoder::Decoder(const Model& model, const DecoderOptions& options)
     : model_(model),
       options_(Complete(model, options)),
-      stages_(MakeStages(model)),
-      activations_(
-          model, options_.limits.max_tokens, options_.limits.max_logit_rows,
-          WorkspaceBytes(std::max(options_.limits.max_tokens, options_.limits.max_logit_rows))) {
+      stages_(MakeStages()),
+      attention_plan_(MakeAttentionPlan(DeviceType::kCpu, attention_shape(),
+                                        {.max_rows = options_.limits.max_tokens,
+                                         .max_sequences = options_.limits.max_sequences,
+                                         .max_context = options_.limits.max_context})),
+      activations_(model, options_.limits.max_tokens, options_.limits.max_logit_rows,
+                   std::max(WorkspaceBytes(std::max(options_.limits.max_tokens,
+                                                    options_.limits.max_logit_rows)),
+                            attention_plan_.workspace_bytes)) {
   ranges_.reserve(options_.limits.max_tokens + options_.limits.max_logit_rows);
 }
 
@@ -79,25 +109,12 @@ StepBatch Decoder::NewBatch() const {
 }
 
 int64_t Decoder::WorkspaceBytes(int64_t rows) const {
-  // Every linear layer at every precision that it offers; the pointers only have to be there.
+  // Every linear layer at every precision that it offers.
   int64_t bytes = 0;
   for (size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = stages_[i];
-    const Weight& weight = stage.linear->weight;
-    const bool head = i + 1 == stages_.size();
-    const auto kind = static_cast<LinearKind>(i % kLinearsPerLayer);
-    const bool gated = !head && kind == LinearKind::kGateUp;
-    void* somewhere = const_cast<void*>(weight.values.data);
-    GemmArgs args;
-    args.x = ConstTensorView(somewhere, kActivationDType, {rows, weight.k});
-    args.y = TensorView(somewhere, kActivationDType, {rows, gated ? weight.n / 2 : weight.n});
-    args.weight = &weight;
-    args.bias = stage.linear->bias;
-    if (!head && (kind == LinearKind::kO || kind == LinearKind::kDown)) {
-      args.residual = args.y;
-    }
-    args.activation = gated ? Activation::kSiluMul : Activation::kNone;
-    args.activation_quant = options_.activation_quant;
+    GemmArgs args = ArgsOf(*stage.linear, static_cast<LinearKind>(i % kLinearsPerLayer),
+                           i + 1 == stages_.size(), rows);
     for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
       if (stage.offers[static_cast<int>(precision)]) {
         args.precision = precision;
@@ -232,15 +249,17 @@ void Decoder::RunLayer(const Context& context, const StepBatch& batch, int64_t l
   // q and k heads lie side by side and turn alike.
   ApplyRotary(context, {tensors.cos_sin, Heads(tensors.qkv, 0, heads + kv_heads, dim)});
   WriteKvCache(context, {k, v, inputs.slots, kv});
-  PagedAttention(context, {.query = q,
-                           .cache = kv,
-                           .query_start = inputs.query_start,
-                           .context_length = inputs.context_length,
-                           .block_table = inputs.block_table,
-                           .scale = 1.0f / std::sqrt(static_cast<float>(dim)),
-                           .sliding_window = config.layer_window[layer],
-                           .out = TensorView(tensors.attention.data, kActivationDType,
-                                             {batch.rows(), heads, dim})});
+  PagedAttention(
+      context,
+      {.query = q,
+       .cache = kv,
+       .query_start = inputs.query_start,
+       .context_length = inputs.context_length,
+       .block_table = inputs.block_table,
+       .scale = 1.0f / std::sqrt(static_cast<float>(dim)),
+       .sliding_window = config.layer_window[layer],
+       .out = TensorView(tensors.attention.data, kActivationDType, {batch.rows(), heads, dim})},
+      attention_plan_);
   run(LinearKind::kO, {.x = tensors.attention, .y = tensors.hidden, .residual = tensors.hidden});
 
   RmsNorm(context, {tensors.hidden, weights.post_attention_norm, epsilon, tensors.normed});
@@ -252,6 +271,8 @@ void Decoder::RunLayer(const Context& context, const StepBatch& batch, int64_t l
 void Decoder::Forward(const Context& context, const StepBatch& batch, KvCache& cache,
                       const TensorView& logits) {
   CheckStep(batch, cache, logits);
+  PlanPagedAttention(context.device.type, attention_shape(), batch.query_start(),
+                     batch.context_length(), &attention_plan_);
   const BatchTensors inputs = batch.tensors();
   const ActivationTensors tensors = activations_.First(batch.rows(), batch.num_logit_rows());
   Context run = context;

@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "dualfp/kernels/attention.h"
 #include "dualfp/kernels/context.h"
 #include "dualfp/kernels/gemm.h"
 #include "dualfp/model/activations.h"
@@ -71,13 +72,17 @@ class Decoder {
   PlanCost CostOf(const PrecisionPlan& plan) const;
 
  private:
-  // A linear layer and which precisions its weight offers, indexed by Precision.
+  // A linear layer and which precisions its weight offers and some kernel computes, indexed by
+  // Precision.
   struct Stage {
     const Linear* linear;
     bool offers[3];
   };
 
-  static std::vector<Stage> MakeStages(const Model& model);
+  std::vector<Stage> MakeStages() const;
+  // Arguments of a linear layer for its description; pointers only have to be there.
+  GemmArgs ArgsOf(const Linear& linear, LinearKind kind, bool head, int64_t rows) const;
+  AttentionShape attention_shape() const;
   const Stage& StageOf(int64_t layer, LinearKind kind) const {
     return stages_[layer * kLinearsPerLayer + static_cast<int64_t>(kind)];
   }
@@ -102,6 +107,7 @@ class Decoder {
   DecoderOptions options_;
   std::vector<Stage> stages_;  // kLinearsPerLayer for each layer, then lm_head
   std::vector<RowRange> ranges_;
+  AttentionPlan attention_plan_;
   Activations activations_;
 };
 

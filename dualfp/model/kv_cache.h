@@ -27,6 +27,7 @@ struct KvCacheConfig {
   int64_t head_dim = 0;
   int64_t num_blocks = 0;
   std::vector<KvScales> scales;  // per layer; empty = all 1. Used by F8_E4M3 only
+  Device device;                 // whose backend says how blocks lie
 
   int64_t BytesPerBlock() const;  // all layers, keys and values
 };

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "dualfp/kernels/cpu/attention_plan.h"
 #include "dualfp/kernels/cpu/simd.h"
 #include "dualfp/kernels/op_table.h"
 #include "dualfp/kernels/parallel.h"
@@ -22,9 +23,6 @@ namespace dualfp::cpu {
 
 inline constexpr int kTileBlocks = 4;
 inline constexpr int kTileKeys = kTileBlocks * kKvBlockSize;
-// Rows of a work item: enough to use every loaded key several times, few enough that their
-// accumulators stay in the L1 cache.
-inline constexpr int kMaxItemRows = 16;
 
 DUALFP_INLINE int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
 DUALFP_INLINE int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -331,43 +329,29 @@ void AttendItem(const PagedAttentionArgs& args, int64_t sequence, int64_t row_be
 }
 
 template <typename V, typename Cache>
-void AttendAll(const Context& context, const PagedAttentionArgs& args) {
+void AttendAll(const Context& context, const PagedAttentionArgs& args, const AttentionPlan& plan) {
   const int64_t kv_heads = args.cache.key.shape[1];
-  const int64_t group = args.query.shape[1] / kv_heads;
-  const int64_t tile_tokens = MaxOf(1, kMaxItemRows / group);
-  const int64_t sequences = args.context_length.shape[0];
-  const int32_t* query_start = args.query_start.as<int32_t>();
-  const auto tiles = [&](int64_t sequence) {
-    return (query_start[sequence + 1] - query_start[sequence] + tile_tokens - 1) / tile_tokens;
-  };
-  int64_t total_tiles = 0;
-  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    total_tiles += tiles(sequence);
-  }
-  ParallelRows(context, total_tiles * kv_heads, 1, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      // From the last tile to the first: the longest work of a prefill starts first.
-      int64_t tile = total_tiles - 1 - item / kv_heads;
-      int64_t sequence = 0;
-      while (tile >= tiles(sequence)) {
-        tile -= tiles(sequence++);
-      }
-      const int64_t row_begin = query_start[sequence] + tile * tile_tokens;
-      const int64_t row_end = MinOf(row_begin + tile_tokens, query_start[sequence + 1]);
-      AttendItem<V, Cache>(args, sequence, row_begin, row_end, item % kv_heads);
-    }
-  });
+  const AttentionItem* items = plan.items.data();
+  ParallelRows(context, static_cast<int64_t>(plan.items.size()) * kv_heads, 1, 1,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const AttentionItem& item = items[i / kv_heads];
+                   AttendItem<V, Cache>(args, item.sequence, item.row_begin, item.row_end,
+                                        i % kv_heads);
+                 }
+               });
 }
 
 template <typename V>
-void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
+void PagedAttention(const Context& context, const PagedAttentionArgs& args,
+                    const AttentionPlan& plan) {
   switch (args.cache.key.dtype) {
     case DType::kF16:
-      return AttendAll<V, CacheF16>(context, args);
+      return AttendAll<V, CacheF16>(context, args, plan);
     case DType::kF8E4M3:
-      return AttendAll<V, CacheE4m3>(context, args);
+      return AttendAll<V, CacheE4m3>(context, args, plan);
     default:
-      return AttendAll<V, CacheF32>(context, args);
+      return AttendAll<V, CacheF32>(context, args, plan);
   }
 }
 

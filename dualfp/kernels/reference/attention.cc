@@ -63,22 +63,35 @@ void WriteKvCache(const Context& context, const WriteKvCacheArgs& args) {
   });
 }
 
-void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
+// One item is one sequence.
+void PlanAttention(const AttentionShape&, std::span<const int32_t> query_start,
+                   std::span<const int32_t> context_length, AttentionPlan* plan) {
+  for (size_t s = 0; s < context_length.size(); ++s) {
+    plan->items.push_back({static_cast<int32_t>(s), query_start[s], query_start[s + 1]});
+  }
+}
+
+AttentionNeeds MostAttention(const AttentionShape&, const AttentionLimits& limits) {
+  return {.items = limits.max_sequences};
+}
+
+void PagedAttention(const Context& context, const PagedAttentionArgs& args,
+                    const AttentionPlan& plan) {
   const int64_t heads = args.query.shape[1];
   const int64_t width = args.query.shape[2];
   const int64_t kv_heads = args.cache.key.shape[1];
-  const int64_t sequences = args.context_length.shape[0];
   const int32_t* query_start = args.query_start.as<int32_t>();
-  // One chunk is one (sequence, head).
-  ParallelRows(context, sequences * heads, 1, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t sequence = item / heads;
-      const int64_t head = item % heads;
+  const auto items = static_cast<int64_t>(plan.items.size());
+  ParallelRows(context, items * heads, 1, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const AttentionItem& item = plan.items[i / heads];
+      const int64_t sequence = item.sequence;
+      const int64_t head = i % heads;
       const int64_t kv_head = head / (heads / kv_heads);
       const int32_t* blocks =
           args.block_table.as<int32_t>() + sequence * args.block_table.strides[0];
       const int64_t last_row = query_start[sequence + 1];
-      for (int64_t row = query_start[sequence]; row < last_row; ++row) {
+      for (int64_t row = item.row_begin; row < item.row_end; ++row) {
         const int64_t position = args.context_length.as<int32_t>()[sequence] - (last_row - row);
         const int64_t first =
             args.sliding_window > 0 ? std::max<int64_t>(0, position - args.sliding_window + 1) : 0;
@@ -93,8 +106,8 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
               (blocks[key / kKvBlockSize] * kv_heads + kv_head) * kKvBlockSize * width;
           const int64_t place = key % kKvBlockSize;
           float dot = 0;
-          for (int64_t i = 0; i < width; ++i) {
-            dot += query[i] * Load(args.cache.key, tile + i * kKvBlockSize + place);
+          for (int64_t d = 0; d < width; ++d) {
+            dot += query[d] * Load(args.cache.key, tile + d * kKvBlockSize + place);
           }
           const float score = dot * args.scale * args.cache.key_scale;
           const float new_largest = std::max(largest, score);
@@ -102,12 +115,12 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args) {
           const float weight = std::exp(score - new_largest);
           largest = new_largest;
           sum = sum * keep + weight;
-          for (int64_t i = 0; i < width; ++i) {
-            out[i] = out[i] * keep + weight * Load(args.cache.value, tile + place * width + i);
+          for (int64_t d = 0; d < width; ++d) {
+            out[d] = out[d] * keep + weight * Load(args.cache.value, tile + place * width + d);
           }
         }
-        for (int64_t i = 0; i < width; ++i) {
-          out[i] = out[i] / sum * args.cache.value_scale;
+        for (int64_t d = 0; d < width; ++d) {
+          out[d] = out[d] / sum * args.cache.value_scale;
         }
       }
     }

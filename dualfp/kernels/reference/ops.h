@@ -15,7 +15,11 @@ void RmsNorm(const Context& context, const RmsNormArgs& args);
 void RotaryTable(const Context& context, const RotaryTableArgs& args);
 void ApplyRotary(const Context& context, const ApplyRotaryArgs& args);
 void WriteKvCache(const Context& context, const WriteKvCacheArgs& args);
-void PagedAttention(const Context& context, const PagedAttentionArgs& args);
+void PlanAttention(const AttentionShape& shape, std::span<const int32_t> query_start,
+                   std::span<const int32_t> context_length, AttentionPlan* plan);
+AttentionNeeds MostAttention(const AttentionShape& shape, const AttentionLimits& limits);
+void PagedAttention(const Context& context, const PagedAttentionArgs& args,
+                    const AttentionPlan& plan);
 void Embedding(const Context& context, const EmbeddingArgs& args);
 void GatherRows(const Context& context, const GatherRowsArgs& args);
 
