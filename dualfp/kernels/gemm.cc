@@ -129,6 +129,27 @@ void CheckWeight(const Weight& weight) {
   }
 }
 
+// Codes come with scales, one a row or one a group of a row, and floats without.
+void CheckXScales(const GemmArgs& args, const GemmDesc& desc, bool codes) {
+  const ConstTensorView& scales = args.x_scales;
+  if (!codes) {
+    Check(!scales, ErrorCode::kInvalidArgument, "gemm: x_scales beside an x of ",
+          DTypeName(desc.x_dtype));
+    return;
+  }
+  Check(desc.activation_quant != ActivationQuant::kNone, ErrorCode::kInvalidArgument,
+        "gemm: an x of codes is for fp8 with quantized activations");
+  const bool grouped = desc.activation_quant == ActivationQuant::kDynamicPerGroup;
+  const int64_t groups = (desc.k + kActivationGroup - 1) / kActivationGroup;
+  const bool fits =
+      grouped ? HasRows(scales, groups, desc.m)
+              : scales && scales.rank == 1 && scales.shape[0] == desc.m && scales.is_contiguous();
+  if (!fits || scales.dtype != DType::kF32 || scales.device != args.x.device) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: x_scales are ", Describe(scales), ", expected F32[",
+         grouped ? StrCat(groups, ", ") : std::string(), desc.m, "] on x's device");
+  }
+}
+
 }  // namespace
 
 std::string Describe(const GemmDesc& desc) {
@@ -196,10 +217,12 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   desc.has_bias = static_cast<bool>(args.bias);
   desc.has_residual = static_cast<bool>(args.residual);
 
-  if (!HasRows(args.x, desc.m, desc.k) || !IsFloatDType(desc.x_dtype)) {
+  const bool codes = desc.x_dtype == DType::kF8E4M3;
+  if (!HasRows(args.x, desc.m, desc.k) || !(codes || IsFloatDType(desc.x_dtype))) {
     Fail(ErrorCode::kInvalidArgument, "gemm: x is ", Describe(args.x),
-         ", expected F32, F16 or BF16 [M, ", desc.k, "] with contiguous rows");
+         ", expected F32, F16, BF16 or F8_E4M3 [M, ", desc.k, "] with contiguous rows");
   }
+  CheckXScales(args, desc, codes);
   if (desc.activation == Activation::kSiluMul && desc.n % 2 != 0) {
     Fail(ErrorCode::kInvalidArgument, "gemm: silu-mul needs an even N, not ", desc.n);
   }
@@ -228,7 +251,7 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   if (const std::string reason = weight.Unsupported(args.precision); !reason.empty()) {
     Fail(ErrorCode::kUnsupported, "gemm: ", reason);
   }
-  if (desc.activation_quant == ActivationQuant::kStaticPerTensor &&
+  if (desc.activation_quant == ActivationQuant::kStaticPerTensor && !codes &&
       !(weight.input_scale > 0 && std::isfinite(weight.input_scale))) {
     Fail(ErrorCode::kUnsupported, "gemm: static activation quantization needs a weight with a ",
          "positive input_scale; this one has ", weight.input_scale);
@@ -256,6 +279,11 @@ void GemmRows(const Context& context, const GemmArgs& args, std::span<const RowR
   for (const RowRange& range : ranges) {
     GemmArgs part = args;
     part.x = args.x.Rows(range.begin, range.end);
+    if (args.x_scales) {
+      const int tokens = args.x_scales.rank - 1;
+      part.x_scales.data = args.x_scales.as<float>() + range.begin * args.x_scales.strides[tokens];
+      part.x_scales.shape[tokens] = range.end - range.begin;
+    }
     part.y = args.y.Rows(range.begin, range.end);
     if (args.residual) {
       part.residual = args.residual.Rows(range.begin, range.end);
@@ -263,6 +291,43 @@ void GemmRows(const Context& context, const GemmArgs& args, std::span<const RowR
     part.precision = range.precision;
     Gemm(context, part);
   }
+}
+
+namespace {
+
+int64_t ResultBytes(const GemmDesc& desc) {
+  constexpr int64_t kAlignment = 256;
+  const int64_t columns = desc.activation == Activation::kSiluMul ? desc.n / 2 : desc.n;
+  const int64_t bytes = desc.m * columns * DTypeSize(desc.y_dtype);
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+int64_t GemmQuantizedWorkspaceBytes(const GemmDesc& desc) {
+  return ResultBytes(desc) + GemmWorkspaceBytes(desc);
+}
+
+void GemmQuantized(const Context& context, const GemmArgs& args, const QuantizedOutput& output) {
+  Check(!args.y && output.codes.rank == 2, ErrorCode::kInvalidArgument,
+        "gemm: a quantized result goes to codes [M, columns], not to y");
+  Check(static_cast<bool>(context.workspace), ErrorCode::kInvalidArgument,
+        "gemm: a quantized result wants a workspace");
+  Context run = context;
+  GemmArgs product = args;
+  product.y = TensorView(context.workspace.data, args.y.dtype,
+                         {output.codes.shape[0], output.codes.shape[1]}, context.device);
+  const GemmDesc desc = DescribeGemm(product);
+  const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
+  const int64_t wanted = GemmQuantizedWorkspaceBytes(desc);
+  Check(given >= wanted, ErrorCode::kInvalidArgument,
+        "gemm: a quantized result wants a workspace of ", wanted, " bytes and got ", given);
+  const int64_t result = ResultBytes(desc);
+  run.workspace = TensorView(context.workspace.as<char>() + result, DType::kU8, {given - result},
+                             context.device);
+  Gemm(run, product);
+  QuantizeActivations(run, product.y, output.quant, output.static_scale, output.codes,
+                      output.scales);
 }
 
 }  // namespace dualfp

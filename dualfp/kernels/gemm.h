@@ -75,7 +75,12 @@ struct GemmDesc {
 std::string Describe(const GemmDesc& desc);
 
 struct GemmArgs {
-  ConstTensorView x;  // F32 | F16 | BF16 [M, K]
+  // F32 | F16 | BF16 [M, K]. Or, at kFp8 with quantized activations, codes that this device's
+  // quantizers wrote: F8_E4M3 [M, K] with x_scales, F32 [M], what a code of 1 is worth in each row
+  // (kDynamicPerGroup: [ceil(K/128), M], rows may be strided). The product is the same, bit for
+  // bit, as of what was quantized.
+  ConstTensorView x;
+  ConstTensorView x_scales;
   const Weight* weight = nullptr;
   TensorView y;  // F32 | F16 | BF16 [M, N], or [M, N/2] with kSiluMul
   Precision precision = Precision::kFp16;
@@ -127,6 +132,20 @@ int64_t GemmWorkspaceBytes(std::span<const GemmKernel> kernels, const GemmDesc& 
 // Remembers its choice of kernel per thread and description, so a call costs no more than
 // DescribeGemm() beside the work; the environment is consulted when a description is new.
 void Gemm(const Context& context, const GemmArgs& args);
+
+// Where a product's result goes that the next FP8 product takes quantized: codes and scales of what
+// Gemm() would write, bit for bit what QuantizeActivations() makes of it.
+struct QuantizedOutput {
+  ActivationQuant quant = ActivationQuant::kDynamicPerToken;
+  float static_scale = 0.0f;  // kStaticPerTensor
+  TensorView codes;           // F8_E4M3 [M, Y's columns]
+  TensorView scales;          // F32 [M]
+};
+
+// Gemm() into `output`; args.y is a view of no data that says the dtype that the result is rounded
+// to before it is quantized. Wants GemmQuantizedWorkspaceBytes() of workspace.
+void GemmQuantized(const Context& context, const GemmArgs& args, const QuantizedOutput& output);
+int64_t GemmQuantizedWorkspaceBytes(const GemmDesc& desc);
 
 // Rows [begin, end) of a batch that compute at one precision.
 struct RowRange {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "dualfp/kernels/context.h"
+#include "dualfp/kernels/quantize.h"
 
 namespace dualfp {
 
@@ -14,8 +15,21 @@ struct RmsNormArgs {
   TensorView y;  // F32, shape of x; may be x itself
 };
 
+// The same with a result that the next FP8 product takes quantized (GemmArgs::x_scales): bit for
+// bit what QuantizeActivations() makes of y.
+struct RmsNormQuantizeArgs {
+  ConstTensorView x;       // F32 [rows, width]; rows may be strided
+  ConstTensorView weight;  // F32 [width]
+  float epsilon = 1e-6f;
+  ActivationQuant quant = ActivationQuant::kDynamicPerToken;  // or kStaticPerTensor
+  float static_scale = 0.0f;
+  TensorView codes;   // F8_E4M3 [rows, width]
+  TensorView scales;  // F32 [rows]
+};
+
 // A row's result does not depend on the other rows nor on the number of threads.
 // Throws kInvalidArgument when shapes or dtypes are not as above.
 void RmsNorm(const Context& context, const RmsNormArgs& args);
+void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args);
 
 }  // namespace dualfp

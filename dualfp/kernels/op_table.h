@@ -17,6 +17,7 @@ struct AttentionNeeds {
 // Every function may assume arguments that ops.cc has checked.
 struct OpTable {
   void (*rms_norm)(const Context&, const RmsNormArgs&);
+  void (*rms_norm_quantize)(const Context&, const RmsNormQuantizeArgs&);
   void (*rotary_table)(const Context&, const RotaryTableArgs&);
   void (*apply_rotary)(const Context&, const ApplyRotaryArgs&);
   void (*write_kv_cache)(const Context&, const WriteKvCacheArgs&);

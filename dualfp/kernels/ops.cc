@@ -1,5 +1,7 @@
 // The public ops: check the arguments, then run the best implementation of this machine.
 
+#include <cmath>
+
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/backend.h"
 
@@ -99,6 +101,23 @@ void RmsNorm(const Context& context, const RmsNormArgs& args) {
     CheckView("rms_norm", "weight", args.weight, DType::kF32, {width});
   }
   Ops(context).rms_norm(context, args);
+}
+
+void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args) {
+  const int64_t rows = Dim(args.x, 0);
+  const int64_t width = Dim(args.x, 1);
+  CheckView("rms_norm_quantize", "x", args.x, DType::kF32, {rows, width});
+  CheckView("rms_norm_quantize", "weight", args.weight, DType::kF32, {width});
+  CheckView("rms_norm_quantize", "codes", args.codes, DType::kF8E4M3, {rows, width});
+  CheckView("rms_norm_quantize", "scales", args.scales, DType::kF32, {rows});
+  const bool fixed = args.quant == ActivationQuant::kStaticPerTensor;
+  Check(fixed || args.quant == ActivationQuant::kDynamicPerToken, ErrorCode::kUnsupported,
+        "rms_norm_quantize: ", ActivationQuantName(args.quant),
+        " scales, expected per-token or static ones");
+  Check(!fixed || (args.static_scale > 0 && std::isfinite(args.static_scale)),
+        ErrorCode::kInvalidArgument,
+        "rms_norm_quantize: the static scale must be positive and finite");
+  Ops(context).rms_norm_quantize(context, args);
 }
 
 void RotaryTable(const Context& context, const RotaryTableArgs& args) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "dualfp/kernels/cpu/row_inner.h"
 #include "dualfp/kernels/cpu/simd.h"
 #include "dualfp/kernels/op_table.h"
 #include "dualfp/kernels/parallel.h"
@@ -77,6 +78,42 @@ void RmsNorm(const Context& context, const RmsNormArgs& args) {
         Map<V>(
             width, y, [scale](V v, V weight) { return v * scale * weight; }, x,
             args.weight.as<float>());
+      }
+    }
+  });
+}
+
+// The normed row is made twice, a piece at a time: for its maximum, and for its codes.
+template <typename V, const RowInner& kRows>
+void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args) {
+  constexpr int64_t kPiece = 1024;  // a multiple of a vector, so that elements take one path
+  const int64_t width = args.x.shape[1];
+  const float* weight = args.weight.as<float>();
+  ParallelRows(context, args.x.shape[0], width, 1 << 15, [&](int64_t begin, int64_t end) {
+    alignas(64) float y[kPiece];
+    for (int64_t row = begin; row < end; ++row) {
+      const float* x = args.x.as<float>() + row * args.x.strides[0];
+      const float mean = SumOfSquares<V>(x, width) / static_cast<float>(width);
+      const V norm = V::Broadcast(1 / std::sqrt(mean + args.epsilon));
+      const auto make = [&](int64_t from) {
+        const int64_t size = width - from < kPiece ? width - from : kPiece;
+        Map<V>(
+            size, y, [norm](V v, V w) { return v * norm * w; }, x + from, weight + from);
+        return size;
+      };
+      float scale = args.static_scale;
+      if (args.quant != ActivationQuant::kStaticPerTensor) {
+        float amax = 0;
+        for (int64_t from = 0; from < width; from += kPiece) {
+          const float largest = kRows.max_magnitude(y, DType::kF32, make(from));
+          amax = largest > amax ? largest : amax;
+        }
+        scale = ActivationScale(amax);
+      }
+      args.scales.as<float>()[row] = scale;
+      uint8_t* codes = args.codes.as<uint8_t>() + row * args.codes.strides[0];
+      for (int64_t from = 0; from < width; from += kPiece) {
+        kRows.encode(y, DType::kF32, make(from), scale, codes + from);
       }
     }
   });

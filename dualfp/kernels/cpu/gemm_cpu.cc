@@ -1,11 +1,13 @@
 #include "dualfp/kernels/cpu/gemm_cpu.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <functional>
 
 #include "dualfp/kernels/cpu/outliers.h"
+#include "dualfp/numeric/fp8.h"
 #include "dualfp/numeric/nested12.h"
 
 namespace dualfp::cpu {
@@ -102,9 +104,27 @@ bool UsesPanels(const CpuGemm& kernel, const GemmDesc& desc) {
   return !UsesDirect(kernel, desc) || (kernel.patches_outliers && desc.has_outliers);
 }
 
-float RowScale(const Problem& problem, const void* row, float tensor_scale) {
+// Values of E4M3 codes.
+void DecodeRow(const uint8_t* codes, int64_t size, float* values) {
+  static constexpr auto kValues = [] {
+    std::array<float, 256> table{};
+    for (int code = 0; code < 256; ++code) {
+      table[code] = E4m3ToFloat(static_cast<uint8_t>(code));
+    }
+    return table;
+  }();
+  for (int64_t i = 0; i < size; ++i) {
+    values[i] = kValues[codes[i]];
+  }
+}
+
+float RowScale(const Problem& problem, int64_t m, float tensor_scale) {
+  if (problem.desc.x_dtype == DType::kF8E4M3) {
+    return problem.args.x_scales.as<float>()[m];
+  }
   if (problem.desc.activation_quant == ActivationQuant::kDynamicPerToken) {
-    return ActivationScale(problem.rows.max_magnitude(row, problem.desc.x_dtype, problem.desc.k));
+    return ActivationScale(problem.rows.max_magnitude(problem.args.x.Rows(m, m + 1).data,
+                                                      problem.desc.x_dtype, problem.desc.k));
   }
   return tensor_scale;
 }
@@ -123,7 +143,9 @@ void PrepareRow(const Problem& problem, int64_t m, float scale, uint8_t* rows_x,
     std::fill_n(block, padded, 0.0f);
     if (m < desc.m) {
       const auto* source = problem.args.x.Rows(m, m + 1).as<char>() + k * DTypeSize(desc.x_dtype);
-      if (desc.activation_quant == ActivationQuant::kNone) {
+      if (desc.x_dtype == DType::kF8E4M3) {
+        DecodeRow(reinterpret_cast<const uint8_t*>(source), size, block);
+      } else if (desc.activation_quant == ActivationQuant::kNone) {
         problem.rows.to_float(source, desc.x_dtype, size, block);
       } else {
         problem.rows.quantize(source, desc.x_dtype, size, scale, block);
@@ -222,14 +244,15 @@ void PrepareInput(const Context& context, Problem& problem) {
   }
   auto* scales = reinterpret_cast<float*>(next);
   float tensor_scale = problem.args.weight->input_scale;
-  if (desc.activation_quant == ActivationQuant::kDynamicPerTensor) {
+  if (desc.activation_quant == ActivationQuant::kDynamicPerTensor &&
+      desc.x_dtype != DType::kF8E4M3) {
     tensor_scale = TensorScale(context, problem, scales);
   }
   const auto body = [&](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; ++m) {
       float scale = 1.0f;
       if (m < desc.m) {
-        scale = RowScale(problem, x.Rows(m, m + 1).data, tensor_scale);
+        scale = RowScale(problem, m, tensor_scale);
         scales[m] = scale;
       }
       PrepareRow(problem, m, scale, rows_x, tiles_x);

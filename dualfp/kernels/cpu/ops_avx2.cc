@@ -8,6 +8,7 @@ namespace dualfp::cpu {
 // Look-ups and the cache's writes are bound by memory; the angles are few.
 const OpTable kAvx2Ops = {
     .rms_norm = RmsNorm<F32x8>,
+    .rms_norm_quantize = RmsNormQuantize<F32x8, kAvx2RowInner>,
     .rotary_table = reference::RotaryTable,
     .apply_rotary = ApplyRotary<F32x8>,
     .write_kv_cache = reference::WriteKvCache,

@@ -75,10 +75,11 @@ std::string E4m3Unsupported(const GemmDesc& desc, const GemmHardware& hardware) 
   if (desc.activation_quant == ActivationQuant::kNone) {
     return "activations must be quantized";
   }
-  if (desc.x_dtype != DType::kF16 && desc.x_dtype != DType::kBF16) {
-    return "X must be F16 or BF16";
+  const bool codes = desc.x_dtype == DType::kF8E4M3;
+  if (!codes && desc.x_dtype != DType::kF16 && desc.x_dtype != DType::kBF16) {
+    return "X must be F16, BF16 or F8_E4M3";
   }
-  if (desc.k > kQuantizeMaxK) {
+  if (!codes && desc.k > kQuantizeMaxK) {
     return StrCat("K must be at most ", kQuantizeMaxK);
   }
   if (desc.has_outliers && desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
@@ -115,6 +116,10 @@ bool PlainYields(const GemmDesc& desc, const GemmHardware& hardware) {
 
 E4m3Workspace::E4m3Workspace(const GemmDesc& desc)
     : scales_offset(RoundUp(desc.m * desc.k, kAlignment)), group_stride(RoundUp(desc.m, 4)) {
+  if (desc.x_dtype == DType::kF8E4M3) {
+    bytes = 0;
+    return;
+  }
   int64_t scales = desc.m;
   if (desc.activation_quant == ActivationQuant::kDynamicPerTensor) {
     scales = kPerTensorFloats;

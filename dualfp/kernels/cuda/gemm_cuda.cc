@@ -174,18 +174,27 @@ void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args)
   GemmProblem p = MakeProblem(desc, args);
   const Weight& weight = *args.weight;
   const E4m3Workspace layout(desc);
-  uint8_t* codes = context.workspace.as<uint8_t>();
-  auto* scales = reinterpret_cast<float*>(codes + layout.scales_offset);
-  QuantizeX(desc, args, layout, codes, scales, stream.get());
-  p.x = codes;
-  p.x_stride = desc.k;
-  if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
-    p.block.x = scales;
-    p.block.x_stride = static_cast<int>(layout.group_stride);
+  const bool grouped = desc.activation_quant == ActivationQuant::kDynamicPerGroup;
+  const float* scales = nullptr;
+  if (desc.x_dtype == DType::kF8E4M3) {
+    p.x = args.x.data;
+    p.x_stride = RowStride(args.x);
+    scales = args.x_scales.as<float>();
+    p.epilogue.x_scale_stride = 1;
+    p.block.x_stride = grouped ? static_cast<int>(args.x_scales.strides[0]) : 0;
+    Check(!grouped || (Aligned(scales, 8) && p.block.x_stride % 2 == 0),
+          ErrorCode::kInvalidArgument, "gemm: groups' scales must be aligned to 8 bytes");
   } else {
-    p.epilogue.x_scale = scales;
+    uint8_t* codes = context.workspace.as<uint8_t>();
+    auto* made = reinterpret_cast<float*>(codes + layout.scales_offset);
+    QuantizeX(desc, args, layout, codes, made, stream.get());
+    p.x = codes;
+    p.x_stride = desc.k;
+    scales = made;
     p.epilogue.x_scale_stride = desc.activation_quant == ActivationQuant::kDynamicPerTensor ? 0 : 1;
+    p.block.x_stride = grouped ? static_cast<int>(layout.group_stride) : 0;
   }
+  (grouped ? p.block.x : p.epilogue.x_scale) = scales;
   if (desc.weight_format == QuantFormat::kNested) {
     p.epilogue.alpha = kNestedScale;
     p.outliers.factor = 1.0f / kNestedScale;

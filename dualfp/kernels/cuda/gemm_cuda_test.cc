@@ -9,6 +9,7 @@
 
 #include "dualfp/base/error.h"
 #include "dualfp/kernels/cuda/cublaslt_gemm.h"
+#include "dualfp/kernels/cuda/gemm_choice.h"
 #include "dualfp/kernels/cuda/gemm_gpu_problem.h"
 #include "dualfp/kernels/cuda/sm90/select/choose.h"
 #include "dualfp/kernels/cuda/upload.h"
@@ -148,6 +149,43 @@ TEST_F(GemmGpuTest, ResidualMayBeY) {
   }
 }
 
+// The codes that the op makes of X in its workspace, handed to it as X.
+TEST_F(GemmGpuTest, CodesAreTakenForWhatTheyStandFor) {
+  for (const bool grouped : {false, true}) {
+    const TestFormat format{
+        "fp8",
+        QuantFormat::kFp8,
+        DType::kF8E4M3,
+        grouped ? ScaleGranularity::kBlock128 : ScaleGranularity::kPerChannel,
+        Precision::kFp8,
+        grouped ? ActivationQuant::kDynamicPerGroup : ActivationQuant::kDynamicPerToken};
+    for (const Shape& shape : {Shape{1, 272, 144}, {37, 400, 1040}, {300, 528, 256}}) {
+      const TestWeight weight(format, shape.n, shape.k, 11);
+      const DeviceWeight device = Upload(weight.weight, 0, stream_);
+      const TestProblem problem(format, weight, shape.m, DType::kF16, DType::kF16, {}, 6, kGap);
+      GpuProblem gpu(problem, device.weight);
+      const GuardedDevice workspace(GemmWorkspaceBytes(gpu.desc));
+      const Context context = GpuProblem::ContextOf(*ops_, workspace);
+      Gemm(context, gpu.args);
+      const std::vector<float> expected = gpu.Y();
+      const E4m3Workspace layout(gpu.desc);
+      GemmArgs args = gpu.args;
+      args.x = ConstTensorView(workspace.as(), DType::kF8E4M3, {shape.m, shape.k}, kGpu);
+      const void* scales = workspace.as<uint8_t>() + layout.scales_offset;
+      args.x_scales = ConstTensorView(scales, DType::kF32, {shape.m}, kGpu);
+      if (grouped) {
+        args.x_scales =
+            ConstTensorView(scales, DType::kF32, {(shape.k + 127) / 128, shape.m}, kGpu);
+        args.x_scales.strides[0] = layout.group_stride;
+      }
+      EXPECT_EQ(GemmWorkspaceBytes(DescribeGemm(args)), 0);
+      gpu.PoisonY();
+      Gemm(context, args);
+      EXPECT_EQ(gpu.Y(), expected) << Describe(gpu.desc);
+    }
+  }
+}
+
 // The rest needs no GPU: what the kernels say of descriptions that they do not run.
 std::string Reason(std::string_view kernel, const GemmDesc& desc) {
   for (const GemmKernel& candidate : GemmKernels()) {
@@ -181,7 +219,7 @@ TEST(GemmCudaSelectionTest, KernelsSayWhatTheyDoNotRun) {
   EXPECT_THAT(Reason("e4m3", desc), HasSubstr("at most 32768"));
   desc.k = 64;
   desc.x_dtype = DType::kF32;
-  EXPECT_THAT(Reason("e4m3", desc), HasSubstr("F16 or BF16"));
+  EXPECT_THAT(Reason("e4m3", desc), HasSubstr("F16, BF16 or F8_E4M3"));
   desc.x_dtype = DType::kF16;
   desc.k = 72;
   EXPECT_THAT(Reason("e4m3", desc), HasSubstr(HasGpu() ? "multiples of 16" : "compute capability"));

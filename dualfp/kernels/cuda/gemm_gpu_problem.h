@@ -73,6 +73,8 @@ class GpuProblem {
     return Y();
   }
 
+  void PoisonY() { y_.Poison(); }
+
   static Context ContextOf(Stream& stream, const GuardedDevice& workspace) {
     Context context;
     context.device = kGpu;

@@ -10,6 +10,7 @@ namespace {
 
 constexpr OpTable kOps = {
     .rms_norm = reference::RmsNorm,
+    .rms_norm_quantize = reference::RmsNormQuantize,
     .rotary_table = reference::RotaryTable,
     .apply_rotary = reference::ApplyRotary,
     .write_kv_cache = reference::WriteKvCache,

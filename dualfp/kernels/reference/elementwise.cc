@@ -5,6 +5,7 @@
 #include "dualfp/kernels/parallel.h"
 #include "dualfp/kernels/reference/ops.h"
 #include "dualfp/kernels/reference/rows.h"
+#include "dualfp/numeric/fp8.h"
 
 namespace dualfp::reference {
 
@@ -27,6 +28,33 @@ void RmsNorm(const Context& context, const RmsNormArgs& args) {
         for (int64_t i = 0; i < width; ++i) {
           y[i] = x[i] * scale * weight[i];
         }
+      }
+    }
+  });
+}
+
+void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args) {
+  const int64_t width = args.x.shape[1];
+  const float* weight = args.weight.as<float>();
+  ParallelRows(context, args.x.shape[0], width, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* x = args.x.as<float>() + row * args.x.strides[0];
+      float sum = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        sum += x[i] * x[i];
+      }
+      const float norm = 1 / std::sqrt(sum / static_cast<float>(width) + args.epsilon);
+      float amax = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        const float y = std::fabs(x[i] * norm * weight[i]);
+        amax = y > amax ? y : amax;
+      }
+      const float scale = args.quant == ActivationQuant::kStaticPerTensor ? args.static_scale
+                                                                          : ActivationScale(amax);
+      args.scales.as<float>()[row] = scale;
+      uint8_t* codes = args.codes.as<uint8_t>() + row * args.codes.strides[0];
+      for (int64_t i = 0; i < width; ++i) {
+        codes[i] = FloatToE4m3(x[i] * norm * weight[i] / scale);
       }
     }
   });

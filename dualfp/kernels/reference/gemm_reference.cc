@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dualfp/kernels/reference/rows.h"
+#include "dualfp/numeric/fp8.h"
 
 namespace dualfp::reference {
 namespace {
@@ -22,6 +23,11 @@ int64_t WorkspaceBytes(const GemmDesc& desc) {
 const void* XRow(const GemmArgs& args, int64_t m) { return args.x.Rows(m, m + 1).data; }
 
 float RowScale(const GemmDesc& desc, const GemmArgs& args, int64_t m, float tensor_amax) {
+  if (desc.x_dtype == DType::kF8E4M3) {
+    return desc.activation_quant == ActivationQuant::kDynamicPerGroup
+               ? 1.0f
+               : args.x_scales.as<float>()[m];
+  }
   switch (desc.activation_quant) {
     case ActivationQuant::kNone:
       return 1.0f;
@@ -47,16 +53,30 @@ void QuantizeGroups(const GemmDesc& desc, const GemmArgs& args, int64_t m, float
   }
 }
 
+// Row m of X where it comes as codes; groups times their scales.
+void DecodeRow(const GemmDesc& desc, const GemmArgs& args, int64_t m, float* out) {
+  const auto* codes = static_cast<const uint8_t*>(XRow(args, m));
+  std::transform(codes, codes + desc.k, out, E4m3ToFloat);
+  if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
+    for (int64_t k = 0; k < desc.k; ++k) {
+      out[k] *= args.x_scales.as<float>()[k / kActivationGroup * args.x_scales.strides[0] + m];
+    }
+  }
+}
+
 void PrepareRows(const GemmDesc& desc, const GemmArgs& args, float* values, float* scales) {
+  const bool codes = desc.x_dtype == DType::kF8E4M3;
   float tensor_amax = 0.0f;
-  for (int64_t m = 0; m < desc.m; ++m) {
+  for (int64_t m = 0; m < desc.m && !codes; ++m) {
     tensor_amax =
         std::max(tensor_amax, kRowInner.max_magnitude(XRow(args, m), desc.x_dtype, desc.k));
   }
   for (int64_t m = 0; m < desc.m; ++m) {
     float* out = values + m * desc.k;
     scales[m] = RowScale(desc, args, m, tensor_amax);
-    if (desc.activation_quant == ActivationQuant::kNone) {
+    if (codes) {
+      DecodeRow(desc, args, m, out);
+    } else if (desc.activation_quant == ActivationQuant::kNone) {
       kRowInner.to_float(XRow(args, m), desc.x_dtype, desc.k, out);
     } else if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
       QuantizeGroups(desc, args, m, out);

@@ -12,6 +12,7 @@ inline constexpr KvLayout kKvLayout = {.transposed_keys = true};
 inline constexpr DType kActivations[] = {DType::kF32};
 
 void RmsNorm(const Context& context, const RmsNormArgs& args);
+void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args);
 void RotaryTable(const Context& context, const RotaryTableArgs& args);
 void ApplyRotary(const Context& context, const ApplyRotaryArgs& args);
 void WriteKvCache(const Context& context, const WriteKvCacheArgs& args);
