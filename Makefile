@@ -10,7 +10,7 @@ CMAKE ?= cmake
 CTEST ?= ctest
 
 .DEFAULT_GOAL := build
-.PHONY: dependencies test-dependencies configure build demo test sanitize bench accuracy performance format lint soak install clean
+.PHONY: dependencies test-dependencies configure build demo test sanitize bench accuracy performance format lint lint-quick soak install clean
 
 dependencies:
 ifndef SKIP_DEPENDENCIES
@@ -66,6 +66,10 @@ format:
 
 lint: test-dependencies
 	tools/lint.sh $(BUILD)
+
+# The formatter, and the part of the linter that takes a few minutes.
+lint-quick: test-dependencies
+	tools/lint.sh --quick $(BUILD)
 
 install: build
 	$(CMAKE) --install $(BUILD)
