@@ -229,6 +229,8 @@ std::string CublasLtMissing() {
   return why;
 }
 
+void PrepareCublasLt(int device) { ProductsOfDevice(device); }
+
 int64_t CublasLtWorkspaceBytes(const GemmDesc& desc) {
   return kLtWorkspaceBytes +
          (WritesY(desc) ? 0 : desc.m * desc.n * static_cast<int64_t>(sizeof(float)));

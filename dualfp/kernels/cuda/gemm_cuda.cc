@@ -41,6 +41,9 @@ GemmHardware AskHardware(int index) {
   hardware.compute_capability = 10 * major + minor;
   hardware.model = sm90::CurrentDevice();
   hardware.tables = sm90::DefaultTables(hardware.model);
+  if (hardware.cublaslt_missing.empty()) {
+    PrepareCublasLt(index);
+  }
   return hardware;
 }
 

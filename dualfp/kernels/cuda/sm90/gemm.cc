@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -349,10 +350,12 @@ void AllowSharedMemory(const KernelConfig& config) {
 
 int MaxActiveClusters(const KernelConfig& config, int cluster_size) {
   static std::mutex mutex;
-  static std::map<std::pair<const void*, int>, int> known;
+  static std::map<std::tuple<int, const void*, int>, int> known;
   AllowSharedMemory(config);
+  int device = 0;
+  cuda::CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
   const std::lock_guard lock(mutex);
-  int& clusters = known[{config.function, cluster_size}];
+  int& clusters = known[{device, config.function, cluster_size}];
   if (clusters == 0) {
     cudaLaunchConfig_t launch{};
     cudaLaunchAttribute attribute{};
