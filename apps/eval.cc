@@ -12,9 +12,9 @@
 #include <optional>
 
 #include "apps/arguments/model_arguments.h"
-#include "apps/charts/bars.h"
 #include "apps/commands.h"
 #include "apps/progress_bar.h"
+#include "bench/charts/bars.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"

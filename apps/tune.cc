@@ -1,15 +1,17 @@
 // dualfp tune: times the GPU kernels' plans and writes the table that selects them.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <memory>
 
+#include "apps/arguments/gemm_arguments.h"
 #include "apps/commands.h"
-#include "apps/gemm/formats.h"
-#include "apps/gemm/gemm_arguments.h"
-#include "apps/gpu/gpu_commands.h"
+#include "apps/progress_bar.h"
+#include "bench/gemm_lab/gemm_lab.h"
+#include "bench/gemm_lab/report/formats.h"
 #include "dualfp/base/check.h"
 
 namespace dualfp {
@@ -70,6 +72,10 @@ void Run(const CLI::App& app, TuneFlags& flags) {
     flags.tune.log = flags.tune.output + ".jsonl";
   }
   flags.tune.command = CommandLine(app);
+  ProgressBar bar("Tuning", 1, "points/s");
+  if (isatty(STDERR_FILENO) != 0) {
+    flags.tune.progress = [&bar](int64_t done, int64_t total) { bar.Update(done, total); };
+  }
   RunTune(flags.tune);
 }
 

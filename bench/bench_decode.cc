@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/statistics.h"
+#include "bench/statistics.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/hf_config.h"
 #include "dualfp/model/decoder.h"

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/statistics.h"
+#include "bench/statistics.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/engine/decoder_runner.h"

@@ -7,9 +7,9 @@
 
 #include "apps/arguments/engine_arguments.h"
 #include "apps/bench/bench_commands.h"
-#include "apps/bench/engine_load.h"
 #include "apps/bench/run_progress.h"
-#include "apps/statistics.h"
+#include "bench/serving/load/engine_load.h"
+#include "bench/statistics.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"

@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "apps/bench/bench_commands.h"
-#include "apps/gemm/performance_report.h"
-#include "apps/gpu/gpu_commands.h"
+#include "bench/gemm_lab/gemm_lab.h"
+#include "bench/gemm_lab/report/performance_report.h"
 #include "dualfp/io/file.h"
 
 namespace dualfp {

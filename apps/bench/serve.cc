@@ -9,11 +9,11 @@
 #include <memory>
 #include <optional>
 
+#include "apps/arguments/workload_arguments.h"
 #include "apps/bench/bench_commands.h"
-#include "apps/bench/load_test.h"
 #include "apps/bench/run_progress.h"
-#include "apps/bench/serving_report.h"
-#include "apps/bench/workload_arguments.h"
+#include "bench/serving/load/load_test.h"
+#include "bench/serving/report/serving_report.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 

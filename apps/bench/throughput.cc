@@ -10,11 +10,11 @@
 #include <memory>
 
 #include "apps/arguments/engine_arguments.h"
+#include "apps/arguments/workload_arguments.h"
 #include "apps/bench/bench_commands.h"
-#include "apps/bench/engine_load.h"
 #include "apps/bench/run_progress.h"
-#include "apps/bench/serving_report.h"
-#include "apps/bench/workload_arguments.h"
+#include "bench/serving/load/engine_load.h"
+#include "bench/serving/report/serving_report.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/io/file.h"
 
