@@ -98,9 +98,9 @@ std::string CublasLtUnsupported(const GemmDesc& desc, const GemmHardware& hardwa
   return why.empty() ? hardware.cublaslt_missing : why;
 }
 
-// Where 16-bit results are wanted our kernels are level with cuBLASLt or ahead (docs/kernels.md),
-// but where a tuned row says otherwise of a product alone: bias, activations and residuals cost our
-// kernels next to nothing.
+// Where 16-bit results are wanted our kernels are level with cuBLASLt or ahead
+// (docs/kernels_notebook.md), but where a tuned row says otherwise of a product alone: bias,
+// activations and residuals cost our kernels next to nothing.
 bool PlainYields(const GemmDesc& desc, const GemmHardware& hardware) {
   if (!CublasLtUnsupported(desc, hardware).empty()) {
     return false;

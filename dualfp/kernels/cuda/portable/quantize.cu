@@ -238,8 +238,8 @@ int Threads(int64_t k, int chunks) {
   return static_cast<int>((lanes + 31) / 32 * 32);
 }
 
-// Measured (docs/kernels.md). Few rows: one load a thread, for the latency. Many rows: enough bytes
-// in flight; the sources that compute more want more threads.
+// Measured (docs/kernels_notebook.md). Few rows: one load a thread, for the latency. Many rows:
+// enough bytes in flight; the sources that compute more want more threads.
 int ChooseChunks(const QuantizeArgs& a) {
   constexpr int64_t kFewRows = 264;
   const bool plain = a.source == QuantizeSource::kPlain;

@@ -1,6 +1,6 @@
 // Which tiles a CTA of a persistent kernel takes. SMs of one GPC share what they read of L2 at the
 // same time, so that tiles that share operands belong into one: of a wave of 128 x 128 tiles, those
-// in order of CTAs draw 720 cycles of copies a stage, by GPC 400 (docs/kernels.md).
+// in order of CTAs draw 720 cycles of copies a stage, by GPC 400 (docs/kernels_notebook.md).
 //
 // The walk over tiles begins at seats, one a CTA, neighbouring ones for each GPC. Each launch deals
 // all of them out: a CTA takes the next seat of the GPC in which it runs, or of another when there

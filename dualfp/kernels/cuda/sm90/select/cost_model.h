@@ -1,5 +1,5 @@
 // What a plan should cost: microseconds from counts of operations and bytes. Pure. The constants
-// are fitted to measured times by bench/cuda/fit_cost_model.cc; docs/kernels.md has the outcome.
+// are fitted to measured times by bench/gemm_lab/tune/fit_cost_model.cc; docs/kernels_notebook.md has the outcome.
 
 #pragma once
 
