@@ -14,8 +14,8 @@
 #include "dualfp/engine/engine.h"
 #include "dualfp/engine/metrics.h"
 #include "dualfp/engine/model_runner.h"
-#include "dualfp/engine/precision/cost_model.h"
 #include "dualfp/engine/precision/precision_controller.h"
+#include "dualfp/engine/precision/step_cost_model.h"
 #include "dualfp/engine/publisher.h"
 #include "dualfp/engine/sampling/sampler.h"
 #include "dualfp/engine/scheduler.h"
@@ -53,7 +53,7 @@ class EngineCore {
   bool idle() const { return requests_.empty(); }
   size_t num_requests() const { return requests_.size(); }
   const PrecisionPlan& plan() const { return plan_; }
-  const CostModel& cost() const { return cost_; }
+  const StepCostModel& cost() const { return cost_; }
   const Scheduler& scheduler() const { return scheduler_; }
   const BlockPool& pool() const { return pool_; }
 
@@ -90,7 +90,7 @@ class EngineCore {
   Sampler sampler_;
   Publisher publisher_;
   StepArena arena_;
-  CostModel cost_;
+  StepCostModel cost_;
 
   std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
   std::vector<RequestState*> touched_;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "dualfp/engine/model_runner.h"
-#include "dualfp/engine/precision/cost_model.h"
+#include "dualfp/engine/precision/step_cost_model.h"
 #include "dualfp/engine/sequence.h"
 
 namespace dualfp {

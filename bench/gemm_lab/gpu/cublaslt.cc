@@ -2,10 +2,12 @@
 
 #include <fmt/core.h>
 
+#include <optional>
+
 #include "bench/gemm_lab/gpu/device_memory.h"
 #include "dualfp/base/check.h"
 #include "dualfp/base/env.h"
-#include "dualfp/kernels/cuda/common/cublaslt_api.h"
+#include "dualfp/kernels/cuda/common/cublaslt_product.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 
 namespace dualfp::gpu {
@@ -35,28 +37,15 @@ const lt::Api& LoadApi() {
 }  // namespace
 
 struct CublasLt::State {
-  explicit State(const lt::Api& functions) : f(functions) {}
+  explicit State(const lt::Api& functions) : api(functions) {}
 
-  const lt::Api& f;
+  const lt::Api& api;
   lt::Object handle = nullptr;
-  lt::Object desc = nullptr;
-  lt::Object w_layout = nullptr;
-  lt::Object x_layout = nullptr;
-  lt::Object y_layout = nullptr;
   DeviceMemory workspace{kWorkspaceBytes};
   DeviceMemory scale{sizeof(float)};  // of each FP8 operand
   Problem problem;
+  std::optional<lt::Product> product;
   std::vector<lt::Heuristic> algorithms;
-
-  void ReleaseProblem() {
-    if (desc != nullptr) {
-      f.desc_destroy(desc);
-      f.layout_destroy(w_layout);
-      f.layout_destroy(x_layout);
-      f.layout_destroy(y_layout);
-      desc = nullptr;
-    }
-  }
 };
 
 CublasLt::CublasLt() {
@@ -70,64 +59,45 @@ CublasLt::CublasLt() {
 }
 
 CublasLt::~CublasLt() {
-  state_->ReleaseProblem();
-  state_->f.destroy(state_->handle);
+  state_->product.reset();
+  state_->api.destroy(state_->handle);
 }
 
 std::string CublasLt::version() const {
-  const size_t version = state_->f.get_version();
+  const size_t version = state_->api.get_version();
   return StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
 }
 
 int CublasLt::Prepare(const Problem& problem, int most) {
   State& s = *state_;
-  s.ReleaseProblem();
   s.problem = problem;
-  // Column-major: Y is [N, M] = Wᵀ (stored [K, N]) · X (stored [K, M]).
-  CheckLt(s.f.desc_create(&s.desc, lt::kCompute32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
-  const auto set = [&](int attribute, const auto& value) {
-    CheckLt(s.f.desc_set(s.desc, attribute, &value, sizeof(value)),
-            "cublasLtMatmulDescSetAttribute");
-  };
-  set(lt::kDescTransA, lt::kOpTranspose);
+  const cudaDataType_t y_type = problem.type == CUDA_R_16BF ? CUDA_R_16BF : CUDA_R_16F;
+  s.product.reset();
+  lt::Product& product =
+      s.product.emplace(s.api, lt::ProductShape{problem.type, y_type, problem.m, problem.n,
+                                                problem.k, problem.k, problem.n, problem.n});
   if (problem.type == CUDA_R_8F_E4M3) {
     const float* scale = s.scale.as<float>();
     const bool blocks = problem.w_block_scales != nullptr;
-    set(lt::kDescFastAccumulation, static_cast<int8_t>(problem.fast_accumulation));
-    set(lt::kDescScalePointerA, blocks ? problem.w_block_scales : scale);
-    set(lt::kDescScalePointerB, blocks ? problem.x_group_scales : scale);
+    product.Set(lt::kDescFastAccumulation, static_cast<int8_t>(problem.fast_accumulation));
+    product.Set(lt::kDescScalePointerA, blocks ? problem.w_block_scales : scale);
+    product.Set(lt::kDescScalePointerB, blocks ? problem.x_group_scales : scale);
     if (blocks) {
-      set(kDescScaleModeA, kScaleBlock128x128);
-      set(kDescScaleModeB, kScaleVector128);
+      product.Set(kDescScaleModeA, kScaleBlock128x128);
+      product.Set(kDescScaleModeB, kScaleVector128);
     }
   }
-  const auto create = s.f.layout_create;
-  CheckLt(create(&s.w_layout, problem.type, problem.k, problem.n, problem.k), "layout of W");
-  CheckLt(create(&s.x_layout, problem.type, problem.k, problem.m, problem.k), "layout of X");
-  const cudaDataType_t y_type = problem.type == CUDA_R_16BF ? CUDA_R_16BF : CUDA_R_16F;
-  CheckLt(create(&s.y_layout, y_type, problem.n, problem.m, problem.n), "layout of Y");
-  lt::Object preference = nullptr;
-  CheckLt(s.f.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
-  CheckLt(s.f.preference_set(preference, lt::kPreferenceWorkspaceBytes, &kWorkspaceBytes,
-                             sizeof(kWorkspaceBytes)),
-          "cublasLtMatmulPreferenceSetAttribute");
   s.algorithms.resize(most);
-  int found = 0;
-  const lt::Status status =
-      s.f.heuristic(s.handle, s.desc, s.w_layout, s.x_layout, s.y_layout, s.y_layout, preference,
-                    most, s.algorithms.data(), &found);
-  s.f.preference_destroy(preference);
-  return status == 0 ? found : 0;
+  constexpr uint32_t kAligned = 256;  // as all that is allocated
+  return product.FindAlgorithms(s.handle, kWorkspaceBytes, {kAligned, kAligned, kAligned, kAligned},
+                                s.algorithms);
 }
 
 void CublasLt::Run(int index, const void* w, cudaStream_t stream) {
   State& s = *state_;
-  const float alpha = 1.0f;
-  const float beta = 0.0f;
-  CheckLt(s.f.matmul(s.handle, s.desc, &alpha, w, s.w_layout, s.problem.x, s.x_layout, &beta,
-                     s.problem.y, s.y_layout, s.problem.y, s.y_layout,
-                     &s.algorithms[index].algorithm, s.workspace.bytes(), kWorkspaceBytes, stream),
-          "cublasLtMatmul");
+  s.product->Run(s.handle, s.algorithms[index].algorithm,
+                 {w, s.problem.x, s.problem.y, s.problem.y}, 0.0f, s.workspace.bytes(),
+                 kWorkspaceBytes, stream);
 }
 
 std::unique_ptr<CublasLt> OpenCublasLt(const char* consequence) {

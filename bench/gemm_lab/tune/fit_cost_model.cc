@@ -25,7 +25,7 @@
 namespace dualfp::gpu {
 namespace {
 
-using sm90::CostModel;
+using sm90::PlanCosts;
 
 // Estimates this close count as a tie when plans are weighed: makes the loss smooth.
 constexpr double kTemperature = 0.03;
@@ -38,29 +38,29 @@ constexpr size_t kWorstShown = 12;
 
 struct Constant {
   const char* name;
-  double CostModel::*value;
+  double PlanCosts::*value;
 };
 
 constexpr Constant kConstants[] = {
-    {"wgmma_cycles", &CostModel::wgmma_cycles},
-    {"shared_bytes_cycle", &CostModel::shared_bytes_cycle},
-    {"decode_cycles", &CostModel::decode_cycles},
-    {"add_cycles", &CostModel::add_cycles},
-    {"drain_cycles", &CostModel::drain_cycles},
-    {"tpc_bytes_cycle", &CostModel::tpc_bytes_cycle},
-    {"outside_cycles", &CostModel::outside_cycles},
-    {"l2_bytes_cycle", &CostModel::l2_bytes_cycle},
-    {"latency_cycles", &CostModel::latency_cycles},
-    {"alone_cycles", &CostModel::alone_cycles},
-    {"split_start", &CostModel::split_start},
-    {"split_value", &CostModel::split_value},
-    {"sum_value", &CostModel::sum_value},
-    {"part_start", &CostModel::part_start},
-    {"part_value", &CostModel::part_value},
-    {"cluster_start", &CostModel::cluster_start},
-    {"turns_start", &CostModel::turns_start},
-    {"seat_start", &CostModel::seat_start},
-    {"follow_start", &CostModel::follow_start},
+    {"wgmma_cycles", &PlanCosts::wgmma_cycles},
+    {"shared_bytes_cycle", &PlanCosts::shared_bytes_cycle},
+    {"decode_cycles", &PlanCosts::decode_cycles},
+    {"add_cycles", &PlanCosts::add_cycles},
+    {"drain_cycles", &PlanCosts::drain_cycles},
+    {"tpc_bytes_cycle", &PlanCosts::tpc_bytes_cycle},
+    {"outside_cycles", &PlanCosts::outside_cycles},
+    {"l2_bytes_cycle", &PlanCosts::l2_bytes_cycle},
+    {"latency_cycles", &PlanCosts::latency_cycles},
+    {"alone_cycles", &PlanCosts::alone_cycles},
+    {"split_start", &PlanCosts::split_start},
+    {"split_value", &PlanCosts::split_value},
+    {"sum_value", &PlanCosts::sum_value},
+    {"part_start", &PlanCosts::part_start},
+    {"part_value", &PlanCosts::part_value},
+    {"cluster_start", &PlanCosts::cluster_start},
+    {"turns_start", &PlanCosts::turns_start},
+    {"seat_start", &PlanCosts::seat_start},
+    {"follow_start", &PlanCosts::follow_start},
 };
 
 struct Point {
@@ -202,12 +202,12 @@ int Main(int argc, char** argv) {
   std::normal_distribution<double> normal;
   std::uniform_real_distribution<double> uniform;
   std::uniform_int_distribution<size_t> pick(0, std::size(kConstants) - 1);
-  const CostModel defaults = device.cost;
-  CostModel best_cost = device.cost;
+  const PlanCosts defaults = device.cost;
+  PlanCosts best_cost = device.cost;
   double best = Loss(points, device);
   double current = best;
   for (int step = 0; step < steps; ++step) {
-    const CostModel kept = device.cost;
+    const PlanCosts kept = device.cost;
     for (int changes = 1 + step % 2; changes > 0; --changes) {
       const Constant& constant = kConstants[pick(random)];
       double& value = device.cost.*constant.value;

@@ -11,8 +11,8 @@
 #include <string_view>
 #include <vector>
 
-#include "dualfp/engine/precision/cost_model.h"
 #include "dualfp/engine/precision/precision_plan.h"
+#include "dualfp/engine/precision/step_cost_model.h"
 #include "dualfp/engine/request.h"
 
 namespace dualfp {
@@ -31,7 +31,7 @@ struct StepSummary {
   int num_running = 0;       // sequences
   int num_waiting = 0;
   std::span<const DeadlineSlack> deadlines;
-  const CostModel* cost = nullptr;
+  const StepCostModel* cost = nullptr;
 };
 
 class PrecisionController {

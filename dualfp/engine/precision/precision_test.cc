@@ -5,9 +5,9 @@
 #include <random>
 
 #include "dualfp/base/error.h"
-#include "dualfp/engine/precision/cost_model.h"
 #include "dualfp/engine/precision/precision_controller.h"
 #include "dualfp/engine/precision/precision_plan.h"
+#include "dualfp/engine/precision/step_cost_model.h"
 #include "dualfp/engine/testing/harness.h"
 
 namespace dualfp {
@@ -75,7 +75,7 @@ StepFeatures RandomStep(std::mt19937* random) {
   return step;
 }
 
-double WorstError(const CostModel& model, double machine_speed, std::mt19937* random) {
+double WorstError(const StepCostModel& model, double machine_speed, std::mt19937* random) {
   double worst = 0.0;
   for (int i = 0; i < 200; ++i) {
     const StepFeatures step = RandomStep(random);
@@ -87,10 +87,10 @@ double WorstError(const CostModel& model, double machine_speed, std::mt19937* ra
   return worst;
 }
 
-TEST(CostModel, LearnsBothPrecisionsThroughNoiseAndOutliers) {
+TEST(StepCostModel, LearnsBothPrecisionsThroughNoiseAndOutliers) {
   std::mt19937 random(1);
   std::normal_distribution<double> noise(0.0, 0.03);
-  CostModel model;
+  StepCostModel model;
   for (int i = 0; i < 600; ++i) {
     const StepFeatures step = RandomStep(&random);
     const double fraction = static_cast<double>(random() % 9) / 8.0;
@@ -104,9 +104,9 @@ TEST(CostModel, LearnsBothPrecisionsThroughNoiseAndOutliers) {
   EXPECT_LT(model.relative_error(), 0.15);
 }
 
-TEST(CostModel, FollowsAMachineThatBecomesSlower) {
+TEST(StepCostModel, FollowsAMachineThatBecomesSlower) {
   std::mt19937 random(2);
-  CostModel model;
+  StepCostModel model;
   for (const double speed : {1.0, 1.6}) {
     for (int i = 0; i < 1500; ++i) {
       const StepFeatures step = RandomStep(&random);
@@ -117,9 +117,9 @@ TEST(CostModel, FollowsAMachineThatBecomesSlower) {
   }
 }
 
-TEST(CostModel, GuessesFp8UntilItHasSeenSome) {
+TEST(StepCostModel, GuessesFp8UntilItHasSeenSome) {
   std::mt19937 random(3);
-  CostModel model;
+  StepCostModel model;
   EXPECT_EQ(model.Predict({0, 8, 100}, 0.0), 0.0);
   for (int i = 0; i < 100; ++i) {
     const StepFeatures step = RandomStep(&random);
@@ -134,9 +134,9 @@ TEST(CostModel, GuessesFp8UntilItHasSeenSome) {
   EXPECT_LT(WorstError(model, 1.0, &random), 0.1);
 }
 
-TEST(CostModel, StaysSoundWhenOnePrecisionIsNotSeenForLong) {
+TEST(StepCostModel, StaysSoundWhenOnePrecisionIsNotSeenForLong) {
   std::mt19937 random(4);
-  CostModel model;
+  StepCostModel model;
   for (int i = 0; i < 20000; ++i) {
     const StepFeatures step = RandomStep(&random);
     const double fraction = i < 200 ? static_cast<double>(i % 2) : 0.0;
@@ -146,9 +146,9 @@ TEST(CostModel, StaysSoundWhenOnePrecisionIsNotSeenForLong) {
 }
 
 // A model that has learned TrueSeconds exactly enough.
-CostModel TrainedModel() {
+StepCostModel TrainedModel() {
   std::mt19937 random(5);
-  CostModel model;
+  StepCostModel model;
   for (int i = 0; i < 1000; ++i) {
     const StepFeatures step = RandomStep(&random);
     const double fraction = static_cast<double>(random() % 9) / 8.0;
@@ -200,7 +200,7 @@ class SloSlack : public ::testing::Test {
     return (1.1 + cost_.relative_error()) * cost_.Predict(features_, layers / 8.0);
   }
 
-  const CostModel cost_ = TrainedModel();
+  const StepCostModel cost_ = TrainedModel();
   const StepFeatures features_{0, 32, 32000};
   const TimePoint start_ = Clock::now();
   PrecisionPlan plan_ = Plan("66666666");
@@ -241,7 +241,7 @@ TEST_F(SloSlack, AllLayersWhereNoneSuffices) {
 
 TEST_F(SloSlack, NoLayersWhereNoneSufficesAndFp8IsSlower) {
   // A machine whose FP8 is the slower one.
-  CostModel cost;
+  StepCostModel cost;
   std::mt19937 random(3);
   for (int i = 0; i < 400; ++i) {
     const StepFeatures step = RandomStep(&random);

@@ -48,7 +48,7 @@ Placement Place(const Plan& plan, const GemmProblem& problem, const DeviceModel&
 
 // Cycles of an SM for a stage of each CTA on it. `element`: bytes.
 double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement& place,
-                   double element, bool seats, const CostModel& cost) {
+                   double element, bool seats, const PlanCosts& cost) {
   const KernelConfig& config = *plan.config;
   const ClusterShape& cluster = plan.cluster;
   const bool nested = config.format == WeightFormat::kNested;
@@ -95,7 +95,7 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
 Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const DeviceModel& device) {
   const KernelConfig& config = *plan.config;
   const ClusterShape& cluster = plan.cluster;
-  const CostModel& cost = device.cost;
+  const PlanCosts& cost = device.cost;
   const bool bytewise =
       config.format == WeightFormat::kE4m3 || config.format == WeightFormat::kE4m3Promoted;
   const double element = bytewise ? 1.0 : 2.0;

@@ -1,5 +1,6 @@
 // What a plan should cost: microseconds from counts of operations and bytes. Pure. The constants
-// are fitted to measured times by bench/gemm_lab/tune/fit_cost_model.cc; docs/kernels_notebook.md has the outcome.
+// are fitted to measured times by bench/gemm_lab/tune/fit_cost_model.cc; docs/kernels_notebook.md
+// has the outcome.
 
 #pragma once
 
@@ -11,7 +12,7 @@
 namespace dualfp::sm90 {
 
 // The constants of the model. Cycles are of one SM.
-struct CostModel {
+struct PlanCosts {
   // A stage takes about as long as the slowest of these.
   double wgmma_cycles = 21.53;  // of a wgmma instruction at least
   // Of shared memory, by wgmma's operands and copies, where warpgroups share a tile.
@@ -44,7 +45,7 @@ struct DeviceModel {
   double dram_bytes_per_us = 4.2e6;
   // CTAs at one time, one to an SM, in clusters of 1..8 (index 0 unused).
   std::array<int, 9> ctas_in_clusters = {0, 132, 132, 117, 120, 110, 102, 105, 120};
-  CostModel cost;
+  PlanCosts cost;
 };
 
 // The parts of an estimate, each in microseconds.

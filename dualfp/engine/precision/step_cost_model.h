@@ -19,9 +19,9 @@ struct StepFeatures {
   int64_t context_tokens = 0;  // keys attended to: sum over sequences of their context length
 };
 
-class CostModel {
+class StepCostModel {
  public:
-  CostModel();
+  StepCostModel();
 
   // Seconds; never negative. Until FP8 (FP16) has been seen in some steps its cost is taken from
   // the other's, by the ratio of the bytes that nested weights read (1/2), softened to 0.6.

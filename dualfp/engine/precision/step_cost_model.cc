@@ -1,4 +1,4 @@
-#include "dualfp/engine/precision/cost_model.h"
+#include "dualfp/engine/precision/step_cost_model.h"
 
 #include <algorithm>
 #include <cmath>
@@ -22,13 +22,13 @@ constexpr double kShortest = 1e-6;
 
 }  // namespace
 
-CostModel::CostModel() {
+StepCostModel::StepCostModel() {
   for (int i = 0; i < kSize; ++i) {
     covariance_[i][i] = kPriorVariance;
   }
 }
 
-CostModel::Vector CostModel::Encode(const StepFeatures& step, double fp8_fraction) {
+StepCostModel::Vector StepCostModel::Encode(const StepFeatures& step, double fp8_fraction) {
   const std::array<double, kFeatures> x = {1.0,
                                            static_cast<double>(step.prefill_tokens) / kPrefillUnit,
                                            static_cast<double>(step.decode_sequences) / kDecodeUnit,
@@ -41,7 +41,7 @@ CostModel::Vector CostModel::Encode(const StepFeatures& step, double fp8_fractio
   return encoded;
 }
 
-double CostModel::Predict(const StepFeatures& step, double fp8_fraction) const {
+double StepCostModel::Predict(const StepFeatures& step, double fp8_fraction) const {
   const Vector x16 = Encode(step, 0.0);
   const Vector x8 = Encode(step, 1.0);
   double fp16 = 0.0;
@@ -58,7 +58,7 @@ double CostModel::Predict(const StepFeatures& step, double fp8_fraction) const {
   return std::max((1.0 - fp8_fraction) * fp16 + fp8_fraction * fp8, 0.0);
 }
 
-void CostModel::Observe(const StepFeatures& step, double fp8_fraction, double seconds) {
+void StepCostModel::Observe(const StepFeatures& step, double fp8_fraction, double seconds) {
   seconds = std::max(seconds, kShortest);
   const double error = std::abs(Predict(step, fp8_fraction) - seconds) / seconds;
 
