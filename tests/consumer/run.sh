@@ -10,4 +10,5 @@ rm -rf "$scratch"
   -DCMAKE_PREFIX_PATH="$scratch/prefix" > /dev/null
 "$cmake" --build "$scratch/build" > /dev/null
 "$scratch/build/consumer"
+"$scratch/build/generate" "$source/models/reference"
 "$scratch/prefix/bin/dualfp" --help > /dev/null
