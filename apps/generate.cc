@@ -16,7 +16,7 @@
 #include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
 #include "dualfp/base/check.h"
-#include "dualfp/engine/sampling/sampler.h"
+#include "dualfp/engine/sampling/batch_sampler.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
@@ -75,8 +75,9 @@ class Generation {
  public:
   explicit Generation(const GenerateArguments& arguments)
       : arguments_(arguments), threads_(arguments.model.threads) {
-    sampling_.temperature = static_cast<float>(arguments.temperature);
-    sampling_.top_p = static_cast<float>(arguments.top_p);
+    draw_.temperature = static_cast<float>(arguments.temperature);
+    draw_.top_p = static_cast<float>(arguments.top_p);
+    draw_.seed = arguments.seed;
   }
 
   void Run();
@@ -107,7 +108,7 @@ class Generation {
   const GenerateArguments& arguments_;
   ThreadPool threads_;
   Context context_{.threads = &threads_};
-  SamplingParams sampling_;
+  SampleRow draw_;
   Precision precision_ = Precision::kFp16;
   DType cache_dtype_ = DType::kF32;
   ModelConfig config_;
@@ -234,21 +235,19 @@ void Generation::Emit(int32_t token) {
 }
 
 void Generation::Decode(Session& session) {
-  Sampler sampler(config_.vocab_size, &threads_);
-  SequenceSampler state(&sampling_, prompt_, end_tokens_, arguments_.seed, 0, config_.vocab_size);
+  const BatchSampler sampler(1, config_.vocab_size, &threads_);
   const PrecisionPlan plans[2] = {Plan(Precision::kFp16), Plan(Precision::kFp8)};
   for (int64_t count = 1; count <= max_tokens_; ++count) {
-    SampleJob job = {.logits = session.last_logits(), .state = &state};
-    sampler.Run({&job, 1});
-    Check(job.ok, ErrorCode::kInternal,
+    draw_.position = generated_.size();
+    const int32_t token =
+        sampler.Draw({session.last_logits().data(), DType::kF32, {1, config_.vocab_size}}, draw_);
+    Check(token != kNoToken, ErrorCode::kInternal,
           "the model's logits are not finite: its weights or this precision cannot compute");
-    const int32_t token = job.token;
     if (IsEnd(token)) {
       finish_reason_ = "stop";
       break;
     }
     Emit(token);
-    state.Append(token);
     if (count == max_tokens_) {
       break;
     }

@@ -27,7 +27,8 @@ namespace {
 
 class NullRunner : public ModelRunner {
  public:
-  NullRunner(int64_t vocab_size, int max_sequences) {
+  NullRunner(int64_t vocab_size, int max_sequences, ThreadPool* threads)
+      : sampler_(max_sequences, vocab_size, threads) {
     info_.vocab_size = vocab_size;
     info_.num_layers = 32;
     info_.max_model_len = 4096;
@@ -43,21 +44,24 @@ class NullRunner : public ModelRunner {
     }
   }
   const RunnerInfo& info() const override { return info_; }
-  ConstTensorView Execute(const StepBatch& batch) override {
-    const auto rows = static_cast<int64_t>(batch.num_logit_rows());
-    return {logits_.data(), DType::kF32, {rows, info_.vocab_size}};
+  void SetSamplingState(int64_t seat, const SamplingHistory& history) override {
+    sampler_.SetState(seat, history);
   }
+  void Launch(StepBatch* batch) override {
+    sampler_.Run({logits_.data(), DType::kF32, {batch->num_logit_rows(), info_.vocab_size}}, batch);
+  }
+  void Wait() override {}
 
  private:
   RunnerInfo info_;
   std::vector<float> logits_;
+  BatchSampler sampler_;
 };
 
 // An engine core with requests that never end by themselves.
 class Load {
  public:
-  Load(ModelRunner* runner, ThreadPool* threads) : runner_(runner), metrics_(4096) {
-    config_.threads = threads;
+  explicit Load(ModelRunner* runner) : runner_(runner), metrics_(4096) {
     config_.on_step = [this](const StepReport& report) { report_ = report; };
     const RunnerInfo& info = runner->info();
     core_ = std::make_unique<EngineCore>(
@@ -112,8 +116,8 @@ void Overhead(ThreadPool* threads) {
               "us/step p99");
   for (const int64_t vocab_size : {64, 4096, 128256}) {
     for (const float temperature : {0.0f, 1.0f}) {
-      NullRunner runner(vocab_size, 64);
-      Load load(&runner, threads);
+      NullRunner runner(vocab_size, 64, threads);
+      Load load(&runner);
       load.Add(64, 256, 3000, temperature);
       std::vector<double> seconds;
       for (int step = 0; step < (vocab_size > 10000 ? 200 : 2000); ++step) {
@@ -147,7 +151,7 @@ void Serve(const std::string& directory, ThreadPool* threads) {
   for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
     for (const float temperature : {0.0f, 1.0f}) {
       DecoderRunner runner(model, RunnerConfig(64, 400), threads);
-      Load load(&runner, threads);
+      Load load(&runner);
       load.SetPrecision(precision);
       load.Add(64, 100, 300, temperature);
       std::vector<double> total;
@@ -172,7 +176,7 @@ void Switch(const std::string& directory, ThreadPool* threads) {
   const Model model = LoadNested(directory, threads);
   for (const int sequences : {1, 16}) {
     DecoderRunner runner(model, RunnerConfig(sequences, 700), threads);
-    Load load(&runner, threads);
+    Load load(&runner);
     load.Add(sequences, 32, 660, 0.0f);
     std::vector<double> ratios[2];
     for (int side = 0; side < 60; ++side) {

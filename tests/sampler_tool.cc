@@ -8,28 +8,27 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "dualfp/engine/sampling/random.h"
-#include "dualfp/engine/sampling/sampler.h"
+#include "dualfp/kernels/random.h"
+#include "dualfp/kernels/sample.h"
 
 namespace dualfp {
 namespace {
 
 using nlohmann::json;
 
-SamplingParams ReadParams(const json& from) {
-  SamplingParams params;
-  params.temperature = from.value("temperature", 1.0f);
-  params.top_p = from.value("top_p", 1.0f);
-  params.top_k = from.value("top_k", int64_t{0});
-  params.min_p = from.value("min_p", 0.0f);
-  params.presence_penalty = from.value("presence_penalty", 0.0f);
-  params.frequency_penalty = from.value("frequency_penalty", 0.0f);
-  params.repetition_penalty = from.value("repetition_penalty", 1.0f);
-  params.min_tokens = from.value("min_tokens", int64_t{0});
-  params.logit_bias =
-      from.value("logit_bias", json::array()).get<std::vector<std::pair<int32_t, float>>>();
-  return params;
+SampleRow ReadRow(const json& from) {
+  SampleRow row;
+  row.temperature = from.value("temperature", 1.0f);
+  row.top_p = from.value("top_p", 1.0f);
+  row.top_k = from.value("top_k", int64_t{0});
+  row.min_p = from.value("min_p", 0.0f);
+  row.presence_penalty = from.value("presence_penalty", 0.0f);
+  row.frequency_penalty = from.value("frequency_penalty", 0.0f);
+  row.repetition_penalty = from.value("repetition_penalty", 1.0f);
+  return row;
 }
 
 json RunCase(const json& from) {
@@ -37,36 +36,52 @@ json RunCase(const json& from) {
   const auto prompt = from.value("prompt", std::vector<int32_t>{});
   const auto output = from.value("output", std::vector<int32_t>{});
   const auto stop_ids = from.value("stop_ids", std::vector<int32_t>{});
-  const SamplingParams params = ReadParams(from.at("params"));
+  const json& params = from.at("params");
   const int draws = from.value("draws", 1);
   const int num_top = from.value("num_top", -1);
 
   ThreadPool threads(2);
   const auto vocab_size = static_cast<int64_t>(logits.size());
-  Sampler sampler(vocab_size, &threads);
-  std::vector<SequenceSampler> states;
-  for (int draw = 0; draw < draws; ++draw) {
-    states.emplace_back(&params, prompt, stop_ids, static_cast<uint64_t>(draw),
-                        from.value("choice", 0), vocab_size);
-    for (const int32_t token : output) {
-      states.back().Append(token);
-    }
+  std::vector<TokenBias> bias;
+  for (const auto& [token, value] :
+       params.value("logit_bias", json::array()).get<std::vector<std::pair<int32_t, float>>>()) {
+    bias.push_back({token, value});
   }
+  std::vector<int32_t> counts(vocab_size, 0);
+  for (const int32_t token : prompt) {
+    counts[token] = kInPrompt;
+  }
+  for (const int32_t token : output) {
+    ++counts[token];
+  }
+  const SampleState state{.banned = stop_ids.data(),
+                          .num_banned = static_cast<int64_t>(stop_ids.size()),
+                          .bias = bias.data(),
+                          .num_bias = static_cast<int64_t>(bias.size()),
+                          .counts = counts.data()};
+  std::vector<SampleRow> rows(draws, ReadRow(params));
+  for (int draw = 0; draw < draws; ++draw) {
+    rows[draw].state = 0;
+    rows[draw].seed = static_cast<uint64_t>(draw);
+    rows[draw].choice = from.value("choice", 0);
+    rows[draw].position = output.size();
+    rows[draw].ban = std::ssize(output) < params.value("min_tokens", int64_t{0}) ? 1 : 0;
+  }
+  rows[0].num_scores = num_top + 1;
   std::vector<ScoredToken> scores(num_top + 1);
-  std::vector<SampleJob> jobs(draws);
-  for (int draw = 0; draw < draws; ++draw) {
-    jobs[draw].logits = logits;
-    jobs[draw].state = &states[draw];
-    if (draw == 0) {
-      jobs[draw].scores = scores;
-    }
-  }
-  sampler.Run(jobs);
+  std::vector<int32_t> tokens(draws);
+  Context context{.threads = &threads};
+  std::vector<char> scratch(SampleWorkspaceBytes(context, vocab_size));
+  context.workspace = {scratch.data(), DType::kU8, {std::ssize(scratch)}};
+  const int32_t no_input = 0;
+  Sample(context, {.logits = {logits.data(), DType::kF32, {1, vocab_size}},
+                   .token_ids = {&no_input, DType::kI32, {1}},
+                   .rows = rows,
+                   .states = {&state, 1},
+                   .tokens = tokens,
+                   .scores = scores});
 
-  json result = {{"tokens", json::array()}, {"scores", json::array()}, {"ok", jobs[0].ok}};
-  for (const SampleJob& job : jobs) {
-    result["tokens"].push_back(job.token);
-  }
+  json result = {{"tokens", tokens}, {"scores", json::array()}, {"ok", tokens[0] != kNoToken}};
   for (const ScoredToken& score : scores) {
     result["scores"].push_back({score.token_id, score.logprob, score.rank});
   }

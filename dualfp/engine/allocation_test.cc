@@ -15,31 +15,42 @@
 namespace dualfp {
 namespace {
 
-TEST(Allocation, TheCounterCounts) {
+TEST(AllocationTest, TheCounterCounts) {
   const int64_t before = CountAllocations();
   auto* value = new std::string(100, 'x');
   EXPECT_GE(CountAllocations() - before, 2);
   delete value;
 }
 
-TEST(Allocation, NoneInAStepOnceWarm) {
+struct Pipeline {
+  int steps_in_flight;
+  int draft_tokens;
+};
+
+class Allocation : public ::testing::TestWithParam<Pipeline> {};
+
+TEST_P(Allocation, NoneInAStepOnceWarm) {
   RunnerInfo info = testing::SmallInfo();
+  info.max_steps_in_flight = GetParam().steps_in_flight;
+  info.max_draft_tokens = GetParam().draft_tokens;
   info.max_model_len = 512;
   info.num_blocks = 64 * 128;
   info.max_rows = 256;
   info.max_sequences = 64;
-  info.max_logit_rows = 64;
-  ThreadPool threads(2);
+  info.max_logit_rows = 256;
   EngineConfig config;
-  config.threads = &threads;
   const auto vocabulary = testing::FakeVocabulary::Ascii();
   testing::FakeRunner runner(info);
   EngineMetrics metrics(info.max_model_len);
   EngineCore core(config, &runner, vocabulary.get(), MakeSloSlackController(info.num_layers),
                   &metrics, {1, 2});
   int64_t outputs = 0;
-  const RequestContext context{
+  RequestContext context{
       info.vocab_size, info.max_model_len, info.block_size, vocabulary.get(), {}};
+  context.max_draft_tokens = info.max_draft_tokens;
+  // Few enough that no request comes to its end.
+  const int warm_steps = info.max_draft_tokens > 0 ? 30 : 60;
+  const int steps = info.max_draft_tokens > 0 ? 60 : 200;
   for (int i = 0; i < 64; ++i) {
     Request request;
     request.prompt.assign(10 + i, i);
@@ -63,23 +74,27 @@ TEST(Allocation, NoneInAStepOnceWarm) {
     state->id = i + 1;
     core.Add(std::move(state));
   }
-  for (int step = 0; step < 60; ++step) {
+  for (int step = 0; step < warm_steps; ++step) {
     core.Step();
   }
   ASSERT_EQ(core.scheduler().running().size(), 64u);
   outputs = 0;
   const int64_t before = CountAllocations();
-  for (int step = 0; step < 200; ++step) {
+  for (int step = 0; step < steps; ++step) {
     core.Step();
   }
   EXPECT_EQ(CountAllocations() - before, 0);
-  EXPECT_EQ(outputs, 200 * 64);
+  EXPECT_EQ(outputs, steps * 64);
+  EXPECT_EQ(runner.num_drafted() > 0, info.max_draft_tokens > 0);
   EXPECT_GT(metrics.precision_switches_total.value() + metrics.precision_tokens_total[1].value(),
             0u);
 }
 
+INSTANTIATE_TEST_SUITE_P(Pipelines, Allocation,
+                         ::testing::Values(Pipeline{1, 0}, Pipeline{2, 0}, Pipeline{1, 3}));
+
 // The same over the reference model, whose decoder must not allocate either, at both precisions.
-TEST(Allocation, NoneInAStepOfTheReferenceModel) {
+TEST(AllocationTest, NoneInAStepOfTheReferenceModel) {
   ThreadPool threads(2);
   LoadOptions options;
   options.scheme = kNestedWeights;
@@ -92,7 +107,6 @@ TEST(Allocation, NoneInAStepOfTheReferenceModel) {
   DecoderRunner runner(model, runner_config, &threads);
   const RunnerInfo& info = runner.info();
   EngineConfig config;
-  config.threads = &threads;
   EngineMetrics metrics(info.max_model_len);
   EngineCore core(config, &runner, nullptr, MakeSloSlackController(info.num_layers), &metrics,
                   {1, 2});

@@ -40,7 +40,8 @@ DecoderRunner::DecoderRunner(const Model& model, const DecoderRunnerConfig& conf
                              ThreadPool* threads)
     : model_(model),
       cache_(model.KvCacheFor(config.kv_dtype, config.num_blocks)),
-      decoder_(model, MakeDecoderOptions(model, config)) {
+      decoder_(model, MakeDecoderOptions(model, config)),
+      sampler_(config.max_num_seqs, model.config.vocab_size, threads) {
   context_.threads = threads;
   const DecoderLimits& limits = decoder_.options().limits;
   info_.vocab_size = model.config.vocab_size;
@@ -51,6 +52,8 @@ DecoderRunner::DecoderRunner(const Model& model, const DecoderRunnerConfig& conf
   info_.max_rows = limits.max_tokens;
   info_.max_sequences = static_cast<int>(limits.max_sequences);
   info_.max_logit_rows = limits.max_logit_rows;
+  info_.max_steps_in_flight = config.max_steps_in_flight;
+  info_.rows_independent = decoder_.rows_independent();
   if (decoder_.CostOf(PrecisionPlan::Uniform(info_.num_layers, Precision::kFp8)).linears_at_fp8 ==
       0) {
     info_.fp8_unsupported =
@@ -91,11 +94,20 @@ void DecoderRunner::CopyBlocks(std::span<const BlockCopy> copies) {
   }
 }
 
-ConstTensorView DecoderRunner::Execute(const StepBatch& batch) {
-  CopyBlocks(batch.copies());
-  const TensorView logits = logits_.View(DType::kF32, {batch.num_logit_rows(), info_.vocab_size});
-  decoder_.Forward(context_, batch, cache_, logits);
-  return logits;
+void DecoderRunner::Launch(StepBatch* batch) {
+  CheckInternal(num_in_flight_ < info_.max_steps_in_flight, "a step beyond those in flight");
+  batch->ResolveTokens(previous_tokens_);
+  CopyBlocks(batch->copies());
+  const TensorView logits = logits_.View(DType::kF32, {batch->num_logit_rows(), info_.vocab_size});
+  decoder_.Forward(context_, *batch, cache_, logits);
+  sampler_.Run(logits, batch);
+  previous_tokens_.assign(batch->tokens().begin(), batch->tokens().end());
+  ++num_in_flight_;
+}
+
+void DecoderRunner::Wait() {
+  CheckInternal(num_in_flight_ > 0, "no step to wait for");
+  --num_in_flight_;
 }
 
 }  // namespace dualfp

@@ -7,6 +7,7 @@
 
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/engine/model_runner.h"
+#include "dualfp/engine/sampling/batch_sampler.h"
 #include "dualfp/model/decoder.h"
 #include "dualfp/model/kv_cache.h"
 #include "dualfp/model/model.h"
@@ -21,19 +22,29 @@ struct DecoderRunnerConfig {
   int64_t max_num_batched_tokens = 2048;
   int max_num_seqs = 256;
   int64_t max_logit_rows = 0;  // 0: as many as sequences, and 64 at least
+  // With 2, the engine plans a step before it has the tokens of the one before, as on a device that
+  // runs while the host plans. Here nothing runs meanwhile: for tests.
+  int max_steps_in_flight = 1;
   ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;
 };
 
 class DecoderRunner : public ModelRunner {
  public:
-  // Model and threads outlive the runner; the threads serve nobody else during Execute().
+  // Model and threads outlive the runner; the threads serve nobody else during Launch().
   // Throws kResourceExhausted when the KV cache does not fit in memory.
   DecoderRunner(const Model& model, const DecoderRunnerConfig& config, ThreadPool* threads);
 
   const RunnerInfo& info() const override { return info_; }
   uint64_t CacheClass(int64_t max_length) const override;
-  StepBatch NewBatch() const override { return decoder_.NewBatch(); }
-  ConstTensorView Execute(const StepBatch& batch) override;
+  StepBatch NewBatch(const BatchLimits& limits) const override {
+    return {limits, &model_.config.rope};
+  }
+  void SetSamplingState(int64_t seat, const SamplingHistory& history) override {
+    sampler_.SetState(seat, history);
+  }
+  // Computes the step.
+  void Launch(StepBatch* batch) override;
+  void Wait() override;
 
   int64_t kv_bytes() const { return cache_.num_bytes(); }
 
@@ -47,6 +58,9 @@ class DecoderRunner : public ModelRunner {
   std::vector<TensorView> cache_planes_;  // keys and values of every layer, first axis: blocks
   Decoder decoder_;
   Buffer logits_;
+  BatchSampler sampler_;
+  std::vector<int32_t> previous_tokens_;  // of the step before
+  int num_in_flight_ = 0;
 };
 
 // Blocks that fit in `bytes` of memory, for a model and cache type; at least 1.

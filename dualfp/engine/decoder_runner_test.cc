@@ -60,7 +60,6 @@ class ReferenceModel : public ::testing::Test {
                                       uint64_t* preemptions = nullptr) {
     DecoderRunner runner(*model_, runner_config, threads_);
     EngineConfig config;
-    config.threads = threads_;
     EngineMetrics metrics(runner.info().max_model_len);
     EngineCore core(
         config, &runner, nullptr,
@@ -177,6 +176,51 @@ TEST_F(ReferenceModel, TokensDoNotDependOnTheRestOfTheBatch) {
   }
 }
 
+// Neighbours of the other precision, in one step with it, change nothing; nor does a host that
+// plans a step ahead.
+TEST_F(ReferenceModel, PinsDoNotDependOnTheirNeighbours) {
+  std::vector<Request> requests;
+  for (int i = 0; i < 9; ++i) {
+    requests.push_back(MakeRequest(i, 5 + 17 * (i % 4), 10 + 3 * i));
+    requests.back().precision = i % 3 == 0   ? PrecisionPin::kFp16
+                                : i % 3 == 1 ? PrecisionPin::kFp8
+                                             : PrecisionPin::kAuto;
+    requests.back().sampling.n = 1 + i % 2;
+    requests.back().sampling.presence_penalty = i % 4 == 1 ? 0.5f : 0.0f;
+    // The same prompt at the other precision: its cached blocks are not for this one.
+    if (i >= 6) {
+      requests.back().prompt = requests[i - 2].prompt;
+    }
+  }
+  DecoderRunnerConfig ahead = RunnerConfig();
+  ahead.max_steps_in_flight = 2;
+  DecoderRunnerConfig tight = RunnerConfig();
+  tight.num_blocks = 9;
+  tight.max_num_batched_tokens = 16;
+  uint64_t preemptions = 0;
+  const auto together = Serve(requests, RunnerConfig());
+  const auto overlapped = Serve(requests, ahead);
+  const auto preempted = Serve(requests, tight, &preemptions);
+  EXPECT_GT(preemptions, 0u);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Collected alone = Serve({requests[i]}, RunnerConfig())[0];
+    const bool fp8 = requests[i].precision == PrecisionPin::kFp8;
+    EXPECT_EQ(together[i].usage.completion_by_precision[fp8 ? 1 : 0],
+              together[i].usage.completion_tokens);
+    for (size_t choice = 0; choice < alone.choices.size(); ++choice) {
+      const std::vector<int32_t>& tokens = alone.choices[choice].tokens;
+      EXPECT_EQ(static_cast<int64_t>(tokens.size()), *requests[i].sampling.max_tokens);
+      EXPECT_EQ(together[i].choices[choice].tokens, tokens) << i;
+      EXPECT_EQ(overlapped[i].choices[choice].tokens, tokens) << i;
+      EXPECT_EQ(preempted[i].choices[choice].tokens, tokens) << i;
+    }
+  }
+  Request other = requests[3];
+  other.precision = PrecisionPin::kFp8;
+  EXPECT_NE(Serve({other}, RunnerConfig())[0].choices[0].tokens, together[3].choices[0].tokens)
+      << "the precisions can be told apart";
+}
+
 TEST_F(ReferenceModel, LogprobsAreTheSameHoweverAPromptIsCut) {
   Request request = MakeRequest(4, 90, 3);
   request.sampling.prompt_logprobs = 2;
@@ -212,6 +256,8 @@ TEST_F(ReferenceModel, SaysWhatItCanDo) {
   const DecoderRunner nested(*model_, RunnerConfig(), threads_);
   EXPECT_EQ(nested.info().fp8_unsupported, "");
   EXPECT_EQ(nested.info().max_model_len, 1024);
+  EXPECT_EQ(nested.info().max_steps_in_flight, 1);
+  EXPECT_TRUE(nested.info().rows_independent) << "every kernel of a CPU's is";
   EXPECT_EQ(nested.CacheClass(10), nested.CacheClass(1000));
   LoadOptions options;
   options.scheme = kPlainWeights;

@@ -113,9 +113,14 @@ Engine::Impl::Impl(EngineConfig config_in, std::unique_ptr<ModelRunner> runner_i
   limits.has_vocabulary = vocabulary != nullptr;
   limits.fp16_unsupported = info.fp16_unsupported;
   limits.fp8_unsupported = info.fp8_unsupported;
-  context = {info.vocab_size,           info.max_model_len,   info.block_size,
-             vocabulary.get(),          config.eos_token_ids, config.default_ttft_target,
-             config.default_tpot_target};
+  context = {info.vocab_size,
+             info.max_model_len,
+             info.block_size,
+             vocabulary.get(),
+             config.eos_token_ids,
+             config.default_ttft_target,
+             config.default_tpot_target,
+             info.max_draft_tokens};
 
   const bool both = info.fp16_unsupported.empty() && info.fp8_unsupported.empty();
   if (!both && automatic != nullptr && automatic->adaptive()) {

@@ -13,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "dualfp/base/thread_pool.h"
 #include "dualfp/engine/metrics.h"
 #include "dualfp/engine/model_runner.h"
 #include "dualfp/engine/precision/precision_controller.h"
@@ -42,9 +41,6 @@ struct EngineConfig {
   double default_ttft_target = 0.0;
   double default_tpot_target = 0.0;
 
-  // For sampling; the runner's own serves, as the two never work at the same time. Optional.
-  ThreadPool* threads = nullptr;
-
   // From which requests without a seed get theirs; nothing: at random.
   std::optional<uint64_t> seed;
 
@@ -58,15 +54,15 @@ struct EngineConfig {
 struct StepReport {
   uint64_t step = 0;
   TimePoint start;
-  double seconds = 0.0;            // the whole step
-  double execute_seconds = 0.0;    // of which in the runner
+  double seconds = 0.0;            // the whole step, from the end of the one before if it waited
+  double execute_seconds = 0.0;    // in the runner's calls
   double predicted_seconds = 0.0;  // the cost model's, before the step
   StepFeatures features;
   int num_running = 0;
   int num_waiting = 0;
   double kv_usage = 0.0;
-  const PrecisionPlan* plan = nullptr;
-  bool switched = false;  // the plan differs from the previous step's
+  const PrecisionPlan* plan = nullptr;  // the controller's, for rows that generate
+  bool switched = false;                // it differs from the previous step's
 };
 
 // kAuto is the controller given to the constructor. kLayers is a precision per layer.

@@ -17,10 +17,9 @@
 #include "dualfp/engine/precision/precision_controller.h"
 #include "dualfp/engine/precision/step_cost_model.h"
 #include "dualfp/engine/publisher.h"
-#include "dualfp/engine/sampling/sampler.h"
 #include "dualfp/engine/scheduler.h"
 #include "dualfp/engine/sequence.h"
-#include "dualfp/engine/step_arena.h"
+#include "dualfp/engine/step.h"
 
 namespace dualfp {
 
@@ -30,6 +29,10 @@ class EngineCore {
   EngineCore(const EngineConfig& config, ModelRunner* runner, const Vocabulary* vocabulary,
              std::shared_ptr<PrecisionController> controller, EngineMetrics* metrics,
              Hash128 hash_key);
+  // Waits for the steps in flight.
+  ~EngineCore();
+  EngineCore(const EngineCore&) = delete;
+  EngineCore& operator=(const EngineCore&) = delete;
 
   // Takes a request that MakeRequestState made and that has its id; ids ascend.
   void Add(std::unique_ptr<RequestState> request);
@@ -46,12 +49,17 @@ class EngineCore {
   void SetController(std::shared_ptr<PrecisionController> controller);
   const PrecisionController& controller() const { return *controller_; }
 
-  // One step: schedule, choose the precision, execute, sample, publish. False when there is nothing
-  // to do. A failure of the runner ends the requests of the step; only a broken invariant throws.
+  // Plans and launches a step where one more may be in flight, and ends the oldest, with outputs to
+  // its requests, where no more may or there was nothing to launch. With one step in flight, that
+  // is one whole step. False when there is nothing to do. A failure of the runner ends the requests
+  // of the step; only a broken invariant throws.
   bool Step();
 
-  bool idle() const { return requests_.empty(); }
+  // Nothing at hand, nothing in flight.
+  bool idle() const { return requests_.empty() && num_in_flight_ == 0; }
   size_t num_requests() const { return requests_.size(); }
+  int num_in_flight() const { return num_in_flight_; }
+  // The controller's last, for rows that generate.
   const PrecisionPlan& plan() const { return plan_; }
   const StepCostModel& cost() const { return cost_; }
   const Scheduler& scheduler() const { return scheduler_; }
@@ -63,20 +71,26 @@ class EngineCore {
  private:
   TimePoint Now() const { return config_.now ? config_.now() : Clock::now(); }
   CacheTagsByPin CacheTagsNow() const;
-  uint64_t RecordTag() const;
-  void CollectDeadlines();
-  void ChoosePlan();
-  void BuildJobs(const ConstTensorView& logits);
-  void Advance(size_t index);
-  void CountPrompt(const Sequence& sequence);
-  void AppendToken(Sequence* sequence, const SampleJob& job);
+  uint64_t RecordTag(const PrecisionPlan& plan) const;
+  void CollectDeadlines(const StepFeatures& features);
+  void ChoosePlans(EngineStep* step);
+  bool LaunchStep();
+  void FinishStep();
+  void Launched(const EngineStep& step);
+  void End(EngineStep* step, const std::string& failure);
+  void Advance(const EngineStep& step, size_t index);
+  void TakeDraws(const EngineStep& step, size_t index, int64_t draws);
+  void CountPrompt(const StepPart& part, PrecisionClass precision);
+  // Scores: the token's and its tops, where asked for.
+  void AppendToken(Sequence* sequence, int32_t token, std::span<const ScoredToken> scores,
+                   PrecisionClass precision);
   FinishReason EndOf(Sequence* sequence, int32_t token);
   void Touch(Sequence* sequence);
   void FinishChoice(Sequence* sequence, FinishReason reason, bool poisoned = false);
   void Fail(RequestState* request, const std::string& message);
   void PublishTouched();
   void RecordFinished(const RequestState& request);
-  void RecordStep(const StepReport& report);
+  void RecordStep(const EngineStep& step);
   void UpdateGauges();
 
   EngineConfig config_;
@@ -87,27 +101,29 @@ class EngineCore {
   BlockPool pool_;
   Scheduler scheduler_;
   SchedulerCounts reported_;  // of the scheduler's, what the metrics have
-  Sampler sampler_;
   Publisher publisher_;
-  StepArena arena_;
   StepCostModel cost_;
 
   std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
   std::vector<RequestState*> touched_;
+  // Finished, and still in steps in flight.
+  std::vector<std::unique_ptr<RequestState>> retired_;
+
+  // A ring: num_in_flight_ of them, from oldest_ on, are launched.
+  std::vector<EngineStep> steps_;
+  int oldest_ = 0;
+  int num_in_flight_ = 0;
+  TimePoint last_end_;  // of a step
 
   PrecisionPlan plan_;
-  uint64_t fixed_tag_ = 0;  // of the controller's plan, where it is not adaptive
+  PrecisionPlan prefill_plan_;
+  UsableTags fixed_tags_;  // of the controller's plans, where it is not adaptive
   const uint64_t fp16_tag_;
   const uint64_t fp8_tag_;
 
-  // Of the step at hand.
-  uint64_t step_ = 0;
+  uint64_t num_steps_ = 0;
   TimePoint now_;
-  bool switched_ = false;
-  PrecisionClass class_ = PrecisionClass::kFp16;
   std::vector<DeadlineSlack> deadlines_;
-  std::vector<SampleJob> jobs_;
-  std::vector<size_t> job_begin_;  // of each scheduled sequence, and the end
 };
 
 }  // namespace dualfp

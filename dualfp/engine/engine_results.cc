@@ -1,7 +1,8 @@
-// EngineCore, second half of a step: logits to tokens, tokens to outputs, and what is counted.
+// EngineCore, second half of a step: its tokens to outputs, and what is counted.
 
 #include <algorithm>
 #include <exception>
+#include <utility>
 
 #include "dualfp/base/check.h"
 #include "dualfp/engine/engine_core.h"
@@ -11,104 +12,88 @@ namespace {
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-// Choices that take their first token from the logits of the prompt's last row: the sequence's own,
-// and those that are not born yet.
-int NumDraws(const Sequence& sequence) {
-  const auto& choices = sequence.request->choices;
-  const bool leads =
-      sequence.choice == 0 && choices.size() > 1 && choices.back().state == SequenceState::kUnborn;
-  return leads ? static_cast<int>(choices.size()) : 1;
-}
-
 }  // namespace
 
-void EngineCore::BuildJobs(const ConstTensorView& logits) {
-  const int64_t vocab_size = runner_->info().vocab_size;
-  const auto row = [&](int64_t index) {
-    return std::span(logits.as<float>() + index * logits.strides[0],
-                     static_cast<size_t>(vocab_size));
-  };
-  jobs_.clear();
-  job_begin_.clear();
-  const auto scheduled = scheduler_.scheduled();
-  for (size_t index = 0; index < scheduled.size(); ++index) {
-    Sequence* sequence = scheduled[index];
-    RequestState& request = *sequence->request;
-    job_begin_.push_back(jobs_.size());
-    const int64_t draws = arena_.samples(index) ? 1 : 0;
-    const int64_t num_scores = arena_.logit_begin(index + 1) - arena_.logit_begin(index) - draws;
-    const size_t each = request.scores_per_prompt_token;
-    const size_t first_score = request.prompt_scores.size();
-    request.prompt_scores.resize(first_score + num_scores * each);
-    for (int64_t i = 0; i < num_scores; ++i) {
-      SampleJob job;
-      job.logits = row(arena_.logit_begin(index) + i);
-      job.token = request.request.prompt[request.num_prompt_scored + i + 1];
-      job.scores = std::span(request.prompt_scores).subspan(first_score + i * each, each);
-      jobs_.push_back(job);
-    }
-    if (draws == 0) {
-      continue;
-    }
-    for (int choice = 0; choice < NumDraws(*sequence); ++choice) {
-      Sequence& drawn = choice == 0 ? *sequence : request.choices[choice];
-      drawn.new_scores.resize(request.scores_per_token);
-      SampleJob job;
-      job.logits = row(arena_.logit_begin(index + 1) - 1);
-      job.state = &drawn.sampler;
-      job.scores = drawn.new_scores;
-      jobs_.push_back(job);
-    }
-  }
-  job_begin_.push_back(jobs_.size());
-}
-
-void EngineCore::Advance(size_t index) {
-  Sequence* sequence = scheduler_.scheduled()[index];
+void EngineCore::Advance(const EngineStep& step, size_t index) {
+  const StepPart& part = step.parts[index];
+  const StepBatch& batch = step.batch;
+  const GroupPlan& group = step.group(part.group);
+  Sequence* sequence = part.sequence;
   RequestState& request = *sequence->request;
-  if (sequence->state == SequenceState::kFinished) {
-    return;  // another of its request's choices has failed in this step
-  }
-  const std::span<const SampleJob> jobs =
-      std::span(jobs_).subspan(job_begin_[index], job_begin_[index + 1] - job_begin_[index]);
-  if (!std::ranges::all_of(jobs, &SampleJob::ok)) {
+  const int64_t draws = part.num_draws > 0 ? batch.yielded()[index] : 0;
+  CheckInternal(draws <= part.num_draws && (draws > 0 || part.num_draws == 0), "a part of ",
+                part.num_draws, " draws yields ", draws, " tokens");
+  const std::span<const int32_t> tokens =
+      batch.tokens().subspan(batch.sample_start()[index], part.num_scores + draws);
+  if (std::ranges::find(tokens, kNoToken) != tokens.end()) {
     Fail(&request, "the model's logits are NaN or infinite, or leave no token to choose");
     return;
   }
-  CountPrompt(*sequence);
-  scheduler_.Complete(sequence, RecordTag());
-  const int num_draws = arena_.samples(index) ? NumDraws(*sequence) : 0;
-  request.num_prompt_scored += static_cast<int64_t>(jobs.size()) - num_draws;
-
-  // All forks before the first token: a choice that is finished has no blocks to share.
-  for (int choice = 1; choice < num_draws; ++choice) {
-    scheduler_.Fork(*sequence, &request.choices[choice]);
+  CountPrompt(part, group.precision_class);
+  // Drafts that were not confirmed are not part of the sequence.
+  const int64_t end = part.begin + (part.num_drafts > 0 ? draws : part.count);
+  if (sequence->residency == part.residency) {
+    if (part.num_drafts > 0) {
+      sequence->num_computed = end;
+    }
+    scheduler_.Complete(sequence, part.begin, end, group.tag, tokens.subspan(part.num_scores));
   }
-  for (int choice = 0; choice < num_draws; ++choice) {
-    Sequence* drawn = choice == 0 ? sequence : &request.choices[choice];
-    AppendToken(drawn, jobs[jobs.size() - num_draws + choice]);
+  const auto scores_of = [&](int64_t sample) {
+    const SampleRow& row = batch.samples()[sample];
+    return batch.scores().subspan(row.score_begin, row.num_scores);
+  };
+  for (int64_t i = 0; i < part.num_scores; ++i) {
+    const auto scores = scores_of(batch.sample_start()[index] + i);
+    request.prompt_scores.insert(request.prompt_scores.end(), scores.begin(), scores.end());
+  }
+  if (draws > 0) {
+    TakeDraws(step, index, draws);
   }
 }
 
-void EngineCore::CountPrompt(const Sequence& sequence) {
-  RequestState& request = *sequence.request;
-  const int64_t begin = sequence.num_computed;
-  const int64_t end = std::min(begin + sequence.num_scheduled, request.prompt_size());
+void EngineCore::TakeDraws(const EngineStep& step, size_t index, int64_t draws) {
+  const StepPart& part = step.parts[index];
+  const StepBatch& batch = step.batch;
+  const PrecisionClass precision = step.group(part.group).precision_class;
+  Sequence* sequence = part.sequence;
+  RequestState& request = *sequence->request;
+  const bool leads = NumChoicesDrawn(*sequence) > 1;
+  // All forks before the first token: a choice that is finished has no blocks to share.
+  for (int64_t choice = 1; leads && choice < draws; ++choice) {
+    scheduler_.Fork(*sequence, &request.choices[choice]);
+  }
+  for (int64_t i = 0; i < draws; ++i) {
+    Sequence* drawn = leads ? &request.choices[i] : sequence;
+    if (drawn->state == SequenceState::kFinished) {
+      break;  // by one of these tokens: the others are too many
+    }
+    const int64_t sample = batch.sample_start()[index] + part.num_scores + i;
+    const SampleRow& row = batch.samples()[sample];
+    AppendToken(drawn, batch.tokens()[sample],
+                batch.scores().subspan(row.score_begin, row.num_scores), precision);
+  }
+}
+
+void EngineCore::CountPrompt(const StepPart& part, PrecisionClass precision) {
+  RequestState& request = *part.sequence->request;
+  const int64_t begin = part.begin;
+  const int64_t end = std::min(begin + part.count, request.prompt_size());
   if (end <= request.num_prompt_seen) {
     return;  // a decode, or computed again after a preemption
   }
   request.usage.cached_tokens += std::max<int64_t>(0, begin - request.num_prompt_seen);
-  request.usage.prompt_by_precision[static_cast<size_t>(class_)] +=
+  request.usage.prompt_by_precision[static_cast<size_t>(precision)] +=
       end - std::max(begin, request.num_prompt_seen);
   request.num_prompt_seen = end;
 }
 
-void EngineCore::AppendToken(Sequence* sequence, const SampleJob& job) {
+void EngineCore::AppendToken(Sequence* sequence, int32_t token, std::span<const ScoredToken> scores,
+                             PrecisionClass precision) {
   RequestState& request = *sequence->request;
-  sequence->output.push_back(job.token);
-  sequence->sampler.Append(job.token);
+  sequence->output.push_back(token);
+  sequence->new_scores.insert(sequence->new_scores.end(), scores.begin(), scores.end());
   ++request.usage.completion_tokens;
-  ++request.usage.completion_by_precision[static_cast<size_t>(class_)];
+  ++request.usage.completion_by_precision[static_cast<size_t>(precision)];
   metrics_->generation_tokens_total.Add();
 
   if (request.timing.first_token == TimePoint{}) {
@@ -122,7 +107,7 @@ void EngineCore::AppendToken(Sequence* sequence, const SampleJob& job) {
   sequence->last_token_time = request.timing.last_token = now_;
 
   Touch(sequence);
-  if (const FinishReason reason = EndOf(sequence, job.token); reason != FinishReason::kNone) {
+  if (const FinishReason reason = EndOf(sequence, token); reason != FinishReason::kNone) {
     FinishChoice(sequence, reason);
   } else if (sequence->text != nullptr) {
     sequence->text->Take(&sequence->new_text);
@@ -185,9 +170,6 @@ void EngineCore::FinishChoice(Sequence* sequence, FinishReason reason, bool pois
 
 void EngineCore::Fail(RequestState* request, const std::string& message) {
   for (Sequence& sequence : request->choices) {
-    // Scores of a token that did not come.
-    sequence.new_scores.resize(request->scores_per_token *
-                               (sequence.output.size() - sequence.num_published));
     FinishChoice(&sequence, FinishReason::kError, /*poisoned=*/true);
   }
   request->error = message;
@@ -201,7 +183,11 @@ void EngineCore::PublishTouched() {
     }
     publisher_.Publish(request);
     if (finished) {
-      requests_.erase(request->id);
+      const auto at = requests_.find(request->id);
+      if (request->parts_in_flight > 0) {
+        retired_.push_back(std::move(at->second));
+      }
+      requests_.erase(at);
     }
   }
   touched_.clear();
@@ -226,13 +212,15 @@ void EngineCore::RecordFinished(const RequestState& request) {
   }
 }
 
-void EngineCore::RecordStep(const StepReport& report) {
-  const auto rows = report.features.prefill_tokens + report.features.decode_sequences;
-  metrics_->iteration_tokens_total.Observe(static_cast<double>(rows));
-  metrics_->precision_tokens_total[static_cast<size_t>(class_)].Add(rows);
-  metrics_->step_duration_seconds[static_cast<size_t>(class_)].Observe(report.seconds);
+void EngineCore::RecordStep(const EngineStep& step) {
+  const StepReport& report = step.report;
+  metrics_->iteration_tokens_total.Observe(static_cast<double>(step.batch.rows()));
+  for (const GroupPlan& group : step.groups) {
+    metrics_->precision_tokens_total[static_cast<size_t>(group.precision_class)].Add(group.rows);
+  }
+  metrics_->step_duration_seconds[static_cast<size_t>(step.OverallClass())].Observe(report.seconds);
   metrics_->precision_switches_total.Add(report.switched ? 1 : 0);
-  metrics_->precision_mode.Set(Fp8Fraction(plan_));
+  metrics_->precision_mode.Set(step.Fp8Share());
   const SchedulerCounts& counts = scheduler_.counts();
   metrics_->num_preemptions_total.Add(counts.preemptions - reported_.preemptions);
   metrics_->prefix_cache_queries_total.Add(counts.cache_queries - reported_.cache_queries);

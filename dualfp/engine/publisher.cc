@@ -54,7 +54,8 @@ void Publisher::Publish(RequestState* request) {
   size_t prompt_positions = 0;
   // With the first token, or with an end before it.
   if (request->scores_per_prompt_token > 0 && !request->prompt_scores_published &&
-      request->num_prompt_scored == request->prompt_size() - 1) {
+      std::ssize(request->prompt_scores) ==
+          (request->prompt_size() - 1) * request->scores_per_prompt_token) {
     request->prompt_scores_published = true;
     const ScoredToken none;
     AddPosition({&none, 1});

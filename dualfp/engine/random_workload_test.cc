@@ -70,16 +70,24 @@ Request RandomRequest(std::mt19937* random, const RunnerInfo& info) {
   return request;
 }
 
+// How the runner works; no request may notice.
+struct Pipeline {
+  int steps_in_flight = 1;
+  int draft_tokens = 0;
+};
+
 struct WorkloadCounts {
   uint64_t preemptions = 0;
   uint64_t cache_hits = 0;
   uint64_t copies = 0;
   uint64_t cancelled = 0;
+  uint64_t ahead = 0;    // rows whose token was not known when their step was launched
+  uint64_t drafted = 0;  // tokens
 };
 
 // Any mix of requests on any size of engine: every step leaves all accounts in order, everything
 // ends, nothing leaks, and each request gets the tokens that it would get alone.
-void RunRandomWorkload(int seed, WorkloadCounts* counts) {
+void RunRandomWorkload(int seed, const Pipeline& pipeline, WorkloadCounts* counts) {
   std::mt19937 random(seed);
   const auto below = [&](uint64_t bound) { return static_cast<int>(random() % bound); };
   RunnerInfo info = SmallInfo();
@@ -88,21 +96,27 @@ void RunRandomWorkload(int seed, WorkloadCounts* counts) {
   info.max_sequences = 1 + below(12);
   info.max_rows = info.max_sequences + below(40);
   info.max_logit_rows = info.max_sequences + below(10);
+  info.max_steps_in_flight = pipeline.steps_in_flight;
+  info.max_draft_tokens = pipeline.draft_tokens;
   EngineConfig config;
   config.enable_prefix_caching = below(4) != 0;
   config.eos_token_ids = {3};
   const bool adaptive = below(3) == 0;
-  const bool fp8 = below(2) == 0;
+  // Of rows that compute prompts, and of those that generate.
+  const auto precision = [&] { return below(2) == 0 ? Precision::kFp8 : Precision::kFp16; };
+  const Precision prefill = precision();
+  const Precision decode = precision();
   std::shared_ptr<PrecisionController> controller;
   if (adaptive) {
     controller = std::make_shared<RandomController>(random());
   } else {
-    controller = MakeFixedController(
-        PrecisionPlan::Uniform(info.num_layers, fp8 ? Precision::kFp8 : Precision::kFp16));
+    controller = MakePhasedController(PrecisionPlan::Uniform(info.num_layers, prefill),
+                                      PrecisionPlan::Uniform(info.num_layers, decode));
   }
   CoreHarness harness(config, info, controller);
   harness.runner().before = [&](const StepBatch& batch) {
     counts->copies += batch.copies().size();
+    counts->ahead += std::ranges::count_if(batch.token_sources(), [](int32_t s) { return s >= 0; });
   };
 
   struct Run {
@@ -116,9 +130,8 @@ void RunRandomWorkload(int seed, WorkloadCounts* counts) {
     ASSERT_LT(step, 50000);
     while (to_submit > 0 && below(4) == 0) {
       Request request = RandomRequest(&random, info);
-      // Pins of one kind only, as FP16 pins decide for FP8 pins.
-      if (adaptive && below(2) == 0) {
-        request.precision = PrecisionPin::kFp16;
+      if (below(2) == 0) {
+        request.precision = below(2) == 0 ? PrecisionPin::kFp16 : PrecisionPin::kFp8;
       }
       runs.push_back({request, harness.Submit(request)});
       --to_submit;
@@ -132,6 +145,8 @@ void RunRandomWorkload(int seed, WorkloadCounts* counts) {
     ASSERT_NO_THROW(harness.core().CheckInvariants());
   }
   EXPECT_EQ(harness.core().pool().num_free(), info.num_blocks);
+  EXPECT_EQ(harness.core().num_in_flight(), 0);
+  counts->drafted += harness.runner().num_drafted();
   counts->preemptions += harness.metrics().num_preemptions_total.value();
   counts->cache_hits += harness.metrics().prefix_cache_hits_total.value();
   for (const Run& run : runs) {
@@ -139,15 +154,19 @@ void RunRandomWorkload(int seed, WorkloadCounts* counts) {
     ASSERT_TRUE(run.result->finished);
     EXPECT_EQ(run.result->violation, "");
     EXPECT_EQ(run.result->error, "");
-    const bool reproducible = !adaptive || run.request.precision == PrecisionPin::kFp16;
-    if (!reproducible) {
-      continue;
+    const PrecisionPin pin = run.request.precision;
+    if (adaptive && pin == PrecisionPin::kAuto) {
+      continue;  // not reproducible
     }
-    const Precision precision = !adaptive && fp8 ? Precision::kFp8 : Precision::kFp16;
+    const auto tag = [&](Precision unpinned) {
+      return UniformTag(info, pin == PrecisionPin::kFp16  ? Precision::kFp16
+                              : pin == PrecisionPin::kFp8 ? Precision::kFp8
+                                                          : unpinned);
+    };
     for (int choice = 0; choice < run.request.sampling.n; ++choice) {
       std::vector<int32_t> expected =
-          ExpectedTokens(run.request, choice, *run.request.sampling.seed,
-                         UniformTag(info, precision), info, config.eos_token_ids);
+          ExpectedTokens(run.request, choice, *run.request.sampling.seed, tag(decode), info,
+                         config.eos_token_ids, tag(prefill));
       const auto& tokens = run.result->choices[choice].tokens;
       if (run.cancelled) {
         ASSERT_LE(tokens.size(), expected.size());
@@ -169,23 +188,47 @@ void RunRandomWorkload(int seed, WorkloadCounts* counts) {
   }
 }
 
-class RandomWorkload : public ::testing::TestWithParam<int> {};
+class RandomWorkload : public ::testing::TestWithParam<int> {
+ protected:
+  void Run(const Pipeline& pipeline, WorkloadCounts* counts) {
+    for (int seed = 100 * GetParam(); seed < 100 * GetParam() + 50; ++seed) {
+      SCOPED_TRACE(seed);
+      RunRandomWorkload(seed, pipeline, counts);
+      if (HasFatalFailure()) {
+        return;
+      }
+    }
+    // The workloads reach what they are meant to test.
+    EXPECT_GT(counts->preemptions, 100u);
+    EXPECT_GT(counts->cache_hits, 1000u);
+    EXPECT_GT(counts->copies, 100u);
+    EXPECT_GT(counts->cancelled, 20u);
+  }
+};
 
 TEST_P(RandomWorkload, KeepsItsAccountsAndItsPromises) {
   WorkloadCounts counts;
-  for (int seed = 100 * GetParam(); seed < 100 * GetParam() + 50; ++seed) {
-    SCOPED_TRACE(seed);
-    RunRandomWorkload(seed, &counts);
-    if (HasFatalFailure()) {
-      return;
-    }
-  }
-  // The workloads reach what they are meant to test.
-  EXPECT_GT(counts.preemptions, 100u);
-  EXPECT_GT(counts.cache_hits, 1000u);
-  EXPECT_GT(counts.copies, 100u);
-  EXPECT_GT(counts.cancelled, 20u);
-  RecordProperty("preemptions", std::to_string(counts.preemptions));
+  Run({}, &counts);
+  EXPECT_EQ(counts.ahead, 0u);
+}
+
+TEST_P(RandomWorkload, IsTheSameWithTwoStepsInFlight) {
+  WorkloadCounts counts;
+  Run({.steps_in_flight = 2}, &counts);
+  EXPECT_GT(counts.ahead, 1000u);
+}
+
+TEST_P(RandomWorkload, IsTheSameWithSeveralTokensAStep) {
+  WorkloadCounts counts;
+  Run({.draft_tokens = 3}, &counts);
+  EXPECT_GT(counts.drafted, 1000u);
+}
+
+TEST_P(RandomWorkload, IsTheSameWithBoth) {
+  WorkloadCounts counts;
+  Run({.steps_in_flight = 2, .draft_tokens = 2}, &counts);
+  EXPECT_GT(counts.drafted, 1000u);
+  EXPECT_GT(counts.ahead, 0u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, RandomWorkload, ::testing::Range(0, 8));

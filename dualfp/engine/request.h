@@ -21,7 +21,7 @@ using TimePoint = Clock::time_point;
 using RequestId = uint64_t;
 
 // How the next token is drawn. Names, defaults, ranges and order of operations are vLLM's:
-// min_tokens, logit_bias, penalties, temperature, min_p, top_k, top_p, draw (sampler.h).
+// min_tokens, logit_bias, penalties, temperature, min_p, top_k, top_p, draw (kernels/sample.h).
 struct SamplingParams {
   int n = 1;  // choices drawn from one prompt
 
@@ -54,8 +54,7 @@ struct SamplingParams {
   std::optional<int> prompt_logprobs;
 };
 
-// kFp16: the request runs in FP16 only, and so does every step that it is in.
-// kFp8: FP8, except in steps that hold an FP16-pinned request: the FP16 pin wins.
+// kFp16, kFp8: all layers of the request's rows, whatever its neighbours in a step compute at.
 // kAuto: whatever the engine's precision is.
 enum class PrecisionPin : uint8_t { kAuto, kFp16, kFp8 };
 

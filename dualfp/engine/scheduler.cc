@@ -32,6 +32,9 @@ Scheduler::Scheduler(const SchedulerConfig& config, BlockPool* pool)
         "max_num_batched_tokens (", config.max_tokens, ") must not be below max_num_seqs (",
         config.max_sequences, ")");
   CheckInternal(config.max_logit_rows >= config.max_sequences, "too few logit rows");
+  for (int64_t seat = config.max_sequences; seat-- > 0;) {
+    free_seats_.push_back(seat);
+  }
   running_.reserve(config.max_sequences);
   scheduled_.reserve(config.max_sequences);
   waiting_.reserve(config.max_waiting + config.max_sequences);
@@ -43,23 +46,49 @@ void Scheduler::Add(Sequence* sequence) {
   InsertSorted(&waiting_, sequence, LessImportantPointer);
 }
 
-void Scheduler::Schedule(const CacheTagsByPin& tags) {
+void Scheduler::Schedule(const CacheTagsByPin& tags, bool cut_at_prompt, bool in_flight) {
   scheduled_.clear();
   token_budget_ = config_.max_tokens;
   logit_budget_ = config_.max_logit_rows;
+  fork_budget_ = config_.max_forks;
+  cut_at_prompt_ = cut_at_prompt;
   preempted_ = false;
   ScheduleDecodes();
   SchedulePrefills();
   AdmitWaiting(tags);
-  CheckInternal(!scheduled_.empty() || (running_.empty() && waiting_.empty()),
+  ScheduleDrafts();
+  CheckInternal(in_flight || !scheduled_.empty() || (running_.empty() && waiting_.empty()),
                 "requests are at hand and none can run");
+}
+
+void Scheduler::Seat(Sequence* sequence) {
+  sequence->seat = free_seats_.back();
+  free_seats_.pop_back();
+  sequence->has_state = false;
+  ++sequence->residency;
+  sequence->state = SequenceState::kRunning;
+  InsertSorted(&running_, sequence, MoreImportantPointer);
+}
+
+void Scheduler::Unseat(Sequence* sequence) {
+  EraseSorted(&running_, sequence, MoreImportantPointer);
+  free_seats_.push_back(sequence->seat);
+  sequence->seat = -1;
+  ++sequence->residency;
+  for (auto block = sequence->blocks.rbegin(); block != sequence->blocks.rend(); ++block) {
+    pool_->Release(*block);
+  }
+  sequence->blocks.clear();
+  sequence->num_computed = 0;
+  sequence->num_keyed = 0;
 }
 
 void Scheduler::ScheduleDecodes() {
   // Most important first, and victims are the least important: a victim has not been scheduled yet.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* sequence = running_[i];
-    if (sequence->num_remaining() != 1) {
+    const int64_t forks = NumChoicesDrawn(*sequence) - 1;
+    if (!IsReady(*sequence) || sequence->num_remaining() != 1 || forks > fork_budget_) {
       continue;
     }
     const int64_t block = sequence->num_computed / pool_->block_size();
@@ -76,7 +105,7 @@ void Scheduler::ScheduleDecodes() {
       }
       if (pool_->ref_count(sequence->blocks[block]) > 1) {  // MakeRoom may have ended the sharing
         sequence->copy_source = sequence->blocks[block];
-        sequence->blocks[block] = pool_->Allocate();
+        sequence->copy_target = sequence->blocks[block] = pool_->Allocate();
         pool_->Release(sequence->copy_source);
       }
     }
@@ -84,6 +113,36 @@ void Scheduler::ScheduleDecodes() {
     scheduled_.push_back(sequence);
     --token_budget_;
     --logit_budget_;
+    fork_budget_ -= forks;
+  }
+}
+
+// Guesses are worth nobody's place: they take what rows and blocks are left over.
+void Scheduler::ScheduleDrafts() {
+  for (Sequence* sequence : scheduled_) {
+    const RequestState& request = *sequence->request;
+    // A penalty depends on the tokens before, and so would on guesses.
+    if (config_.max_draft_tokens == 0 || request.penalties || sequence->output.empty() ||
+        sequence->num_remaining() != 1) {
+      continue;
+    }
+    // One for each running sequence, as for admissions.
+    const int64_t spare_blocks =
+        std::max<int64_t>(0, pool_->num_free() - static_cast<int64_t>(running_.size()));
+    const auto blocks = static_cast<int64_t>(sequence->blocks.size()) + spare_blocks;
+    const int64_t count = std::min<int64_t>(
+        {config_.max_draft_tokens, request.completion_limit - sequence->output_expected() - 1,
+         token_budget_, logit_budget_, blocks * pool_->block_size() - sequence->num_computed - 1});
+    if (count <= 0) {
+      continue;
+    }
+    sequence->num_drafts = count;
+    sequence->num_scheduled += count;
+    token_budget_ -= count;
+    logit_budget_ -= count;
+    while (std::ssize(sequence->blocks) < BlocksFor(sequence->num_computed + 1 + count)) {
+      sequence->blocks.push_back(pool_->Allocate());
+    }
   }
 }
 
@@ -100,25 +159,15 @@ bool Scheduler::MakeRoom(Sequence* sequence) {
 
 void Scheduler::Preempt(Sequence* sequence) {
   CheckInternal(sequence->num_scheduled == 0, "a scheduled sequence is preempted");
-  ReleaseBlocks(sequence);
-  EraseSorted(&running_, sequence, MoreImportantPointer);
+  Unseat(sequence);
   Add(sequence);
   preempted_ = true;
   ++counts_.preemptions;
 }
 
-void Scheduler::ReleaseBlocks(Sequence* sequence) {
-  for (auto block = sequence->blocks.rbegin(); block != sequence->blocks.rend(); ++block) {
-    pool_->Release(*block);
-  }
-  sequence->blocks.clear();
-  sequence->num_computed = 0;
-  sequence->num_keyed = 0;
-}
-
 void Scheduler::SchedulePrefills() {
   for (Sequence* sequence : running_) {
-    if (sequence->num_remaining() > 1) {
+    if (IsReady(*sequence) && sequence->num_remaining() > 1) {
       ScheduleChunk(sequence);
     }
   }
@@ -138,14 +187,25 @@ int64_t Scheduler::LogitRows(const Sequence& sequence, int64_t count) const {
 
 void Scheduler::ScheduleChunk(Sequence* sequence) {
   int64_t count = std::min(sequence->num_remaining(), token_budget_);
+  if (cut_at_prompt_ && sequence->num_computed < sequence->request->prompt_size()) {
+    count = std::min(count, sequence->request->prompt_size() - sequence->num_computed);
+  }
   // A chunk needs at most a logit row for each of its tokens, and needs many only for the sake of
   // prompt logprobs.
   if (LogitRows(*sequence, count) > logit_budget_) {
     count = std::min(count, logit_budget_);
   }
+  int64_t forks = NumChoicesDrawn(*sequence) - 1;
+  if (count < sequence->num_remaining()) {
+    forks = 0;
+  } else if (forks > fork_budget_) {
+    --count;  // the last token, which they are drawn from, another time
+    forks = 0;
+  }
   if (count <= 0) {
     return;
   }
+  fork_budget_ -= forks;
   sequence->num_scheduled = count;
   scheduled_.push_back(sequence);
   token_budget_ -= count;
@@ -156,6 +216,9 @@ void Scheduler::AdmitWaiting(const CacheTagsByPin& tags) {
   while (!waiting_.empty() && !preempted_ && token_budget_ > 0 && logit_budget_ > 0 &&
          static_cast<int>(running_.size()) < config_.max_sequences) {
     Sequence* sequence = waiting_.back();
+    if (sequence->num_pending > 0) {
+      return;  // preempted in a step whose token is still to come
+    }
     const auto pin = static_cast<size_t>(sequence->request->request.precision);
     if (!Admit(sequence, tags[pin])) {
       return;  // nothing overtakes what is more important
@@ -163,13 +226,15 @@ void Scheduler::AdmitWaiting(const CacheTagsByPin& tags) {
   }
 }
 
-void Scheduler::Tokens(const Sequence& sequence, int64_t block) {
+void Scheduler::Tokens(const Sequence& sequence, int64_t block, std::span<const int32_t> yielded) {
   for (int i = 0; i < pool_->block_size(); ++i) {
-    block_tokens_[i] = sequence.Token(block * pool_->block_size() + i);
+    const int64_t position = block * pool_->block_size() + i;
+    block_tokens_[i] = position < sequence.num_tokens() ? sequence.Token(position)
+                                                        : yielded[position - sequence.num_tokens()];
   }
 }
 
-void Scheduler::FindCachedPrefix(const Sequence& sequence, const CacheTags& tags) {
+void Scheduler::FindCachedPrefix(const Sequence& sequence, const UsableTags& tags) {
   hits_.clear();
   const RequestState& request = *sequence.request;
   // Prompt logprobs need every prompt token's logits, which the cache does not hold.
@@ -182,11 +247,17 @@ void Scheduler::FindCachedPrefix(const Sequence& sequence, const CacheTags& tags
   // At least one token is left to compute: its logits are what is wanted.
   const int64_t limit = (sequence.num_tokens() - 1) / pool_->block_size();
   for (int64_t block = 0; block < limit; ++block) {
-    Tokens(sequence, block);
-    Hit hit{-1, {}, 0};
-    for (int i = 0; i < tags.count && hit.block < 0; ++i) {
-      const Hash128 key = pool_->ChildKey(parent, tags.tags[i], block_tokens_);
-      hit = {pool_->Find(key, block_tokens_), key, tags.tags[i]};
+    Tokens(sequence, block, {});
+    const bool in_prompt = (block + 1) * pool_->block_size() <= request.prompt_size();
+    const bool across = !in_prompt && block * pool_->block_size() < request.prompt_size();
+    if (across && tags.prompt != tags.output) {
+      return;
+    }
+    const CacheTags& usable = in_prompt ? tags.prompt : tags.output;
+    Hit hit{-1, {}};
+    for (int i = 0; i < usable.count && hit.block < 0; ++i) {
+      const Hash128 key = pool_->ChildKey(parent, usable.tags[i], block_tokens_);
+      hit = {pool_->Find(key, block_tokens_), key};
     }
     if (hit.block < 0) {
       return;
@@ -196,7 +267,7 @@ void Scheduler::FindCachedPrefix(const Sequence& sequence, const CacheTags& tags
   }
 }
 
-bool Scheduler::Admit(Sequence* sequence, const CacheTags& tags) {
+bool Scheduler::Admit(Sequence* sequence, const UsableTags& tags) {
   FindCachedPrefix(*sequence, tags);
   const int64_t needed = BlocksFor(sequence->num_tokens()) - static_cast<int64_t>(hits_.size());
   const auto idle_hits = std::count_if(
@@ -223,18 +294,21 @@ bool Scheduler::Admit(Sequence* sequence, const CacheTags& tags) {
   counts_.cache_hits += sequence->num_computed;
 
   waiting_.pop_back();
-  sequence->state = SequenceState::kRunning;
-  InsertSorted(&running_, sequence, MoreImportantPointer);
+  Seat(sequence);
   ScheduleChunk(sequence);
   return true;
 }
 
-void Scheduler::Complete(Sequence* sequence, uint64_t precision_tag) {
-  const int64_t block_size = pool_->block_size();
-  const int64_t begin = sequence->num_computed;
+void Scheduler::Launched(Sequence* sequence) {
   sequence->num_computed += sequence->num_scheduled;
   sequence->num_scheduled = 0;
-  sequence->copy_source = -1;
+  sequence->num_drafts = 0;
+  sequence->copy_source = sequence->copy_target = -1;
+}
+
+void Scheduler::Complete(Sequence* sequence, int64_t begin, int64_t end, uint64_t precision_tag,
+                         std::span<const int32_t> yielded) {
+  const int64_t block_size = pool_->block_size();
   if (!pool_->caching()) {
     return;
   }
@@ -242,8 +316,8 @@ void Scheduler::Complete(Sequence* sequence, uint64_t precision_tag) {
   uint64_t tag = begin % block_size == 0 || sequence->open_tag == precision_tag
                      ? precision_tag
                      : kMixedPrecisionTag;
-  for (; (sequence->num_keyed + 1) * block_size <= sequence->num_computed; ++sequence->num_keyed) {
-    Tokens(*sequence, sequence->num_keyed);
+  for (; (sequence->num_keyed + 1) * block_size <= end; ++sequence->num_keyed) {
+    Tokens(*sequence, sequence->num_keyed, yielded);
     sequence->key = pool_->ChildKey(sequence->key, tag, block_tokens_);
     const int32_t block = sequence->blocks[sequence->num_keyed];
     pool_->Register(block, sequence->key, block_tokens_);
@@ -252,10 +326,10 @@ void Scheduler::Complete(Sequence* sequence, uint64_t precision_tag) {
   sequence->open_tag = tag;
 }
 
-bool Scheduler::Fork(const Sequence& parent, Sequence* child) {
-  if (static_cast<int>(running_.size()) >= config_.max_sequences) {
+void Scheduler::Fork(const Sequence& parent, Sequence* child) {
+  if (parent.state != SequenceState::kRunning || free_seats_.empty()) {
     Add(child);
-    return false;
+    return;
   }
   for (const int32_t block : parent.blocks) {
     pool_->Ref(block);
@@ -265,9 +339,7 @@ bool Scheduler::Fork(const Sequence& parent, Sequence* child) {
   child->num_keyed = parent.num_keyed;
   child->key = parent.key;
   child->open_tag = parent.open_tag;
-  child->state = SequenceState::kRunning;
-  InsertSorted(&running_, child, MoreImportantPointer);
-  return true;
+  Seat(child);
 }
 
 void Scheduler::Finish(Sequence* sequence, bool poisoned) {
@@ -277,10 +349,10 @@ void Scheduler::Finish(Sequence* sequence, bool poisoned) {
     }
   }
   sequence->num_scheduled = 0;
-  sequence->copy_source = -1;
+  sequence->num_drafts = 0;
+  sequence->copy_source = sequence->copy_target = -1;
   if (sequence->state == SequenceState::kRunning) {
-    ReleaseBlocks(sequence);
-    EraseSorted(&running_, sequence, MoreImportantPointer);
+    Unseat(sequence);
   } else if (sequence->state == SequenceState::kWaiting) {
     EraseSorted(&waiting_, sequence, LessImportantPointer);
   }

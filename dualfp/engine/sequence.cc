@@ -11,6 +11,20 @@ namespace {
 // Room for the text of one step; longer text makes the string grow.
 constexpr size_t kTextReserve = 256;
 
+SampleRow MakeDraw(const SamplingParams& sampling, uint64_t seed, int choice) {
+  SampleRow row;
+  row.seed = seed;
+  row.choice = static_cast<uint32_t>(choice);
+  row.temperature = sampling.temperature;
+  row.top_k = sampling.top_k;
+  row.top_p = sampling.top_p;
+  row.min_p = sampling.min_p;
+  row.presence_penalty = sampling.presence_penalty;
+  row.frequency_penalty = sampling.frequency_penalty;
+  row.repetition_penalty = sampling.repetition_penalty;
+  return row;
+}
+
 }  // namespace
 
 std::unique_ptr<RequestState> MakeRequestState(Request request, OutputSink sink, uint64_t seed,
@@ -35,6 +49,14 @@ std::unique_ptr<RequestState> MakeRequestState(Request request, OutputSink sink,
   state->stop_ids.insert(state->stop_ids.end(), sampling.stop_token_ids.begin(),
                          sampling.stop_token_ids.end());
 
+  for (const auto& [token, bias] : sampling.logit_bias) {
+    state->bias.push_back({token, bias});
+  }
+  state->penalties = sampling.presence_penalty != 0.0f || sampling.frequency_penalty != 0.0f ||
+                     sampling.repetition_penalty != 1.0f;
+  state->needs_state = state->penalties || !state->bias.empty() ||
+                       (sampling.min_tokens > 0 && !state->stop_ids.empty());
+
   const auto scores = [&](const std::optional<int>& tops) {
     return tops ? 1 + static_cast<int>(std::min<int64_t>(*tops, context.vocab_size)) : 0;
   };
@@ -50,9 +72,8 @@ std::unique_ptr<RequestState> MakeRequestState(Request request, OutputSink sink,
     sequence.choice = choice;
     sequence.output.reserve(state->completion_limit);
     sequence.blocks.reserve((state->max_length() + context.block_size - 1) / context.block_size);
-    sequence.sampler = SequenceSampler(&sampling, own.prompt, state->stop_ids,
-                                       sampling.seed.value_or(seed), choice, context.vocab_size);
-    sequence.new_scores.reserve(state->scores_per_token);
+    sequence.draw = MakeDraw(sampling, sampling.seed.value_or(seed), choice);
+    sequence.new_scores.reserve(state->scores_per_token * (1 + context.max_draft_tokens));
     if (context.vocabulary != nullptr) {
       sequence.text = std::make_unique<TextOutput>(
           context.vocabulary->NewStream(own.prompt, sampling.skip_special_tokens), &sampling.stop,

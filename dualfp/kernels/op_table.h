@@ -6,6 +6,7 @@
 #include "dualfp/kernels/embedding.h"
 #include "dualfp/kernels/norm.h"
 #include "dualfp/kernels/rope.h"
+#include "dualfp/kernels/sample.h"
 
 namespace dualfp {
 
@@ -30,6 +31,7 @@ struct OpTable {
   void (*paged_attention)(const Context&, const PagedAttentionArgs&, const AttentionPlan&);
   void (*embedding)(const Context&, const EmbeddingArgs&);
   void (*gather_rows)(const Context&, const GatherRowsArgs&);
+  void (*sample)(const Context&, const SampleArgs&);
 };
 
 }  // namespace dualfp

@@ -4,6 +4,7 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/backend.h"
+#include "dualfp/kernels/sample_scratch.h"
 
 namespace dualfp {
 
@@ -48,6 +49,12 @@ void CheckView(const char* op, const char* name, const ConstTensorView& view, DT
 
 int64_t Dim(const ConstTensorView& view, int axis) {
   return axis < view.rank ? view.shape[axis] : 0;
+}
+
+void CheckWorkspace(const char* op, const Context& context, int64_t wanted) {
+  const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
+  Check(given >= wanted, ErrorCode::kInvalidArgument, op, " wants a workspace of ", wanted,
+        " bytes and got ", given);
 }
 
 void CheckKvCache(const Context& context, const char* op, const PagedKv& cache, int64_t head_dim) {
@@ -206,9 +213,7 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args,
   CheckView("paged_attention", "context_length", args.context_length, DType::kI32, {sequences});
   CheckView("paged_attention", "block_table", args.block_table, DType::kI32,
             {sequences, Dim(args.block_table, 1)});
-  const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
-  Check(given >= plan.workspace_bytes, ErrorCode::kInvalidArgument,
-        "paged_attention wants a workspace of ", plan.workspace_bytes, " bytes and got ", given);
+  CheckWorkspace("paged_attention", context, plan.workspace_bytes);
   Ops(context).paged_attention(context, args, plan);
 }
 
@@ -234,6 +239,37 @@ void GatherRows(const Context& context, const GatherRowsArgs& args) {
   CheckView("gather_rows", "row", args.row, DType::kI32, {count});
   CheckView("gather_rows", "y", args.y, DType::kF32, {count, width});
   Ops(context).gather_rows(context, args);
+}
+
+int64_t SampleWorkspaceBytes(const Context& context, int64_t vocabulary) {
+  CheckInternal(context.threads != nullptr, "a CPU context needs a thread pool");
+  return context.threads->num_threads() * SampleScratch::Bytes(vocabulary);
+}
+
+void Sample(const Context& context, const SampleArgs& args) {
+  const int64_t count = Dim(args.logits, 0);
+  const int64_t vocabulary = Dim(args.logits, 1);
+  const int64_t tokens = Dim(args.token_ids, 0);
+  CheckView("sample", "logits", args.logits, DType::kF32, {count, vocabulary});
+  CheckView("sample", "token_ids", args.token_ids, DType::kI32, {tokens});
+  const auto require = [](bool condition, const char* what) {
+    Check(condition, ErrorCode::kInvalidArgument, "sample: ", what);
+  };
+  require(vocabulary > 0, "an empty vocabulary");
+  require(args.tokens.size() == args.rows.size(), "rows and tokens differ in number");
+  const int64_t scores = static_cast<int64_t>(args.scores.size());
+  for (const SampleRow& row : args.rows) {
+    require(0 <= row.logit_row && row.logit_row < count, "a row of logits that is not there");
+    require(row.token < vocabulary, "a given token outside the vocabulary");
+    require(row.state < static_cast<int64_t>(args.states.size()), "a state that is not there");
+    require(row.append_row < tokens && (row.append_row < 0 || row.state >= 0),
+            "an appended token that is not there");
+    require(0 <= row.score_begin && 0 <= row.num_scores &&
+                row.score_begin + row.num_scores <= scores && row.num_scores <= vocabulary + 1,
+            "no room for scores");
+  }
+  CheckWorkspace("sample", context, SampleWorkspaceBytes(context, vocabulary));
+  Ops(context).sample(context, args);
 }
 
 }  // namespace dualfp

@@ -148,7 +148,6 @@ std::unique_ptr<Llm> LoadLlm(const LlmOptions& options, LlmHooks hooks) {
   config.eos_token_ids = EndTokenIds(llm->config, llm->generation);
   config.default_ttft_target = options.ttft_target_ms / 1e3;
   config.default_tpot_target = options.tpot_target_ms / 1e3;
-  config.threads = llm->threads.get();
   config.seed = options.seed;
   config.on_step = std::move(hooks.on_step);
   llm->engine = std::make_unique<Engine>(std::move(config), std::move(runner), llm->text,

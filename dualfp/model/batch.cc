@@ -4,12 +4,17 @@
 #include <initializer_list>
 
 #include "dualfp/base/check.h"
+#include "dualfp/kernels/device.h"
 #include "dualfp/model/rope_frequencies.h"
 
 namespace dualfp {
 namespace {
 
+constexpr int64_t kWord = sizeof(int32_t);
 constexpr int64_t kAlignment = 256;  // of each array, for vector loads on any device
+
+template <typename T>
+constexpr int64_t kWordsOf = sizeof(T) / kWord;
 
 template <typename... Parts>
 void Require(bool condition, const Parts&... parts) {
@@ -18,7 +23,7 @@ void Require(bool condition, const Parts&... parts) {
 
 }  // namespace
 
-StepBatch::StepBatch(const BatchLimits& limits, const RopeConfig* rope)
+StepBatch::StepBatch(const BatchLimits& limits, const RopeConfig* rope, Device device)
     : limits_(limits), rope_(rope) {
   Require(limits.max_rows >= 1 && limits.max_sequences >= 1 && limits.max_logit_rows >= 0 &&
               limits.max_context >= 1 && limits.block_size >= 1,
@@ -29,26 +34,33 @@ StepBatch::StepBatch(const BatchLimits& limits, const RopeConfig* rope)
   int64_t used = 0;
   const auto place = [&](Section section, int64_t words) {
     offsets_[section] = used;
-    used +=
-        (words * static_cast<int64_t>(sizeof(int32_t)) + kAlignment - 1) / kAlignment * kAlignment;
+    used += (words * kWord + kAlignment - 1) / kAlignment * kAlignment;
   };
-  for (const Section section : {kTokenIds, kPositions, kSlots, kRopeRows}) {
+  for (const Section section : {kTokenIds, kTokenSources, kPositions, kSlots, kRopeRows}) {
     place(section, limits.max_rows);
   }
   place(kQueryStart, limits.max_sequences + 1);
   place(kContextLength, limits.max_sequences);
   place(kLogitRows, limits.max_logit_rows);
-  place(kCopies, limits.max_sequences * static_cast<int64_t>(sizeof(BlockCopy) / sizeof(int32_t)));
+  place(kCopies, limits.max_sequences * kWordsOf<BlockCopy>);
+  place(kSampleStart, limits.max_sequences + 1);
+  place(kSamples, limits.max_samples * kWordsOf<SampleRow>);
   place(kFrequencies, (rope_by_length_ ? limits.max_sequences : 1) * half_);
   place(kBlockTable, limits.max_sequences * stride_);
-  memory_ = Buffer::AllocateCpu(used);
+  place(kTokens, limits.max_samples);
+  place(kYielded, limits.max_sequences);
+  place(kScores, limits.max_scores * kWordsOf<ScoredToken>);
+  memory_ = AllocatePinned(device, used);
   if (half_ > 0 && !rope_by_length_) {
     ComputeRopeFrequencies(
         *rope, 0, {reinterpret_cast<float*>(At(kFrequencies)), static_cast<size_t>(half_)});
   }
 }
 
-void StepBatch::Clear() { rows_ = sequences_ = logit_rows_ = copies_ = num_plans_ = 0; }
+void StepBatch::Clear() {
+  rows_ = sequences_ = logit_rows_ = copies_ = samples_ = scores_ = 0;
+  num_plans_ = 0;
+}
 
 std::span<int32_t> StepBatch::AddSequence(int64_t position, int64_t count,
                                           std::span<const int32_t> blocks, int64_t rope_length) {
@@ -78,9 +90,11 @@ std::span<int32_t> StepBatch::AddSequence(int64_t position, int64_t count,
     ComputeRopeFrequencies(*rope_, std::max(rope_length, length),
                            {frequencies, static_cast<size_t>(half_)});
   }
+  std::fill_n(At(kTokenSources) + rows_, count, -1);
   std::copy_n(blocks.begin(), used, At(kBlockTable) + sequences_ * stride_);
   At(kContextLength)[sequences_] = static_cast<int32_t>(length);
   At(kQueryStart)[sequences_ + 1] = static_cast<int32_t>(rows_ + count);
+  At(kSampleStart)[sequences_ + 1] = static_cast<int32_t>(samples_);
   const std::span<int32_t> tokens(At(kTokenIds) + rows_, static_cast<size_t>(count));
   rows_ += count;
   ++sequences_;
@@ -92,6 +106,45 @@ void StepBatch::AddSequence(std::span<const int32_t> tokens, int64_t position,
   std::ranges::copy(
       tokens,
       AddSequence(position, static_cast<int64_t>(tokens.size()), blocks, rope_length).begin());
+}
+
+void StepBatch::SetTokenSource(int64_t row, int64_t sample) {
+  Require(0 <= row && row < rows_ && 0 <= sample && sample < limits_.max_samples,
+          "the token of row ", row, " from sample ", sample, " of the step before");
+  At(kTokenSources)[row] = static_cast<int32_t>(sample);
+}
+
+void StepBatch::ResolveTokens(std::span<const int32_t> previous) {
+  for (int64_t row = 0; row < rows_; ++row) {
+    if (const int32_t source = At(kTokenSources)[row]; source >= 0) {
+      Require(source < static_cast<int64_t>(previous.size()), "the token of row ", row,
+              " is sample ", source, " of a step that had ", previous.size());
+      At(kTokenIds)[row] = std::max(previous[source], 0);
+    }
+  }
+}
+
+void StepBatch::AddSample(SampleRow sample) {
+  Require(samples_ < limits_.max_samples && scores_ + sample.num_scores <= limits_.max_scores,
+          "a step of ", samples_ + 1, " samples and ", scores_ + sample.num_scores,
+          " scores, expected at most ", limits_.max_samples, " and ", limits_.max_scores);
+  CheckInternal(sequences_ > 0, "a sample without a sequence");
+  sample.score_begin = static_cast<int32_t>(scores_);
+  scores_ += sample.num_scores;
+  reinterpret_cast<SampleRow*>(At(kSamples))[samples_++] = sample;
+  At(kSampleStart)[sequences_] = static_cast<int32_t>(samples_);
+}
+
+std::span<const SampleRow> StepBatch::samples() const {
+  return {reinterpret_cast<const SampleRow*>(At(kSamples)), static_cast<size_t>(samples_)};
+}
+
+std::span<const ScoredToken> StepBatch::scores() const {
+  return {reinterpret_cast<const ScoredToken*>(At(kScores)), static_cast<size_t>(scores_)};
+}
+
+std::span<ScoredToken> StepBatch::mutable_scores() {
+  return {reinterpret_cast<ScoredToken*>(At(kScores)), static_cast<size_t>(scores_)};
 }
 
 void StepBatch::AddLogitRow(int64_t row) {
@@ -129,7 +182,11 @@ std::span<const BlockCopy> StepBatch::copies() const {
 }
 
 int64_t StepBatch::used_bytes() const {
-  return offsets_[kBlockTable] + sequences_ * stride_ * static_cast<int64_t>(sizeof(int32_t));
+  return offsets_[kBlockTable] + sequences_ * stride_ * kWord;
+}
+
+int64_t StepBatch::result_bytes() const {
+  return offsets_[kScores] + scores_ * static_cast<int64_t>(sizeof(ScoredToken)) - result_offset();
 }
 
 BatchTensors StepBatch::TensorsAt(const void* base, Device device) const {
@@ -138,6 +195,7 @@ BatchTensors StepBatch::TensorsAt(const void* base, Device device) const {
                            device);
   };
   return {.token_ids = view(kTokenIds, DType::kI32, {rows_}),
+          .token_sources = view(kTokenSources, DType::kI32, {rows_}),
           .positions = view(kPositions, DType::kI32, {rows_}),
           .slots = view(kSlots, DType::kI32, {rows_}),
           .rope_rows = view(kRopeRows, DType::kI32, {rows_}),

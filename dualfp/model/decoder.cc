@@ -96,6 +96,12 @@ Decoder::Decoder(const Model& model, const DecoderOptions& options)
                                                     options_.limits.max_logit_rows)),
                             attention_plan_.workspace_bytes)) {
   ranges_.reserve(options_.limits.max_tokens + options_.limits.max_logit_rows);
+  for (const int64_t rows : {int64_t{1}, options_.limits.max_tokens}) {
+    ForEachProduct(rows, [this](const GemmDesc& product) {
+      rows_independent_ = rows_independent_ && SelectGemmKernel(product).row_invariant &&
+                          product.activation_quant != ActivationQuant::kDynamicPerTensor;
+    });
+  }
 }
 
 StepBatch Decoder::NewBatch() const {
@@ -108,9 +114,9 @@ StepBatch Decoder::NewBatch() const {
                    &model_.config.rope);
 }
 
-int64_t Decoder::WorkspaceBytes(int64_t rows) const {
+template <typename Visit>
+void Decoder::ForEachProduct(int64_t rows, const Visit& visit) const {
   // Every linear layer at every precision that it offers.
-  int64_t bytes = 0;
   for (size_t i = 0; i < stages_.size(); ++i) {
     const Stage& stage = stages_[i];
     GemmArgs args = ArgsOf(*stage.linear, static_cast<LinearKind>(i % kLinearsPerLayer),
@@ -118,10 +124,17 @@ int64_t Decoder::WorkspaceBytes(int64_t rows) const {
     for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
       if (stage.offers[static_cast<int>(precision)]) {
         args.precision = precision;
-        bytes = std::max(bytes, GemmWorkspaceBytes(DescribeGemm(args)));
+        visit(DescribeGemm(args));
       }
     }
   }
+}
+
+int64_t Decoder::WorkspaceBytes(int64_t rows) const {
+  int64_t bytes = 0;
+  ForEachProduct(rows, [&bytes](const GemmDesc& product) {
+    bytes = std::max(bytes, GemmWorkspaceBytes(product));
+  });
   return bytes;
 }
 

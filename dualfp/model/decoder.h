@@ -71,6 +71,10 @@ class Decoder {
 
   PlanCost CostOf(const PrecisionPlan& plan) const;
 
+  // Whether a row's logits are the same, bit for bit, whatever the other rows: a matter of the
+  // kernels that this machine multiplies with.
+  bool rows_independent() const { return rows_independent_; }
+
  private:
   // A linear layer and which precisions its weight offers and some kernel computes, indexed by
   // Precision.
@@ -101,6 +105,9 @@ class Decoder {
   std::span<const RowRange> RowRanges(const StepBatch& batch, int64_t layer, LinearKind kind);
   std::span<const RowRange> LogitRanges(const StepBatch& batch);
   void AddRange(RowRange range);
+  // Calls visit(description) for every product that a step of `rows` rows may need.
+  template <typename Visit>
+  void ForEachProduct(int64_t rows, const Visit& visit) const;
   int64_t WorkspaceBytes(int64_t rows) const;
 
   const Model& model_;
@@ -109,6 +116,7 @@ class Decoder {
   std::vector<RowRange> ranges_;
   AttentionPlan attention_plan_;
   Activations activations_;
+  bool rows_independent_ = true;
 };
 
 }  // namespace dualfp

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <string>
 #include <utility>
 
 #include "dualfp/base/check.h"
@@ -11,18 +12,41 @@
 namespace dualfp {
 namespace {
 
+std::string_view NameOf(const PrecisionPlan& plan) {
+  return ClassOf(plan) == PrecisionClass::kMixed ? "layers" : PrecisionClassName(ClassOf(plan));
+}
+
 class FixedController : public PrecisionController {
  public:
   explicit FixedController(PrecisionPlan plan) : plan_(std::move(plan)) {}
 
   void Choose(const StepSummary& /*step*/, PrecisionPlan* plan) override { *plan = plan_; }
   bool adaptive() const override { return false; }
-  std::string_view name() const override {
-    return ClassOf(plan_) == PrecisionClass::kMixed ? "layers" : PrecisionClassName(ClassOf(plan_));
-  }
+  std::string_view name() const override { return NameOf(plan_); }
 
  private:
   PrecisionPlan plan_;
+};
+
+class PhasedController : public PrecisionController {
+ public:
+  PhasedController(PrecisionPlan prefill, PrecisionPlan decode)
+      : prefill_(std::move(prefill)),
+        decode_(std::move(decode)),
+        name_(StrCat(NameOf(prefill_), "+", NameOf(decode_))) {}
+
+  void Choose(const StepSummary& /*step*/, PrecisionPlan* plan) override { *plan = decode_; }
+  bool splits_prefill() const override { return true; }
+  void ChoosePrefill(const StepSummary& /*step*/, PrecisionPlan* plan) override {
+    *plan = prefill_;
+  }
+  bool adaptive() const override { return false; }
+  std::string_view name() const override { return name_; }
+
+ private:
+  PrecisionPlan prefill_;
+  PrecisionPlan decode_;
+  std::string name_;
 };
 
 class ThresholdController : public PrecisionController {
@@ -95,16 +119,19 @@ class SloSlackController : public PrecisionController {
       allowed = std::min(allowed, deadline.slack / std::max(deadline.steps, 1));
     }
     const double safety = options_.safety + step.cost->relative_error();
+    const auto predict = [&step](double fp8_fraction) {
+      StepWork work = step.pinned;
+      work.Add(step.features, fp8_fraction);
+      return step.cost->Predict(work);
+    };
     for (int layers = 0; layers < num_layers_; layers += group_) {
       const double fraction = static_cast<double>(layers) / num_layers_;
-      if (safety * step.cost->Predict(step.features, fraction) <= allowed) {
+      if (safety * predict(fraction) <= allowed) {
         return layers;
       }
     }
     // FP8 is not faster everywhere: some CPUs multiply large batches faster in FP16.
-    return step.cost->Predict(step.features, 1.0) <= step.cost->Predict(step.features, 0.0)
-               ? num_layers_
-               : 0;
+    return predict(1.0) <= predict(0.0) ? num_layers_ : 0;
   }
 
   // One group at a time, each after its share of release_seconds.
@@ -131,6 +158,11 @@ class SloSlackController : public PrecisionController {
 
 std::unique_ptr<PrecisionController> MakeFixedController(PrecisionPlan plan) {
   return std::make_unique<FixedController>(std::move(plan));
+}
+
+std::unique_ptr<PrecisionController> MakePhasedController(PrecisionPlan prefill,
+                                                          PrecisionPlan decode) {
+  return std::make_unique<PhasedController>(std::move(prefill), std::move(decode));
 }
 
 std::unique_ptr<PrecisionController> MakeThresholdController(int64_t max_fp16_tokens) {

@@ -1,7 +1,7 @@
 // Which precision each step runs at: asked once a step, before the forward pass.
 //
-// The engine, not the controller, honours pins: a step with an FP16-pinned request runs all layers
-// in FP16, else one with an FP8-pinned request all in FP8, else what the controller says.
+// The engine, not the controller, honours pins: rows of a pinned request run all layers in its
+// precision, beside the others of the step, which run as the controller says.
 
 #pragma once
 
@@ -26,8 +26,9 @@ struct DeadlineSlack {
 
 struct StepSummary {
   TimePoint now;
-  StepFeatures features;
-  int64_t batch_tokens = 0;  // rows of the step
+  StepFeatures features;     // of the rows that the controller decides for
+  StepWork pinned;           // and of the pinned ones
+  int64_t batch_tokens = 0;  // rows of the step, all of them
   int num_running = 0;       // sequences
   int num_waiting = 0;
   std::span<const DeadlineSlack> deadlines;
@@ -42,6 +43,11 @@ class PrecisionController {
   // Must not allocate.
   virtual void Choose(const StepSummary& step, PrecisionPlan* plan) = 0;
 
+  // True where prompts get a plan of their own: then ChoosePrefill(), called after Choose(), sets
+  // the plan of rows that compute prompt tokens.
+  virtual bool splits_prefill() const { return false; }
+  virtual void ChoosePrefill(const StepSummary& /*step*/, PrecisionPlan* /*plan*/) {}
+
   // False when every step gets the same plan, so that an unpinned request is reproducible.
   virtual bool adaptive() const { return true; }
 
@@ -50,6 +56,11 @@ class PrecisionController {
 
 // One plan for every step: "exact", "fp8", or a precision per layer.
 std::unique_ptr<PrecisionController> MakeFixedController(PrecisionPlan plan);
+
+// One plan for rows that compute prompts and one for those that generate ("fp8+exact": prefill in
+// FP8, decode exact).
+std::unique_ptr<PrecisionController> MakePhasedController(PrecisionPlan prefill,
+                                                          PrecisionPlan decode);
 
 // FP8 for steps with more than `max_fp16_tokens` rows, else FP16 (NestedFP's serving rule).
 std::unique_ptr<PrecisionController> MakeThresholdController(int64_t max_fp16_tokens);

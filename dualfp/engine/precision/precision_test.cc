@@ -4,6 +4,7 @@
 #include <numeric>
 #include <random>
 
+#include "dualfp/base/check.h"
 #include "dualfp/base/error.h"
 #include "dualfp/engine/precision/precision_controller.h"
 #include "dualfp/engine/precision/precision_plan.h"
@@ -15,7 +16,9 @@ namespace {
 
 using testing::Collected;
 using testing::CoreHarness;
+using testing::ExpectedTokens;
 using testing::SmallInfo;
+using testing::UniformTag;
 
 PrecisionPlan Plan(const std::string& layers) {
   PrecisionPlan plan;
@@ -117,6 +120,35 @@ TEST(StepCostModel, FollowsAMachineThatBecomesSlower) {
   }
 }
 
+TEST(StepCostModel, RowsOfTwoPlansCostTheirShares) {
+  std::mt19937 random(6);
+  StepCostModel model;
+  const auto truth = [](const StepFeatures& fp16, const StepFeatures& fp8) {
+    return TrueSeconds(fp16, 0.0) + TrueSeconds(fp8, 1.0);
+  };
+  const auto work = [](const StepFeatures& fp16, const StepFeatures& fp8) {
+    StepWork both;
+    both.Add(fp16, 0.0);
+    both.Add(fp8, 1.0);
+    return both;
+  };
+  for (int i = 0; i < 600; ++i) {
+    const StepFeatures a = RandomStep(&random);
+    const StepFeatures b = RandomStep(&random);
+    if (i % 3 == 0) {
+      model.Observe(work(a, b), truth(a, b));
+    } else {
+      model.Observe(a, i % 3 - 1, TrueSeconds(a, i % 3 - 1));
+    }
+  }
+  for (int i = 0; i < 100; ++i) {
+    const StepFeatures a = RandomStep(&random);
+    const StepFeatures b = RandomStep(&random);
+    EXPECT_NEAR(model.Predict(work(a, b)) / truth(a, b), 1.0, 0.05);
+  }
+  EXPECT_LT(WorstError(model, 1.0, &random), 0.1);
+}
+
 TEST(StepCostModel, GuessesFp8UntilItHasSeenSome) {
   std::mt19937 random(3);
   StepCostModel model;
@@ -190,6 +222,7 @@ class SloSlack : public ::testing::Test {
     step.now = start_ + std::chrono::duration_cast<Clock::duration>(
                             std::chrono::duration<double>(at_seconds));
     step.features = features_;
+    step.pinned = pinned_;
     step.deadlines = deadlines;
     step.cost = &cost_;
     controller_->Choose(step, &plan_);
@@ -202,6 +235,7 @@ class SloSlack : public ::testing::Test {
 
   const StepCostModel cost_ = TrainedModel();
   const StepFeatures features_{0, 32, 32000};
+  StepWork pinned_;
   const TimePoint start_ = Clock::now();
   PrecisionPlan plan_ = Plan("66666666");
   std::unique_ptr<PrecisionController> controller_ = MakeSloSlackController(8);
@@ -282,6 +316,20 @@ TEST_F(SloSlack, FollowsTheGivenOrderAndGranularity) {
   EXPECT_EQ(Choose(1.001 * Predicted(7), 0), "88888888");
 }
 
+TEST_F(SloSlack, CountsWhatPinnedRowsTake) {
+  const double slack = 1.01 * Predicted(2);
+  EXPECT_EQ(Choose(slack, 0), "66688666");
+  // Rows in FP16 read those weights anyway: FP8 for the others reads more, and is not faster.
+  controller_ = MakeSloSlackController(8);
+  pinned_.Add({0, 8, 8000}, 0.0);
+  EXPECT_EQ(Choose(slack, 0), "66666666");
+  // Beside rows in FP8 every layer in FP8 saves its FP16 weights.
+  controller_ = MakeSloSlackController(8);
+  pinned_ = {};
+  pinned_.Add({0, 1, 1000}, 1.0);
+  EXPECT_EQ(Choose(0.0, 0), "88888888");
+}
+
 TEST_F(SloSlack, RefusesBadOptions) {
   SloSlackOptions options;
   options.layer_order = {0, 1, 1};
@@ -302,27 +350,98 @@ Request MakeRequest(PrecisionPin pin, int prompt, int64_t max_tokens) {
   return request;
 }
 
-TEST(Pins, DecideForTheirSteps) {
-  EngineConfig config;
-  CoreHarness harness(config, SmallInfo(), MakeFixedController(Plan("6886")));
-  std::string steps;
-  harness.runner().before = [&](const StepBatch& batch) {
-    ASSERT_EQ(batch.plans().size(), 1u);
-    const PrecisionClass c = ClassOf(*batch.plans()[0].plan);
-    steps += c == PrecisionClass::kFp16 ? '6' : c == PrecisionClass::kFp8 ? '8' : 'm';
-  };
-  Collected* free = harness.Submit(MakeRequest(PrecisionPin::kAuto, 4, 9));
-  Collected* fp8 = harness.Submit(MakeRequest(PrecisionPin::kFp8, 4, 6));
-  Collected* fp16 = harness.Submit(MakeRequest(PrecisionPin::kFp16, 4, 3));
+// The plans of a step's rows in order: "4x6 4xm" for four rows in FP16 and four of a mixed plan.
+std::string RangesOf(const StepBatch& batch) {
+  std::string text;
+  for (const PlanRange& range : batch.plans()) {
+    const PrecisionClass c = ClassOf(*range.plan);
+    text += StrCat(text.empty() ? "" : " ", range.end - range.begin, "x",
+                   c == PrecisionClass::kFp16  ? "6"
+                   : c == PrecisionClass::kFp8 ? "8"
+                                               : "m");
+  }
+  return text;
+}
+
+TEST(Pins, RunBesideEachOther) {
+  const PrecisionPlan mixed = Plan("6886");
+  CoreHarness harness({}, SmallInfo(), MakeFixedController(mixed));
+  std::vector<std::string> steps;
+  harness.runner().before = [&](const StepBatch& batch) { steps.push_back(RangesOf(batch)); };
+  std::vector<Request> requests = {MakeRequest(PrecisionPin::kAuto, 4, 9),
+                                   MakeRequest(PrecisionPin::kFp8, 4, 6),
+                                   MakeRequest(PrecisionPin::kFp16, 4, 3)};
+  std::vector<Collected*> results;
+  for (const Request& request : requests) {
+    results.push_back(harness.Submit(request));
+  }
   harness.Run();
-  EXPECT_EQ(steps, "666888mmm");
-  EXPECT_EQ(free->usage.completion_by_precision, (TokensByPrecision{3, 3, 0, 3}));
-  EXPECT_EQ(fp8->usage.completion_by_precision, (TokensByPrecision{3, 3, 0, 0}));
-  EXPECT_EQ(fp16->usage.completion_by_precision, (TokensByPrecision{3, 0, 0, 0}));
-  EXPECT_EQ(harness.metrics().precision_switches_total.value(), 2u);
-  EXPECT_EQ(harness.metrics().precision_tokens_total[0].value(), 12u + 3 + 3);
-  EXPECT_EQ(harness.metrics().precision_tokens_total[1].value(), 2u + 2 + 2);
+  EXPECT_EQ(steps, (std::vector<std::string>{"4x6 4xm 4x8", "1x6 1xm 1x8", "1x6 1xm 1x8", "1xm 1x8",
+                                             "1xm 1x8", "1xm 1x8", "1xm", "1xm", "1xm"}));
+  const uint64_t tags[] = {TagOf(mixed), UniformTag(SmallInfo(), Precision::kFp8),
+                           UniformTag(SmallInfo(), Precision::kFp16)};
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(results[i]->choices[0].tokens,
+              ExpectedTokens(requests[i], 0, 1, tags[i], SmallInfo(), {}));
+  }
+  EXPECT_EQ(results[0]->usage.completion_by_precision, (TokensByPrecision{0, 0, 0, 9}));
+  EXPECT_EQ(results[1]->usage.completion_by_precision, (TokensByPrecision{0, 6, 0, 0}));
+  EXPECT_EQ(results[2]->usage.completion_by_precision, (TokensByPrecision{3, 0, 0, 0}));
+  EXPECT_EQ(results[1]->usage.prompt_by_precision, (TokensByPrecision{0, 4, 0, 0}));
+  EXPECT_EQ(harness.metrics().precision_tokens_total[0].value(), 4u + 2);
+  EXPECT_EQ(harness.metrics().precision_tokens_total[1].value(), 4u + 5);
+  EXPECT_EQ(harness.metrics().precision_tokens_total[3].value(), 4u + 8);
+  EXPECT_EQ(harness.metrics().precision_switches_total.value(), 0u);
   EXPECT_DOUBLE_EQ(harness.metrics().precision_mode.value(), 0.5);
+}
+
+TEST(Pins, OfTheControllersPrecisionShareItsRange) {
+  CoreHarness harness({}, SmallInfo(),
+                      MakeFixedController(PrecisionPlan::Uniform(4, Precision::kFp8)));
+  std::vector<std::string> steps;
+  harness.runner().before = [&](const StepBatch& batch) { steps.push_back(RangesOf(batch)); };
+  harness.Submit(MakeRequest(PrecisionPin::kFp8, 4, 2));
+  harness.Submit(MakeRequest(PrecisionPin::kAuto, 4, 2));
+  harness.Submit(MakeRequest(PrecisionPin::kFp16, 4, 2));
+  harness.Run();
+  EXPECT_EQ(steps, (std::vector<std::string>{"4x6 8x8", "1x6 2x8"}));
+}
+
+TEST(PhasedController, PromptsInFp8AndTheRestExact) {
+  RunnerInfo info = SmallInfo();
+  info.num_blocks = 24;  // too few for all at once
+  EngineConfig config;
+  config.max_num_batched_tokens = 16;
+  CoreHarness harness(config, info, MakePhasedController(Plan("8888"), Plan("6666")));
+  std::vector<std::string> steps;
+  harness.runner().before = [&](const StepBatch& batch) { steps.push_back(RangesOf(batch)); };
+  const uint64_t fp16 = UniformTag(info, Precision::kFp16);
+  const uint64_t fp8 = UniformTag(info, Precision::kFp8);
+  std::vector<Request> requests;
+  std::vector<Collected*> results;
+  for (int i = 0; i < 6; ++i) {
+    requests.push_back(MakeRequest(PrecisionPin::kAuto, 10 + i, 30));
+    requests.back().prompt[3] = i;
+    results.push_back(harness.Submit(requests.back()));
+  }
+  harness.Run();
+  EXPECT_GT(harness.metrics().num_preemptions_total.value(), 0u);
+  EXPECT_NE(std::find(steps.begin(), steps.end(), "1x6 15x8"), steps.end());
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(results[i]->choices[0].tokens,
+              ExpectedTokens(requests[i], 0, 1, fp16, info, {}, fp8));
+    EXPECT_EQ(results[i]->usage.completion_by_precision[0], 29);
+    EXPECT_EQ(results[i]->usage.completion_by_precision[1], 1) << "the first comes of the prompt";
+  }
+  // What is computed again after a preemption, and a prompt that goes on from an output.
+  Request next = requests[0];
+  next.prompt.insert(next.prompt.end(), results[0]->choices[0].tokens.begin(),
+                     results[0]->choices[0].tokens.end());
+  Collected* again = harness.Submit(requests[0]);
+  Collected* turn = harness.Submit(next);
+  harness.Run();
+  EXPECT_EQ(again->choices[0].tokens, results[0]->choices[0].tokens);
+  EXPECT_EQ(turn->choices[0].tokens, ExpectedTokens(next, 0, 1, fp16, info, {}, fp8));
 }
 
 // A service on a machine with TrueSeconds' speed and a clock of its own.

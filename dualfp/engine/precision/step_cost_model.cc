@@ -28,43 +28,64 @@ StepCostModel::StepCostModel() {
   }
 }
 
-StepCostModel::Vector StepCostModel::Encode(const StepFeatures& step, double fp8_fraction) {
-  const std::array<double, kFeatures> x = {1.0,
-                                           static_cast<double>(step.prefill_tokens) / kPrefillUnit,
-                                           static_cast<double>(step.decode_sequences) / kDecodeUnit,
-                                           static_cast<double>(step.context_tokens) / kContextUnit};
+void StepWork::Add(const StepFeatures& rows, double fp8_fraction) {
+  const auto add = [&](Part* part, double share) {
+    part->passes = std::max(part->passes, share);
+    part->prefill_tokens += share * static_cast<double>(rows.prefill_tokens);
+    part->decode_sequences += share * static_cast<double>(rows.decode_sequences);
+    part->context_tokens += share * static_cast<double>(rows.context_tokens);
+  };
+  add(&fp16, 1.0 - fp8_fraction);
+  add(&fp8, fp8_fraction);
+}
+
+StepCostModel::Vector StepCostModel::Encode(const StepWork& work) {
   Vector encoded{};
-  for (int i = 0; i < kFeatures; ++i) {
-    encoded[i] = (1.0 - fp8_fraction) * x[i];
-    encoded[kFeatures + i] = fp8_fraction * x[i];
+  int at = 0;
+  for (const StepWork::Part& part : {work.fp16, work.fp8}) {
+    encoded[at++] = part.passes;
+    encoded[at++] = part.prefill_tokens / kPrefillUnit;
+    encoded[at++] = part.decode_sequences / kDecodeUnit;
+    encoded[at++] = part.context_tokens / kContextUnit;
   }
   return encoded;
 }
 
 double StepCostModel::Predict(const StepFeatures& step, double fp8_fraction) const {
-  const Vector x16 = Encode(step, 0.0);
-  const Vector x8 = Encode(step, 1.0);
-  double fp16 = 0.0;
-  double fp8 = 0.0;
-  for (int i = 0; i < kSize; ++i) {
-    fp16 += theta_[i] * x16[i];
-    fp8 += theta_[i] * x8[i];
-  }
-  if (weight_fp8_ < kUnseen) {
-    fp8 = kFp8Ratio * fp16;
-  } else if (weight_fp16_ < kUnseen) {
-    fp16 = fp8 / kFp8Ratio;
-  }
-  return std::max((1.0 - fp8_fraction) * fp16 + fp8_fraction * fp8, 0.0);
+  StepWork work;
+  work.Add(step, fp8_fraction);
+  return Predict(work);
+}
+
+double StepCostModel::Predict(const StepWork& work) const {
+  const Vector x = Encode(work);
+  // Cost of the work at precision `of` by the coefficients of precision `by`: 0 = FP16, 1 = FP8.
+  const auto cost = [&](int of, int by) {
+    double sum = 0.0;
+    for (int i = 0; i < kFeatures; ++i) {
+      sum += theta_[by * kFeatures + i] * x[of * kFeatures + i];
+    }
+    return sum;
+  };
+  const double fp16 =
+      weight_fp8_ >= kUnseen && weight_fp16_ < kUnseen ? cost(0, 1) / kFp8Ratio : cost(0, 0);
+  const double fp8 = weight_fp8_ < kUnseen ? kFp8Ratio * cost(1, 0) : cost(1, 1);
+  return std::max(fp16 + fp8, 0.0);
 }
 
 void StepCostModel::Observe(const StepFeatures& step, double fp8_fraction, double seconds) {
+  StepWork work;
+  work.Add(step, fp8_fraction);
+  Observe(work, seconds);
+}
+
+void StepCostModel::Observe(const StepWork& work, double seconds) {
   seconds = std::max(seconds, kShortest);
-  const double error = std::abs(Predict(step, fp8_fraction) - seconds) / seconds;
+  const double error = std::abs(Predict(work) - seconds) / seconds;
 
   // Relative least squares: dividing the equation by what was measured makes the noise of a 2 ms
   // decode and of a 1 s prefill count alike.
-  Vector x = Encode(step, fp8_fraction);
+  Vector x = Encode(work);
   double residual = 1.0;
   for (int i = 0; i < kSize; ++i) {
     x[i] /= seconds;
@@ -110,8 +131,8 @@ void StepCostModel::Observe(const StepFeatures& step, double fp8_fraction, doubl
     }
   }
 
-  weight_fp16_ += 1.0 - fp8_fraction;
-  weight_fp8_ += fp8_fraction;
+  weight_fp16_ += work.fp16.passes;
+  weight_fp8_ += work.fp8.passes;
 }
 
 }  // namespace dualfp

@@ -14,6 +14,15 @@ uint64_t Mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+uint64_t Checksum(const StepBatch& batch) {
+  const auto* words = static_cast<const uint32_t*>(batch.data());
+  uint64_t hash = 0;
+  for (int64_t i = 0; i < batch.used_bytes() / 4; ++i) {
+    hash = (hash ^ words[i]) * 0x100000001b3;
+  }
+  return hash;
+}
+
 }  // namespace
 
 void FakeContext::Add(int32_t token, uint64_t plan_tag) {
@@ -43,7 +52,39 @@ FakeRunner::FakeRunner(RunnerInfo info)
     : info_(std::move(info)),
       cache_(info_.num_blocks * info_.block_size),
       logits_(info_.max_logit_rows * info_.vocab_size),
-      block_use_(info_.num_blocks) {}
+      block_use_(info_.num_blocks),
+      sampler_(info_.max_sequences, info_.vocab_size, &threads_) {
+  queue_.reserve(info_.max_steps_in_flight * (1 + info_.max_sequences));
+  previous_tokens_.reserve(1 << 12);
+}
+
+void FakeRunner::SetSamplingState(int64_t seat, const SamplingHistory& history) {
+  queue_.push_back({.batch = nullptr, .checksum = 0, .seat = seat, .history = history});
+}
+
+void FakeRunner::Launch(StepBatch* batch) {
+  const auto in_flight =
+      std::ranges::count_if(queue_, [](const Work& work) { return work.batch != nullptr; });
+  CheckInternal(in_flight < info_.max_steps_in_flight, "a step beyond those in flight");
+  queue_.push_back({.batch = batch, .checksum = Checksum(*batch), .seat = 0, .history = {}});
+}
+
+void FakeRunner::Wait() {
+  size_t done = 0;
+  StepBatch* batch = nullptr;
+  for (; batch == nullptr; ++done) {
+    CheckInternal(done < queue_.size(), "no step to wait for");
+    const Work& work = queue_[done];
+    if (work.batch == nullptr) {
+      sampler_.SetState(work.seat, work.history);
+    } else {
+      batch = work.batch;
+      CheckInternal(work.checksum == Checksum(*batch), "a batch has changed in flight");
+    }
+  }
+  queue_.erase(queue_.begin(), queue_.begin() + static_cast<int64_t>(done));
+  Run(batch);
+}
 
 void FakeRunner::CheckShapes(const StepBatch& batch) const {
   const int64_t rows = batch.rows();
@@ -85,61 +126,90 @@ void FakeRunner::CopyBlocks(const StepBatch& batch) {
   }
 }
 
-void FakeRunner::Store(const StepBatch& batch, int64_t row, int64_t sequence, uint64_t plan_tag) {
-  const int32_t position = batch.positions()[row];
-  const int32_t block = batch.blocks(sequence)[position / info_.block_size];
+void FakeRunner::Store(StepBatch* batch, int64_t row, int64_t sequence, uint64_t plan_tag) {
+  const int32_t position = batch->positions()[row];
+  const int32_t block = batch->blocks(sequence)[position / info_.block_size];
   CheckInternal(block >= 0 && block < info_.num_blocks &&
-                    batch.slots()[row] == block * info_.block_size + position % info_.block_size,
+                    batch->slots()[row] == block * info_.block_size + position % info_.block_size,
                 "slot and block table of position ", position, " disagree");
-  CheckInternal(batch.token_ids()[row] >= 0 && batch.token_ids()[row] < info_.vocab_size,
-                "token id out of range");
-  cache_[batch.slots()[row]] = {batch.token_ids()[row], position, plan_tag};
+  int32_t& token = batch->mutable_token_ids()[row];
+  if (token == kDraftedByRunner && row > batch->query_start()[sequence] &&
+      info_.max_draft_tokens > 0) {
+    token = Draft(*batch, row, sequence);
+    ++num_drafted_;
+  }
+  CheckInternal(token >= 0 && token < info_.vocab_size, "token id out of range");
+  cache_[batch->slots()[row]] = {token, position, plan_tag};
 }
 
-ConstTensorView FakeRunner::Execute(const StepBatch& batch) {
-  if (before) {
-    before(batch);
+// What the row before will yield, or something else.
+int32_t FakeRunner::Draft(const StepBatch& batch, int64_t row, int64_t sequence) {
+  const auto samples = batch.samples().subspan(batch.sample_start()[sequence]);
+  const auto verified =
+      std::ranges::find(samples, static_cast<int32_t>(row), &SampleRow::draft_row);
+  CheckInternal(verified != samples.end(), "nothing verifies the draft of row ", row);
+  const int32_t position = batch.positions()[row];
+  const std::span<float> logits = std::span(logits_).first(info_.vocab_size);
+  ContextOf(batch, sequence, position).Logits(logits);
+  const int32_t token =
+      sampler_.Draw({logits.data(), DType::kF32, {1, info_.vocab_size}}, *verified);
+  const bool right = Mix(static_cast<uint64_t>(position) * 131 + token) % 3 != 0;
+  return right ? token : static_cast<int32_t>((token + 1) % info_.vocab_size);
+}
+
+// The first `positions` tokens of a sequence as they lie in the cache.
+FakeContext FakeRunner::ContextOf(const StepBatch& batch, int64_t sequence,
+                                  int32_t positions) const {
+  FakeContext context;
+  for (int32_t position = 0; position < positions; ++position) {
+    const int32_t block = batch.blocks(sequence)[position / info_.block_size];
+    const Place& place = cache_[block * info_.block_size + position % info_.block_size];
+    CheckInternal(place.position == position, "the cache holds position ", place.position,
+                  " where ", position, " is due");
+    context.Add(place.token, place.plan_tag);
   }
-  CheckShapes(batch);
-  CopyBlocks(batch);
-  const int64_t sequences = batch.sequences();
+  return context;
+}
+
+void FakeRunner::Run(StepBatch* batch) {
+  const bool on_failed = failed_;
+  failed_ = true;
+  if (before) {
+    before(*batch);
+  }
+  CheckShapes(*batch);
+  CheckInternal(!on_failed || std::ranges::all_of(batch->token_sources(),
+                                                  [](int32_t source) { return source < 0; }),
+                "the step before has failed");
+  batch->ResolveTokens(previous_tokens_);
+  CopyBlocks(*batch);
   size_t range = 0;
-  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    for (int64_t row = batch.query_start()[sequence]; row < batch.query_start()[sequence + 1];
+  for (int64_t sequence = 0; sequence < batch->sequences(); ++sequence) {
+    for (int64_t row = batch->query_start()[sequence]; row < batch->query_start()[sequence + 1];
          ++row) {
-      while (batch.plans()[range].end <= row) {
+      while (batch->plans()[range].end <= row) {
         ++range;
       }
-      Store(batch, row, sequence, TagOf(*batch.plans()[range].plan));
+      Store(batch, row, sequence, TagOf(*batch->plans()[range].plan));
     }
   }
   // After all stores: two sequences that write to one slot spoil each other.
-  size_t wanted = 0;
-  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    const int32_t begin = batch.query_start()[sequence];
-    const int32_t count = batch.query_start()[sequence + 1] - begin;
-    const int32_t context = batch.context_length()[sequence];
-    FakeContext hash;
-    for (int32_t position = 0; position < context; ++position) {
-      const int32_t block = batch.blocks(sequence)[position / info_.block_size];
-      const Place& place = cache_[block * info_.block_size + position % info_.block_size];
-      CheckInternal(place.position == position, "the cache holds position ", place.position,
-                    " where ", position, " is due");
-      hash.Add(place.token, place.plan_tag);
-      const int32_t row = position - (context - count) + begin;
-      CheckInternal(row < begin || batch.positions()[row] == position,
-                    "positions are out of order");
-      if (wanted < batch.logit_rows().size() && row >= begin && batch.logit_rows()[wanted] == row) {
-        hash.Logits(std::span(logits_).subspan(wanted * info_.vocab_size, info_.vocab_size));
-        ++wanted;
-      }
+  int64_t sequence = 0;
+  for (int64_t wanted = 0; wanted < batch->num_logit_rows(); ++wanted) {
+    const int32_t row = batch->logit_rows()[wanted];
+    while (batch->query_start()[sequence + 1] <= row) {
+      ++sequence;
     }
+    ContextOf(*batch, sequence, batch->positions()[row] + 1)
+        .Logits(std::span(logits_).subspan(wanted * info_.vocab_size, info_.vocab_size));
   }
-  CheckInternal(wanted == batch.logit_rows().size(), "a logit row belongs to no sequence");
+  const int64_t wanted = batch->num_logit_rows();
   if (after) {
-    after(batch, std::span(logits_).first(wanted * info_.vocab_size));
+    after(*batch, std::span(logits_).first(wanted * info_.vocab_size));
   }
-  return {logits_.data(), DType::kF32, {static_cast<int64_t>(wanted), info_.vocab_size}};
+  sampler_.Run({logits_.data(), DType::kF32, {wanted, info_.vocab_size}}, batch);
+  previous_tokens_.assign(batch->tokens().begin(), batch->tokens().end());
+  failed_ = false;
 }
 
 }  // namespace dualfp::testing

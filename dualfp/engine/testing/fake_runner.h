@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dualfp/engine/model_runner.h"
+#include "dualfp/engine/sampling/batch_sampler.h"
 
 namespace dualfp::testing {
 
@@ -27,19 +28,26 @@ class FakeContext {
 
 RunnerInfo SmallInfo();  // 96 tokens, 4 layers, 128 places, blocks of 4, 64 blocks
 
+// Runs a step when it is waited for, not before: as late as a device may. With max_draft_tokens, it
+// guesses right two times in three.
 class FakeRunner : public ModelRunner {
  public:
   explicit FakeRunner(RunnerInfo info);
 
   const RunnerInfo& info() const override { return info_; }
+  void SetSamplingState(int64_t seat, const SamplingHistory& history) override;
+  void Launch(StepBatch* batch) override;
 
-  // Throws kInternal when the batch breaks the contract of StepBatch. Allocates nothing.
-  ConstTensorView Execute(const StepBatch& batch) override;
+  // Throws kInternal when the batch breaks the contract of StepBatch or was changed since its
+  // launch. Allocates nothing.
+  void Wait() override;
 
-  // Called first in each Execute; may sleep, move a clock, look, or throw.
+  // Called first in each step; may sleep, move a clock, look, or throw.
   std::function<void(const StepBatch&)> before;
-  // Called last, to spoil logits: [logit rows, vocabulary].
+  // Called before sampling, to spoil logits: [logit rows, vocabulary].
   std::function<void(const StepBatch&, std::span<float>)> after;
+
+  int64_t num_drafted() const { return num_drafted_; }
 
  private:
   struct Place {
@@ -47,15 +55,31 @@ class FakeRunner : public ModelRunner {
     int32_t position = -1;
     uint64_t plan_tag = 0;
   };
+  // A step, or without a batch a sampling state.
+  struct Work {
+    StepBatch* batch = nullptr;
+    uint64_t checksum = 0;
+    int64_t seat = 0;
+    SamplingHistory history;
+  };
 
+  void Run(StepBatch* batch);
   void CheckShapes(const StepBatch& batch) const;
   void CopyBlocks(const StepBatch& batch);
-  void Store(const StepBatch& batch, int64_t row, int64_t sequence, uint64_t plan_tag);
+  void Store(StepBatch* batch, int64_t row, int64_t sequence, uint64_t plan_tag);
+  int32_t Draft(const StepBatch& batch, int64_t row, int64_t sequence);
+  FakeContext ContextOf(const StepBatch& batch, int64_t sequence, int32_t positions) const;
 
   RunnerInfo info_;
   std::vector<Place> cache_;
   std::vector<float> logits_;
   std::vector<uint8_t> block_use_;
+  ThreadPool threads_{1};
+  BatchSampler sampler_;
+  std::vector<Work> queue_;
+  std::vector<int32_t> previous_tokens_;
+  bool failed_ = false;  // the last step
+  int64_t num_drafted_ = 0;
 };
 
 }  // namespace dualfp::testing

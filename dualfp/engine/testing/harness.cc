@@ -5,6 +5,7 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/engine/request_limits.h"
+#include "dualfp/engine/sampling/batch_sampler.h"
 
 namespace dualfp::testing {
 namespace {
@@ -73,36 +74,55 @@ void Collected::Take(const RequestOutput& output) {
 
 std::vector<int32_t> ExpectedTokens(const Request& request, int choice, uint64_t seed,
                                     uint64_t plan_tag, const RunnerInfo& info,
-                                    const std::vector<int32_t>& eos_token_ids) {
+                                    const std::vector<int32_t>& eos_token_ids,
+                                    std::optional<uint64_t> prompt_tag) {
   const SamplingParams& sampling = request.sampling;
   std::vector<int32_t> stop_ids = eos_token_ids;
   stop_ids.insert(stop_ids.end(), sampling.stop_token_ids.begin(), sampling.stop_token_ids.end());
-  SequenceSampler state(&sampling, request.prompt, stop_ids, seed, choice, info.vocab_size);
-  Sampler sampler(info.vocab_size, nullptr);
+  ThreadPool threads(1);
+  BatchSampler sampler(1, info.vocab_size, &threads);
+  std::vector<TokenBias> bias;
+  for (const auto& [token, value] : sampling.logit_bias) {
+    bias.push_back({token, value});
+  }
+  SampleRow row;
+  row.state = 0;
+  row.seed = seed;
+  row.choice = choice;
+  row.temperature = sampling.temperature;
+  row.top_k = sampling.top_k;
+  row.top_p = sampling.top_p;
+  row.min_p = sampling.min_p;
+  row.presence_penalty = sampling.presence_penalty;
+  row.frequency_penalty = sampling.frequency_penalty;
+  row.repetition_penalty = sampling.repetition_penalty;
   FakeContext context;
   for (const int32_t token : request.prompt) {
-    context.Add(token, plan_tag);
+    context.Add(token, prompt_tag.value_or(plan_tag));
   }
   std::vector<float> logits(info.vocab_size);
   std::vector<int32_t> tokens;
   const int64_t limit = CompletionLimit(request, info.max_model_len);
   while (true) {
     context.Logits(logits);
-    SampleJob job;
-    job.logits = logits;
-    job.state = &state;
-    sampler.Run({&job, 1});
-    CheckInternal(job.ok, "no token");
-    tokens.push_back(job.token);
-    state.Append(job.token);
+    sampler.SetState(0, {.prompt = request.prompt,
+                         .output = tokens,
+                         .banned = stop_ids,
+                         .bias = bias,
+                         .penalties = true});
+    row.position = tokens.size();
+    row.ban = static_cast<int64_t>(tokens.size()) < sampling.min_tokens ? 1 : 0;
+    const int32_t token = sampler.Draw({logits.data(), DType::kF32, {1, info.vocab_size}}, row);
+    CheckInternal(token >= 0, "no token");
+    tokens.push_back(token);
     const auto count = static_cast<int64_t>(tokens.size());
     const auto first =
         stop_ids.begin() + (sampling.ignore_eos ? static_cast<int64_t>(eos_token_ids.size()) : 0);
-    const bool stops = std::find(first, stop_ids.end(), job.token) != stop_ids.end();
+    const bool stops = std::find(first, stop_ids.end(), token) != stop_ids.end();
     if (count >= limit || (stops && count >= sampling.min_tokens)) {
       return tokens;
     }
-    context.Add(job.token, plan_tag);
+    context.Add(token, plan_tag);
   }
 }
 
@@ -136,6 +156,7 @@ Collected* CoreHarness::Submit(Request request) {
                          config_.eos_token_ids};
   context.default_ttft_target = config_.default_ttft_target;
   context.default_tpot_target = config_.default_tpot_target;
+  context.max_draft_tokens = info.max_draft_tokens;
 
   auto collected = std::make_unique<Collected>();
   collected->choices.resize(request.sampling.n);

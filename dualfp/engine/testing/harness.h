@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,10 +55,12 @@ struct Collected {
 };
 
 // Tokens of choice `choice`, had the model nothing else to do and every token the precision of
-// `plan_tag`. Stop strings are not looked at.
+// `plan_tag`, those of the prompt that of `prompt_tag` where it is given. Stop strings are not
+// looked at.
 std::vector<int32_t> ExpectedTokens(const Request& request, int choice, uint64_t seed,
                                     uint64_t plan_tag, const RunnerInfo& info,
-                                    const std::vector<int32_t>& eos_token_ids);
+                                    const std::vector<int32_t>& eos_token_ids,
+                                    std::optional<uint64_t> prompt_tag = {});
 
 // An EngineCore over a FakeRunner, stepped by the test.
 class CoreHarness {
@@ -74,6 +77,7 @@ class CoreHarness {
 
   FakeRunner& runner() { return runner_; }
   EngineCore& core() { return *core_; }
+  void DestroyCore() { core_ = nullptr; }
   EngineMetrics& metrics() { return metrics_; }
 
  private:

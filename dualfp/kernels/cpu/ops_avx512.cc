@@ -1,6 +1,7 @@
 #include "dualfp/kernels/cpu/attention_simd.h"
 #include "dualfp/kernels/cpu/elementwise_simd.h"
 #include "dualfp/kernels/cpu/ops.h"
+#include "dualfp/kernels/cpu/sample.h"
 #include "dualfp/kernels/reference/ops.h"
 
 namespace dualfp::cpu {
@@ -17,6 +18,7 @@ const OpTable kAvx512Ops = {
     .paged_attention = PagedAttention<F32x16>,
     .embedding = reference::Embedding,
     .gather_rows = reference::GatherRows,
+    .sample = Sample,
 };
 
 }  // namespace dualfp::cpu

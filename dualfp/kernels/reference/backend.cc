@@ -19,6 +19,7 @@ constexpr OpTable kOps = {
     .paged_attention = reference::PagedAttention,
     .embedding = reference::Embedding,
     .gather_rows = reference::GatherRows,
+    .sample = reference::Sample,
 };
 
 }  // namespace

@@ -23,5 +23,6 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args,
                     const AttentionPlan& plan);
 void Embedding(const Context& context, const EmbeddingArgs& args);
 void GatherRows(const Context& context, const GatherRowsArgs& args);
+void Sample(const Context& context, const SampleArgs& args);
 
 }  // namespace dualfp::reference

@@ -1,4 +1,6 @@
-#include "dualfp/engine/sampling/sampler.h"
+// Sampling in passes over the vocabulary that the compiler turns into vector code.
+
+#include "dualfp/kernels/cpu/sample.h"
 
 #include <algorithm>
 #include <array>
@@ -7,13 +9,14 @@
 #include <functional>
 #include <limits>
 
-#include "dualfp/base/check.h"
-#include "dualfp/engine/sampling/random.h"
+#include "dualfp/kernels/random.h"
+#include "dualfp/kernels/sample_scratch.h"
 
-namespace dualfp {
+namespace dualfp::cpu {
 namespace {
 
-constexpr float kGreedyTemperature = 1e-5f;  // vLLM's threshold
+using Candidate = SampleScratch::Candidate;
+
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Independent partial results, so that the compiler may use vectors without reordering a sum.
@@ -114,34 +117,24 @@ void DropBelow(std::span<const float> logits, float lowest_logit, float lowest_w
   }
 }
 
-// The k-th largest value, 1 <= k <= size.
-float KthLargest(std::span<const float> values, int64_t k, std::vector<float>* scratch) {
+// The k-th largest value, 1 <= k <= size. Scratch holds as many values.
+float KthLargest(std::span<const float> values, int64_t k, float* scratch) {
   // The k-th largest of the maxima of short runs is a lower bound, and few values exceed it.
   constexpr int64_t kRun = 64;
   const auto size = static_cast<int64_t>(values.size());
   float bound = -kInfinity;
   if (k <= size / kRun) {
-    scratch->clear();
+    float* end = scratch;
     for (int64_t begin = 0; begin + kRun <= size; begin += kRun) {
-      scratch->push_back(*std::max_element(&values[begin], &values[begin] + kRun));
+      *end++ = *std::max_element(&values[begin], &values[begin] + kRun);
     }
-    std::nth_element(scratch->begin(), scratch->begin() + (k - 1), scratch->end(),
-                     std::greater<>());
-    bound = (*scratch)[k - 1];
+    std::nth_element(scratch, scratch + (k - 1), end, std::greater<>());
+    bound = scratch[k - 1];
   }
-  scratch->clear();
-  for (const float value : values) {
-    if (value >= bound) {
-      scratch->push_back(value);
-    }
-  }
-  std::nth_element(scratch->begin(), scratch->begin() + (k - 1), scratch->end(), std::greater<>());
-  return (*scratch)[k - 1];
-}
-
-bool HasPenalties(const SamplingParams& params) {
-  return params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f ||
-         params.repetition_penalty != 1.0f;
+  float* end = std::copy_if(values.begin(), values.end(), scratch,
+                            [bound](float value) { return value >= bound; });
+  std::nth_element(scratch, scratch + (k - 1), end, std::greater<>());
+  return scratch[k - 1];
 }
 
 // The weights of each block of kSumBlock tokens. Returns their sum.
@@ -189,151 +182,18 @@ int32_t DrawInOrder(std::span<const float> weights, std::span<const double> sums
   return last;
 }
 
-}  // namespace
-
-SequenceSampler::SequenceSampler(const SamplingParams* params, std::span<const int32_t> prompt,
-                                 std::span<const int32_t> stop_ids, uint64_t seed, int choice,
-                                 int64_t vocab_size)
-    : params_(params), stop_ids_(stop_ids), seed_(seed), choice_(static_cast<uint32_t>(choice)) {
-  if (!HasPenalties(*params)) {
-    return;
-  }
-  counts_.assign(vocab_size, 0);
-  seen_.reserve(std::min<int64_t>(
-      vocab_size, static_cast<int64_t>(prompt.size()) + params->max_tokens.value_or(vocab_size)));
-  for (const int32_t token : prompt) {
-    if (counts_[token] == 0) {
-      counts_[token] = kInPrompt;
-      seen_.push_back(token);
-    }
-  }
-}
-
-void SequenceSampler::Append(int32_t token) {
-  ++length_;
-  if (!counts_.empty()) {
-    if (counts_[token] == 0) {
-      seen_.push_back(token);
-    }
-    ++counts_[token];
-  }
-}
-
-Sampler::Sampler(int64_t vocab_size, ThreadPool* threads)
-    : vocab_size_(vocab_size),
-      threads_(threads),
-      scratch_(threads == nullptr ? 1 : threads->num_threads()) {
-  for (Scratch& scratch : scratch_) {
-    scratch.logits.resize(vocab_size);
-    scratch.weights.resize(vocab_size);
-    scratch.sums.resize((vocab_size + kSumBlock - 1) / kSumBlock);
-    scratch.order.reserve(vocab_size);
-    scratch.candidates.reserve(vocab_size);
-  }
-}
-
-void Sampler::Run(std::span<SampleJob> jobs) {
-  for (const SampleJob& job : jobs) {
-    CheckInternal(static_cast<int64_t>(job.logits.size()) == vocab_size_, "a row of ",
-                  job.logits.size(), " logits for a vocabulary of ", vocab_size_);
-  }
-  const auto run = [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; ++i) {
-      RunOne(&jobs[i], &scratch_[thread]);
-    }
-  };
-  if (threads_ == nullptr || jobs.size() <= 1) {
-    run(0, static_cast<int64_t>(jobs.size()), 0);
-  } else {
-    // std::ref: a std::function of a reference needs no allocation.
-    threads_->ParallelFor(static_cast<int64_t>(jobs.size()), 1, std::ref(run));
-  }
-}
-
-void Sampler::RunOne(SampleJob* job, Scratch* scratch) const {
-  job->ok = false;
-  const Extremes raw = Scan(job->logits);
-  if (raw.has_nan || !std::isfinite(raw.max)) {
-    return;
-  }
-  if (job->state != nullptr) {
-    const std::span<const float> logits = Process(*job, scratch);
-    const float max = logits.data() == job->logits.data() ? raw.max : Scan(logits).max;
-    if (!std::isfinite(max)) {
-      return;
-    }
-    job->token = job->state->params().temperature < kGreedyTemperature
-                     ? FirstEqual(logits, max)
-                     : Draw(logits, max, *job->state, scratch);
-  }
-  if (!job->scores.empty()) {
-    Score(*job, raw.max);
-  }
-  job->ok = true;
-}
-
-std::span<const float> Sampler::Process(const SampleJob& job, Scratch* scratch) const {
-  const SequenceSampler& state = *job.state;
-  const SamplingParams& params = state.params();
-  const bool too_short = state.length_ < params.min_tokens;
-  if (!too_short && params.logit_bias.empty() && state.counts_.empty()) {
-    return job.logits;
-  }
-  std::span<float> logits(scratch->logits);
-  std::copy(job.logits.begin(), job.logits.end(), logits.begin());
-  if (too_short) {
-    for (const int32_t token : state.stop_ids_) {
-      logits[token] = -kInfinity;
-    }
-  }
-  for (const auto& [token, bias] : params.logit_bias) {
-    logits[token] += bias;
-  }
-  for (const int32_t token : state.seen_) {
-    float& logit = logits[token];
-    const int32_t count = state.counts_[token] & ~SequenceSampler::kInPrompt;
-    logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    if (count > 0) {
-      logit -= params.frequency_penalty * static_cast<float>(count);
-      logit -= params.presence_penalty;
-    }
-  }
-  return logits;
-}
-
-int32_t Sampler::Draw(std::span<const float> logits, float max, const SequenceSampler& state,
-                      Scratch* scratch) const {
-  const SamplingParams& params = state.params();
-  std::span<float> weights(scratch->weights);
-  // Dividing by the temperature after the maximum is gone: 0 * huge is 0, never infinity.
-  Exponentiate(logits, max, 1.0f / params.temperature, weights);
-
-  // Dropped tokens get no weight. The most likely token has weight 1, so min_p is a threshold.
-  const float lowest = params.top_k > 0 && params.top_k < vocab_size_
-                           ? KthLargest(logits, params.top_k, &scratch->order)
-                           : -kInfinity;
-  if (params.min_p > 0.0f || lowest > -kInfinity) {
-    DropBelow(logits, lowest, params.min_p, weights);
-  }
-
-  const double total = SumBlocks(weights, scratch->sums);
-  const double uniform =
-      UniformDraw(state.seed_, state.choice_, static_cast<uint64_t>(state.length_));
-  return params.top_p < 1.0f
-             ? DrawNucleus(weights, total, params.top_p, uniform, &scratch->candidates)
-             : DrawInOrder(weights, scratch->sums, total, uniform);
-}
-
-int32_t Sampler::DrawNucleus(std::span<const float> weights, double total, double top_p,
-                             double uniform, std::vector<Candidate>* candidates) {
+// By top_p.
+int32_t DrawNucleus(std::span<const float> weights, double total, double top_p, double uniform,
+                    Candidate* candidates) {
   // All tokens lighter than (1 - p) * total / V weigh less than (1 - p) * total together: the
   // nucleus lies among the others, which are few unless the distribution is flat.
   const auto size = static_cast<int64_t>(weights.size());
   const auto floor = static_cast<float>(0.999 * (1.0 - top_p) * total / static_cast<double>(size));
-  candidates->clear();
+  Candidate* begin = candidates;
+  Candidate* end = candidates;
   for (int64_t i = 0; i < size; ++i) {
     if (weights[i] > 0.0f && weights[i] >= floor) {
-      candidates->push_back({weights[i], static_cast<int32_t>(i)});
+      *end++ = {weights[i], static_cast<int32_t>(i)};
     }
   }
   // The last token of the nucleus, by repeated halving instead of a sort: the heavier half is
@@ -341,14 +201,12 @@ int32_t Sampler::DrawNucleus(std::span<const float> weights, double total, doubl
   const auto heavier = [](const Candidate& a, const Candidate& b) {
     return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
   };
-  auto begin = candidates->begin();
-  auto end = candidates->end();
   double nucleus = 0.0;  // weight of the candidates before `begin`
   while (end - begin > 1) {
-    const auto middle = begin + (end - begin) / 2;
+    Candidate* middle = begin + (end - begin) / 2;
     std::nth_element(begin, middle, end, heavier);
     double half = 0.0;
-    for (auto candidate = begin; candidate != middle; ++candidate) {
+    for (const Candidate* candidate = begin; candidate != middle; ++candidate) {
       half += candidate->weight;
     }
     if (nucleus + half >= top_p * total) {
@@ -375,8 +233,8 @@ int32_t Sampler::DrawNucleus(std::span<const float> weights, double total, doubl
   return token;
 }
 
-void Sampler::Score(const SampleJob& job, float max) {
-  const std::span<const float> logits = job.logits;
+void Score(std::span<const float> logits, float max, int32_t chosen,
+           std::span<ScoredToken> scores) {
   const auto size = static_cast<int64_t>(logits.size());
   std::array<double, kLanes> lanes{};
   int64_t i = 0;
@@ -401,12 +259,12 @@ void Sampler::Score(const SampleJob& job, float max) {
   const auto score = [&](int32_t token, int32_t rank) {
     return ScoredToken{token, static_cast<float>(logits[token] - log_sum), rank};
   };
-  const float own = logits[job.token];
+  const float own = logits[chosen];
   const auto rank = std::count_if(logits.begin(), logits.end(), [&](float l) { return l >= own; });
-  job.scores[0] = score(job.token, static_cast<int32_t>(rank));
+  scores[0] = score(chosen, static_cast<int32_t>(rank));
 
   // The tops are few: an insertion into a sorted list, which most tokens are too small for.
-  const std::span<ScoredToken> top = job.scores.subspan(1);
+  const std::span<ScoredToken> top = scores.subspan(1);
   size_t filled = 0;
   for (int64_t token = 0; token < size && !top.empty(); ++token) {
     const float logit = logits[token];
@@ -427,4 +285,84 @@ void Sampler::Score(const SampleJob& job, float max) {
   }
 }
 
-}  // namespace dualfp
+// The logits that are drawn from: the row's own where nothing changes them, else in scratch.
+std::span<const float> Process(std::span<const float> raw, const SampleRow& row,
+                               const SampleState* state, const SampleScratch& scratch) {
+  if (state == nullptr || (row.ban == 0 && state->num_bias == 0 && state->counts == nullptr)) {
+    return raw;
+  }
+  const std::span<float> logits(scratch.logits, raw.size());
+  std::copy(raw.begin(), raw.end(), logits.begin());
+  for (int64_t i = 0; row.ban != 0 && i < state->num_banned; ++i) {
+    logits[state->banned[i]] = -kInfinity;
+  }
+  for (int64_t i = 0; i < state->num_bias; ++i) {
+    logits[state->bias[i].token] += state->bias[i].bias;
+  }
+  if (state->counts != nullptr) {
+    for (size_t token = 0; token < logits.size(); ++token) {
+      const int32_t seen = state->counts[token];
+      if (seen == 0) {
+        continue;
+      }
+      float& logit = logits[token];
+      const int32_t count = seen & ~kInPrompt;
+      logit = logit > 0.0f ? logit / row.repetition_penalty : logit * row.repetition_penalty;
+      if (count > 0) {
+        logit -= row.frequency_penalty * static_cast<float>(count);
+        logit -= row.presence_penalty;
+      }
+    }
+  }
+  return logits;
+}
+
+int32_t Draw(std::span<const float> logits, float max, const SampleRow& row,
+             const SampleScratch& scratch) {
+  const auto size = static_cast<int64_t>(logits.size());
+  const std::span<float> weights(scratch.weights, logits.size());
+  // Dividing by the temperature after the maximum is gone: 0 * huge is 0, never infinity.
+  Exponentiate(logits, max, 1.0f / row.temperature, weights);
+
+  // Dropped tokens get no weight. The most likely token has weight 1, so min_p is a threshold.
+  const float lowest =
+      row.top_k > 0 && row.top_k < size ? KthLargest(logits, row.top_k, scratch.order) : -kInfinity;
+  if (row.min_p > 0.0f || lowest > -kInfinity) {
+    DropBelow(logits, lowest, row.min_p, weights);
+  }
+  const std::span<double> sums(scratch.sums, (logits.size() + kSumBlock - 1) / kSumBlock);
+  const double total = SumBlocks(weights, sums);
+  const double uniform = UniformDraw(row.seed, row.choice, row.position);
+  return row.top_p < 1.0f ? DrawNucleus(weights, total, row.top_p, uniform, scratch.candidates)
+                          : DrawInOrder(weights, sums, total, uniform);
+}
+
+int32_t SampleOne(std::span<const float> raw, const SampleRow& row, const SampleState* state,
+                  std::span<ScoredToken> scores, const SampleScratch& scratch) {
+  const Extremes extremes = Scan(raw);
+  if (extremes.has_nan || !std::isfinite(extremes.max)) {
+    return kNoToken;
+  }
+  int32_t token = row.token;
+  if (token < 0) {
+    const std::span<const float> logits = Process(raw, row, state, scratch);
+    const float max = logits.data() == raw.data() ? extremes.max : Scan(logits).max;
+    if (!std::isfinite(max)) {
+      return kNoToken;
+    }
+    token = row.temperature < kGreedyTemperature ? FirstEqual(logits, max)
+                                                 : Draw(logits, max, row, scratch);
+  }
+  if (!scores.empty()) {
+    Score(raw, extremes.max, token, scores);
+  }
+  return token;
+}
+
+}  // namespace
+
+void Sample(const Context& context, const SampleArgs& args) {
+  ForEachSampleRow(context, args, SampleOne);
+}
+
+}  // namespace dualfp::cpu
