@@ -4,10 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <memory>
 #include <numeric>
+#include <thread>
 
 #include "dualfp/base/error.h"
+#include "dualfp/engine/engine.h"
 #include "dualfp/engine/engine_core.h"
 #include "dualfp/engine/testing/fake_vocabulary.h"
 #include "dualfp/engine/testing/harness.h"
@@ -194,6 +198,37 @@ TEST(TwoSteps, WhatIsInFlightEndsWithTheCore) {
   EXPECT_FALSE(ran);
   harness.DestroyCore();
   EXPECT_TRUE(ran);
+}
+
+TEST(TwoSteps, AnEngineDrainsAndShutsDown) {
+  for (const bool drain : {true, false}) {
+    std::atomic<int> tokens{0};
+    std::atomic<int> length{0};
+    std::atomic<int> aborted{0};
+    auto engine = std::make_unique<Engine>(
+        EngineConfig{}, std::make_unique<testing::FakeRunner>(TwoInFlight()), nullptr, nullptr);
+    for (uint64_t seed = 1; seed <= 20; ++seed) {
+      engine->Submit(MakeRequest(10, drain ? 20 : 100, seed), [&](const RequestOutput& output) {
+        for (const ChoiceOutput& choice : output.choices) {
+          tokens += static_cast<int>(choice.token_ids.size());
+          length += choice.finish_reason == FinishReason::kLength;
+          aborted += choice.finish_reason == FinishReason::kAbort;
+        }
+      });
+    }
+    if (drain) {
+      EXPECT_TRUE(engine->Drain(Clock::now() + std::chrono::minutes(5)));
+      EXPECT_EQ(tokens, 400);
+      EXPECT_EQ(length, 20);
+      EXPECT_EQ(engine->Stats().free_blocks, SmallInfo().num_blocks);
+    } else {
+      while (tokens < 10) {
+        std::this_thread::yield();
+      }
+      engine = nullptr;
+      EXPECT_EQ(length + aborted, 20) << "every request had its last output";
+    }
+  }
 }
 
 TEST(Drafts, YieldTheSameTokensInFewerSteps) {

@@ -114,6 +114,9 @@ class SloSlackController : public PrecisionController {
   // The smallest multiple of the group, or all layers, that meets every deadline; where none does,
   // the faster of all and none.
   int NeededLayers(const StepSummary& step) const {
+    if (step.features.prefill_tokens + step.features.decode_sequences == 0) {
+      return 0;  // all rows are pinned
+    }
     double allowed = std::numeric_limits<double>::infinity();
     for (const DeadlineSlack& deadline : step.deadlines) {
       allowed = std::min(allowed, deadline.slack / std::max(deadline.steps, 1));
