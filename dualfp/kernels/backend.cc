@@ -1,5 +1,7 @@
 #include "dualfp/kernels/backend.h"
 
+#include <algorithm>
+
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/device.h"
 
@@ -10,7 +12,15 @@ bool IsUsable(const Backend& backend, DeviceType device) {
   if (backend.device != device) {
     return false;
   }
-  return device == DeviceType::kCpu ? backend.isa <= DetectCpuIsa() : Devices().size() > 1;
+  if (device == DeviceType::kCpu) {
+    return backend.isa <= DetectCpuIsa();
+  }
+  const std::vector<Device> devices = Devices();
+  return std::any_of(devices.begin(), devices.end(), [&](Device gpu) {
+    return gpu.type == device &&
+           (backend.compute_capability == 0 ||
+            GetDeviceProperties(gpu).compute_capability / 10 == backend.compute_capability);
+  });
 }
 
 }  // namespace

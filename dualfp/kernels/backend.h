@@ -29,6 +29,7 @@ struct Backend {
   std::string_view name;  // "avx512", "sm90", ..., "reference"
   DeviceType device = DeviceType::kCpu;
   CpuIsa isa = CpuIsa::kScalar;  // CPU: the lowest that can run it
+  int compute_capability = 0;    // GPU: the major version that runs it, 9 for 9.0; 0: any
 
   // nullptr where the device has no implementation yet. Loops along rows and planes are the CPU's;
   // nest and nest12 are nullptr where the definition, one element at a time, serves.

@@ -5,11 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdlib>
 #include <set>
 #include <string>
 
 #include "dualfp/base/error.h"
+#include "dualfp/kernels/device.h"
 #include "dualfp/kernels/gemm_test_util.h"
 
 namespace dualfp {
@@ -76,6 +78,26 @@ TEST(BackendsTest, AForcedInstructionSetIsTheBestOfTheList) {
       EXPECT_EQ(UsableBackends(DeviceType::kCpu).back()->name, "reference");
     }
   }
+}
+
+TEST(BackendsTest, GpusHaveBackendsWhereThereAreAny) {
+  const bool none = Devices().size() == 1;
+  EXPECT_EQ(UsableBackends(DeviceType::kCuda).empty(), none);
+  if (none) {
+    EXPECT_THAT([] { BestBackend(DeviceType::kCuda); }, ThrowsMessage<Error>(HasSubstr("CUDA")));
+  }
+}
+
+TEST(BackendsTest, KeysLieAsTheLayoutSays) {
+  using Shape = std::array<int64_t, 4>;
+  EXPECT_EQ((KvLayout{.transposed_keys = true}).KeyShape(7, 2, 64),
+            (Shape{7, 2, 64, kKvBlockSize}));
+  EXPECT_EQ((KvLayout{.transposed_keys = false}).KeyShape(7, 2, 64),
+            (Shape{7, 2, kKvBlockSize, 64}));
+  for (const bool transposed : {false, true}) {
+    EXPECT_EQ((KvLayout{transposed}).ValueShape(7, 2, 64), (Shape{7, 2, kKvBlockSize, 64}));
+  }
+  EXPECT_TRUE(KvLayoutOf(DeviceType::kCpu).transposed_keys);
 }
 
 // What a product should run by, for each instruction set in the order of CpuIsa; nullptr: the

@@ -1,8 +1,8 @@
 // Y[M,N] = X[M,K] · W[N,K]ᵀ: the op that dualfp exists for.
 //
 // GemmDesc identifies a problem completely (no pointers); kernels declare which descriptions they
-// support; table.cc lists them, best first, reference last. The first that supports a description
-// runs, unless DUALFP_KERNEL=name forces one.
+// support; backends (backend.h) list them, best first, reference last. The first that supports a
+// description and does not yield to a later one runs, unless DUALFP_KERNEL=name forces one.
 //
 // Contract of Gemm():
 //   * X is row-major [M, K], Y row-major [M, N]; rows may be strided, columns are contiguous.

@@ -434,6 +434,7 @@ TEST_F(GemmTest, NoKernelForADeviceListsTheReasons) {
   desc.device.type = DeviceType::kCuda;
   EXPECT_THAT([&] { SelectGemmKernel(desc); },
               ThrowsMessage<Error>(HasSubstr("runs on the CPU only")));
+  EXPECT_THAT(GemmUnsupported(desc), HasSubstr("runs on the CPU only"));
 }
 
 TEST_F(GemmTest, MixedRowsEqualSeparateCalls) {

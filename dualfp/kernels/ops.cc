@@ -10,12 +10,18 @@ namespace dualfp {
 
 namespace {
 
-const OpTable& OpsOf(DeviceType device) {
+// Found once: a step asks often.
+const Backend& BackendOf(DeviceType device) {
   if (device == DeviceType::kCpu) [[likely]] {
-    static const OpTable& best = *BestBackend(DeviceType::kCpu).ops;
-    return best;
+    static const Backend& cpu = BestBackend(DeviceType::kCpu);
+    return cpu;
   }
-  const Backend& backend = BestBackend(device);
+  static const Backend& gpu = BestBackend(DeviceType::kCuda);
+  return gpu;
+}
+
+const OpTable& OpsOf(DeviceType device) {
+  const Backend& backend = BackendOf(device);
   Check(backend.ops != nullptr, ErrorCode::kUnsupported, "the ", backend.name,
         " backend has GEMMs only");
   return *backend.ops;
@@ -85,13 +91,7 @@ std::array<int64_t, 4> KvLayout::ValueShape(int64_t blocks, int64_t kv_heads,
   return {blocks, kv_heads, kKvBlockSize, head_dim};
 }
 
-const KvLayout& KvLayoutOf(DeviceType device) {
-  if (device == DeviceType::kCpu) [[likely]] {
-    static const KvLayout& best = BestBackend(DeviceType::kCpu).kv_layout;
-    return best;
-  }
-  return BestBackend(device).kv_layout;
-}
+const KvLayout& KvLayoutOf(DeviceType device) { return BackendOf(device).kv_layout; }
 
 void RmsNorm(const Context& context, const RmsNormArgs& args) {
   const int64_t rows = Dim(args.x, 0);

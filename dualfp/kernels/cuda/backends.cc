@@ -12,6 +12,7 @@ std::vector<Backend> CudaBackends() {
   const std::span<const GemmKernel> kernels(kKernels);
   return {{.name = "sm90",
            .device = DeviceType::kCuda,
+           .compute_capability = 9,
            .gemms = kernels.first(kernels.size() - kOfLibrary),
            .activations = kActivations},
           {.name = "cublaslt",

@@ -149,6 +149,25 @@ TEST_F(GemmGpuTest, ResidualMayBeY) {
   }
 }
 
+TEST_F(GemmGpuTest, TheStreamIsTheContexts) {
+  const TestFormat format{"plain", QuantFormat::kPlain, DType::kF16};
+  const TestWeight weight(format, 272, 144, 5);
+  const DeviceWeight device = Upload(weight.weight, 0, stream_);
+  const TestProblem problem(format, weight, 3, DType::kF16, DType::kF16, {}, 6, kGap);
+  const GpuProblem gpu(problem, device.weight);
+  const GuardedDevice workspace(GemmWorkspaceBytes(gpu.desc));
+  Context context = GpuProblem::ContextOf(*ops_, workspace);
+  const std::unique_ptr<Stream> cpu = MakeStream(Device{});
+  for (Stream* stream : {static_cast<Stream*>(nullptr), cpu.get()}) {
+    context.stream = stream;
+    EXPECT_THAT([&] { Gemm(context, gpu.args); },
+                ThrowsMessage<Error>(HasSubstr("cuda:0 needs a stream of that device")));
+  }
+  context.device = Device{};
+  EXPECT_THAT([&] { Gemm(context, gpu.args); },
+              ThrowsMessage<Error>(HasSubstr("x is on cuda:0, but the context is for cpu")));
+}
+
 // The codes that the op makes of X in its workspace, handed to it as X.
 TEST_F(GemmGpuTest, CodesAreTakenForWhatTheyStandFor) {
   for (const bool grouped : {false, true}) {
