@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/log.h"
 #include "dualfp/io/rope_config_internal.h"
 
 namespace dualfp {
@@ -68,19 +70,42 @@ std::string SupportedArchitectures() {
   return names;
 }
 
-// `architectures` decides; configurations saved without a model have only `model_type`.
+// Whether the name is a class of this row's family: its base model or one with any head, in
+// whatever case ("LlamaModel", "LLaMAForCausalLM", "LlamaForSequenceClassification").
+bool IsOfFamily(std::string_view name, const ArchitectureRow& row) {
+  const size_t size = row.model_type.size();
+  const bool same =
+      name.size() > size && std::equal(row.model_type.begin(), row.model_type.end(), name.begin(),
+                                       [](char a, char b) { return a == (b | 0x20) || a == b; });
+  return same && (name.substr(size) == "Model" || name.substr(size).starts_with("For"));
+}
+
+// `architectures` decides where it names one of ours, else `model_type`, as in transformers' causal
+// language models: configurations are saved without a model, with its base class or with another
+// head's, whose own tensors then have no place.
 const ArchitectureRow& FindArchitecture(const JsonFields& fields) {
   const std::vector<std::string> names =
       fields.FindStrings("architectures").value_or(std::vector<std::string>{});
-  const std::string key = names.empty() ? "model_type" : "architectures";
-  const std::string name = names.empty() ? fields.GetString(key) : names[0];
   for (const ArchitectureRow& row : kArchitectures) {
-    if (name == (names.empty() ? row.model_type : row.name)) {
+    if (!names.empty() && names[0] == row.name) {
       return row;
     }
   }
-  fields.FailUnsupported(key, StrCat("unsupported architecture ", QuoteForMessage(name),
-                                     ", expected one of ", SupportedArchitectures()));
+  const std::optional<std::string> type =
+      names.empty() ? fields.GetString("model_type") : fields.FindString("model_type");
+  for (const ArchitectureRow& row : kArchitectures) {
+    if (type == row.model_type && (names.empty() || IsOfFamily(names[0], row))) {
+      if (!names.empty()) {
+        LogWarning(StrCat(fields.origin(), ": architecture ", QuoteForMessage(names[0]),
+                          " is read as ", row.name, ", the language model of its model_type"));
+      }
+      return row;
+    }
+  }
+  const std::string_view key = names.empty() ? "model_type" : "architectures";
+  fields.FailUnsupported(
+      key, StrCat("unsupported architecture ", QuoteForMessage(names.empty() ? *type : names[0]),
+                  ", expected one of ", SupportedArchitectures()));
 }
 
 // Absent means transformers' default, which null replaces by "none".
@@ -112,21 +137,29 @@ std::optional<int32_t> TokenId(const JsonFields& fields, std::string_view key, i
 std::optional<DType> FindDType(const JsonFields& fields) {
   // torch_dtype is the name up to transformers 4; where a file has both, the new one counts.
   const std::string key = fields.Has("dtype") ? "dtype" : "torch_dtype";
-  const std::optional<std::string> name = fields.FindString(key);
-  if (!name) {
+  const std::optional<std::string> given = fields.FindString(key);
+  if (!given || *given == "auto") {
     return std::nullopt;
   }
-  if (*name == "float32") {
-    return DType::kF32;
+  std::string_view name = *given;
+  if (name.starts_with("torch.")) {
+    name.remove_prefix(std::string_view("torch.").size());
   }
-  if (*name == "float16") {
-    return DType::kF16;
+  for (const auto& [spelling, dtype] : {std::pair{"float32", DType::kF32},
+                                        {"float", DType::kF32},
+                                        {"fp32", DType::kF32},
+                                        {"float16", DType::kF16},
+                                        {"half", DType::kF16},
+                                        {"fp16", DType::kF16},
+                                        {"bfloat16", DType::kBF16},
+                                        {"bf16", DType::kBF16}}) {
+    if (name == spelling) {
+      return dtype;
+    }
   }
-  if (*name == "bfloat16") {
-    return DType::kBF16;
-  }
-  fields.FailUnsupported(key, StrCat("unsupported dtype ", QuoteForMessage(*name),
-                                     ", expected float32, float16 or bfloat16"));
+  // Tensors have their own.
+  LogWarning(StrCat(fields.origin(), ": ", key, " ", QuoteForMessage(*given), " is ignored"));
+  return std::nullopt;
 }
 
 void ReadSizes(const JsonFields& fields, const ArchitectureRow& row, ModelConfig& config) {

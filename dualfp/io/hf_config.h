@@ -5,8 +5,9 @@
 // RoPE are read: rope_theta with rope_scaling as on the hub, and rope_parameters as transformers 5
 // writes. Every field is checked for type, range and consistency; errors name the file and the
 // field: kInvalidFile for a broken value, kUnsupported for an architecture, activation, RoPE type
-// or other option that dualfp has no code for. Bounds are such that the size of a whole model, and
-// of its key-value cache at full context, fits in 63 bits.
+// or other option that dualfp has no code for. What cannot change the result, or is used in spite
+// of being unusual, is a warning in the log, as in transformers. Bounds are such that the size of a
+// whole model, and of its key-value cache at full context, fits in 63 bits.
 
 #pragma once
 
@@ -39,8 +40,9 @@ struct RopeConfig {
   double theta = 10000.0;  // > 1
   int64_t rotary_dim = 0;  // head_dim * partial_rotary_factor: the leading dimensions that rotate
 
-  // linear, dynamic, llama3, yarn, longrope. Where yarn and longrope do not state it: the ratio of
-  // max_position_embeddings and original_max_position_embeddings, which may be below 1.
+  // linear, dynamic, llama3, yarn, longrope; above 0, seldom below 1. Where yarn and longrope do
+  // not state it: the ratio of max_position_embeddings and original_max_position_embeddings, which
+  // may be below 1.
   double factor = 1.0;
 
   // Context length of pre-training. llama3, yarn, longrope: as stated; others, and where it is not
@@ -49,7 +51,7 @@ struct RopeConfig {
 
   // llama3
   double low_freq_factor = 1.0;
-  double high_freq_factor = 4.0;  // > low_freq_factor
+  double high_freq_factor = 4.0;
 
   // yarn, longrope: multiplies cos and sin; absent = derived from factor (and yarn's mscale).
   std::optional<double> attention_factor;
@@ -97,8 +99,9 @@ struct ModelConfig {
   std::vector<int32_t> eos_token_ids;
   std::optional<int32_t> pad_token_id;
 
-  std::optional<DType> dtype;  // torch_dtype or dtype: F32, F16 or BF16
-  Json quantization_config;    // as in the file; null when absent
+  // torch_dtype or dtype: F32, F16 or BF16; nothing for "auto" and others. Tensors have their own.
+  std::optional<DType> dtype;
+  Json quantization_config;  // as in the file; null when absent
 };
 
 ModelConfig ParseModelConfig(const Json& config, std::string_view origin);

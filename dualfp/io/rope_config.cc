@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/log.h"
 #include "dualfp/io/hf_config.h"
 #include "dualfp/io/rope_config_internal.h"
 
@@ -49,16 +50,35 @@ std::pair<std::string_view, std::optional<JsonFields>> FindParameters(const Json
   return {"rope_parameters", std::nullopt};
 }
 
+// Keys that no type knows change nothing, as in transformers; parameters of some layers only do.
 void CheckKeys(const JsonFields& parameters) {
+  std::string unknown;
   for (const auto& [key, value] : parameters.json().get_ref<const Json::object_t&>()) {
-    if (value.is_object()) {
+    if (key.ends_with("_attention") && value.is_object()) {
       parameters.FailUnsupported(key, "parameters that differ by layer are not supported");
     }
     if (std::find(kKnownKeys.begin(), kKnownKeys.end(), key) == kKnownKeys.end()) {
-      Fail(ErrorCode::kUnsupported, parameters.origin(), ": RoPE parameter ", QuoteForMessage(key),
-           " is not supported");
+      unknown += StrCat(unknown.empty() ? "" : ", ", QuoteForMessage(key));
     }
   }
+  if (!unknown.empty()) {
+    LogWarning(StrCat(parameters.origin(),
+                      ": RoPE parameters that no RoPE type has are ignored: ", unknown));
+  }
+}
+
+// Factors below 1 shorten the context; transformers warns and takes them.
+std::optional<double> FindFactor(const JsonFields& parameters) {
+  const std::optional<double> factor = parameters.FindNumber("factor", kTiny, kMaxFactor);
+  if (factor && *factor < 1.0) {
+    LogWarning(StrCat(parameters.origin(), ": RoPE factor ", *factor, " is below 1"));
+  }
+  return factor;
+}
+
+double GetFactor(const JsonFields& parameters) {
+  const std::optional<double> factor = FindFactor(parameters);
+  return factor ? *factor : parameters.GetNumber("factor", kTiny, kMaxFactor);
 }
 
 RopeType ReadType(const JsonFields& parameters, Architecture architecture) {
@@ -153,8 +173,8 @@ void ReadYarn(const JsonFields& parameters, RopeConfig& rope) {
   rope.beta_fast = FindNonzero(parameters, "beta_fast").value_or(32.0);
   rope.beta_slow = FindNonzero(parameters, "beta_slow").value_or(1.0);
   if (rope.beta_fast < rope.beta_slow) {
-    parameters.FailField("beta_fast", StrCat("expected at least beta_slow (", rope.beta_slow,
-                                             "), got ", rope.beta_fast));
+    LogWarning(StrCat(parameters.origin(), ": RoPE beta_fast ", rope.beta_fast,
+                      " is below beta_slow ", rope.beta_slow));
   }
   rope.mscale = FindNonzero(parameters, "mscale");
   rope.mscale_all_dim = FindNonzero(parameters, "mscale_all_dim");
@@ -196,30 +216,29 @@ RopeConfig ParseRopeConfig(const JsonFields& fields, const ModelConfig& config) 
     case RopeType::kDefault:
       break;
     case RopeType::kLinear:
-      rope.factor = parameters->GetNumber("factor", 1.0, kMaxFactor);
+      rope.factor = GetFactor(*parameters);
       break;
     case RopeType::kDynamic:
-      rope.factor = parameters->GetNumber("factor", 1.0, kMaxFactor);
+      rope.factor = GetFactor(*parameters);
       if (rope.rotary_dim <= 2) {
         parameters->FailField("type", "dynamic RoPE needs more than 2 rotary dimensions");
       }
       break;
     case RopeType::kLlama3:
-      rope.factor = parameters->GetNumber("factor", 1.0, kMaxFactor);
+      rope.factor = GetFactor(*parameters);
       rope.low_freq_factor = parameters->GetNumber("low_freq_factor", kTiny, kMaxFactor);
       rope.high_freq_factor = parameters->GetNumber("high_freq_factor", kTiny, kMaxFactor);
       if (rope.high_freq_factor <= rope.low_freq_factor) {
-        parameters->FailField("high_freq_factor",
-                              StrCat("expected more than low_freq_factor (", rope.low_freq_factor,
-                                     "), got ", rope.high_freq_factor));
+        LogWarning(StrCat(parameters->origin(), ": RoPE high_freq_factor ", rope.high_freq_factor,
+                          " is not above low_freq_factor ", rope.low_freq_factor));
       }
       break;
     case RopeType::kYarn:
-      rope.factor = parameters->FindNumber("factor", 1.0, kMaxFactor).value_or(ratio);
+      rope.factor = FindFactor(*parameters).value_or(ratio);
       ReadYarn(*parameters, rope);
       break;
     case RopeType::kLongRope:
-      rope.factor = parameters->FindNumber("factor", 1.0, kMaxFactor).value_or(ratio);
+      rope.factor = FindFactor(*parameters).value_or(ratio);
       rope.attention_factor = parameters->FindNumber("attention_factor", 0.0, kMaxFactor);
       rope.short_factor = ReadFactors(*parameters, "short_factor", rope.rotary_dim / 2);
       rope.long_factor = ReadFactors(*parameters, "long_factor", rope.rotary_dim / 2);

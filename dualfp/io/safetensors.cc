@@ -2,19 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <system_error>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/log.h"
 #include "dualfp/io/json.h"
 
 namespace dualfp {
 namespace {
-
-// One row of the index: a tensor and the shard that shall hold it.
-struct IndexRow {
-  const std::string* tensor;
-  const std::string* shard;
-};
 
 // The index names files; it must not name any outside its own directory, nor put control characters
 // into messages.
@@ -24,10 +20,11 @@ bool IsPlainFileName(std::string_view name) {
                      [](char c) { return c >= 0x20 && c < 0x7f && c != '/' && c != '\\'; });
 }
 
-std::vector<IndexRow> ReadWeightMap(const Json& index, std::string_view origin) {
+// Tensor to file name.
+std::map<std::string, std::string, std::less<>> ReadWeightMap(const Json& index,
+                                                              std::string_view origin) {
   const Json& weight_map = JsonFields(index, origin).GetObject("weight_map").json();
-  std::vector<IndexRow> rows;
-  rows.reserve(weight_map.size());
+  std::map<std::string, std::string, std::less<>> listed;
   for (const auto& [tensor, shard] : weight_map.get_ref<const Json::object_t&>()) {
     if (!shard.is_string()) {
       Fail(ErrorCode::kInvalidFile, origin, ": weight_map: ", QuoteForMessage(tensor),
@@ -39,10 +36,11 @@ std::vector<IndexRow> ReadWeightMap(const Json& index, std::string_view origin) 
            ": expected the (ASCII) name of a file in the same directory, got ",
            QuoteForMessage(name));
     }
-    rows.push_back({&tensor, &name});
+    listed[tensor] = name;
   }
-  Check(!rows.empty(), ErrorCode::kInvalidFile, origin, ": weight_map: expected tensors, is empty");
-  return rows;
+  Check(!listed.empty(), ErrorCode::kInvalidFile, origin,
+        ": weight_map: expected tensors, is empty");
+  return listed;
 }
 
 const TensorEntry& GetByName(const TensorEntry* found, std::string_view origin,
@@ -96,6 +94,10 @@ const TensorEntry& SafetensorsFile::Get(std::string_view tensor_name) const {
 }
 
 TensorData SafetensorsFile::Read(const TensorEntry& entry) const {
+  if (!entry.foreign_dtype.empty()) {
+    Fail(ErrorCode::kUnsupported, name_, ": tensor ", QuoteForMessage(entry.name),
+         ": dtype: unsupported element type ", QuoteForMessage(entry.foreign_dtype));
+  }
   if (entry.shape.size() > kMaxRank) {
     Fail(ErrorCode::kUnsupported, name_, ": tensor ", QuoteForMessage(entry.name), ": ",
          entry.shape.size(), " dimensions, dualfp reads at most ", kMaxRank);
@@ -138,64 +140,76 @@ Checkpoint Checkpoint::Open(const std::filesystem::path& path) {
     Fail(ErrorCode::kNotFound, checkpoint.name_, ": no checkpoint here, expected ", kFileName,
          " or ", kIndexName);
   }
-  for (size_t i = 0; i < checkpoint.files_.size(); ++i) {
-    for (const TensorEntry& entry : checkpoint.files_[i].entries()) {
-      checkpoint.entries_.push_back(entry);
-      checkpoint.entries_.back().file = static_cast<int>(i);
-    }
-  }
-  checkpoint.by_name_ = IndexByName(checkpoint.entries_, checkpoint.name_);
+  checkpoint.AddEntries();
   return checkpoint;
 }
 
 void Checkpoint::OpenShards(const std::filesystem::path& directory,
                             const std::filesystem::path& index_path) {
   const std::string origin = index_path.string();
-  const Json index = ParseJsonFile(index_path, {.duplicate_keys = DuplicateKeys::kReject});
-  // Shards in the order of their names, which is that of the model in all published checkpoints.
-  std::map<std::string_view, size_t> expected_tensors;
-  const std::vector<IndexRow> rows = ReadWeightMap(index, origin);
-  for (const IndexRow& row : rows) {
-    ++expected_tensors[*row.shard];
+  listed_ =
+      ReadWeightMap(ParseJsonFile(index_path, {.duplicate_keys = DuplicateKeys::kReject}), origin);
+  // In the order of their names, which is that of the model in all published checkpoints.
+  std::set<std::string_view> names;
+  for (const auto& [tensor, file] : listed_) {
+    names.insert(file);
   }
-  std::map<std::string_view, const SafetensorsFile*> shards;
-  files_.reserve(expected_tensors.size());
-  for (const auto& [name, count] : expected_tensors) {
-    const std::filesystem::path shard_path = directory / name;
-    if (!Exists(shard_path)) {
-      Fail(ErrorCode::kNotFound, shard_path.string(), ": missing, though ", origin, " names it");
-    }
-    files_.push_back(SafetensorsFile::Open(shard_path));
-    shards[name] = &files_.back();
-  }
-  for (const IndexRow& row : rows) {
-    const SafetensorsFile& shard = *shards[*row.shard];
-    if (shard.Find(*row.tensor) == nullptr) {
-      Fail(ErrorCode::kInvalidFile, shard.name(), ": no tensor ", QuoteForMessage(*row.tensor),
-           ", though ", origin, " says it is here");
+  std::string absent;
+  for (const std::string_view name : names) {
+    const std::filesystem::path path = directory / name;
+    if (Exists(path)) {
+      files_.push_back(SafetensorsFile::Open(path));
+    } else {
+      absent += StrCat(absent.empty() ? "" : ", ", name);
     }
   }
-  // Every row has its tensor; a shard with more tensors than rows holds one that no row names.
-  for (const auto& [name, count] : expected_tensors) {
-    const SafetensorsFile& shard = *shards[name];
-    if (shard.entries().size() == count) {
-      continue;
-    }
-    std::vector<std::string_view> listed;
-    for (const IndexRow& row : rows) {
-      if (*row.shard == name) {
-        listed.push_back(*row.tensor);
+  Check(!files_.empty(), ErrorCode::kNotFound, (directory / *names.begin()).string(),
+        ": missing, though ", origin, " names it");
+  if (!absent.empty()) {
+    LogWarning(StrCat(origin, " names files that are missing: ", absent));
+  }
+}
+
+void Checkpoint::AddEntries() {
+  const auto file_name = [this](size_t file) {
+    return std::filesystem::path(files_[file].name()).filename().string();
+  };
+  std::map<std::string, const SafetensorsFile*, std::less<>> by_file_name;
+  for (size_t i = 0; i < files_.size(); ++i) {
+    by_file_name[file_name(i)] = &files_[i];
+  }
+  size_t unlisted = 0;
+  for (size_t i = 0; i < files_.size(); ++i) {
+    const std::string name = file_name(i);
+    for (const TensorEntry& entry : files_[i].entries()) {
+      const auto row = listed_.find(entry.name);
+      if (row == listed_.end() || row->second != name) {
+        unlisted += listed_.empty() ? 0 : 1;
+        const auto other =
+            row == listed_.end() ? by_file_name.end() : by_file_name.find(row->second);
+        if (other != by_file_name.end() && other->second->Find(entry.name) != nullptr) {
+          continue;
+        }
       }
-    }
-    std::sort(listed.begin(), listed.end());
-    for (const TensorEntry& entry : shard.entries()) {
-      const std::string_view name_in_shard = entry.name;
-      if (!std::binary_search(listed.begin(), listed.end(), name_in_shard)) {
-        Fail(ErrorCode::kInvalidFile, shard.name(), ": tensor ", QuoteForMessage(entry.name),
-             " is not listed for this file in ", origin);
-      }
+      entries_.push_back(entry);
+      entries_.back().file = static_cast<int>(i);
     }
   }
+  by_name_ = IndexByName(entries_, name_);
+  const auto lost = std::count_if(listed_.begin(), listed_.end(),
+                                  [this](const auto& row) { return Find(row.first) == nullptr; });
+  if (unlisted > 0 || lost > 0) {
+    LogWarning(StrCat(name_, ": ", kIndexName, " does not describe the files: ", unlisted,
+                      " tensors are where it does not list them, and ", lost,
+                      " that it lists are nowhere"));
+  }
+}
+
+std::string Checkpoint::WhereMissing(std::string_view tensor_name) const {
+  const auto row = listed_.find(tensor_name);
+  return row == listed_.end()
+             ? ""
+             : StrCat(" (", kIndexName, " says that ", QuoteForMessage(row->second), " has it)");
 }
 
 uint64_t Checkpoint::total_bytes() const {

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -64,7 +65,8 @@ class SafetensorsFile {
   const TensorEntry* Find(std::string_view tensor_name) const;  // nullptr when absent
   const TensorEntry& Get(std::string_view tensor_name) const;   // throws kNotFound
 
-  // `entry` is one of entries(). Throws kUnsupported for more than kMaxRank dimensions.
+  // `entry` is one of entries(). Throws kUnsupported for more than kMaxRank dimensions and for
+  // dtypes that dualfp does not have.
   TensorData Read(const TensorEntry& entry) const;
   // Asks the kernel to start reading the tensor from the disk.
   void Prefetch(const TensorEntry& entry) const;
@@ -87,8 +89,11 @@ class Checkpoint {
   static constexpr std::string_view kFileName = "model.safetensors";
   static constexpr std::string_view kIndexName = "model.safetensors.index.json";
 
-  // A directory, or one .safetensors file. Every shard is opened and compared with the index:
-  // shards must lie in the directory itself and hold exactly the tensors that the index says.
+  // A directory, or one .safetensors file. Of a directory with an index, every file that the index
+  // names and that is there is opened, and all tensors in it count, as in transformers. Where index
+  // and files disagree (absent files, tensors that are elsewhere or not listed) there is a warning;
+  // a tensor that two files hold is the one in the file that the index says. Files must lie in the
+  // directory itself.
   static Checkpoint Open(const std::filesystem::path& path);
 
   // The directory or file.
@@ -99,6 +104,9 @@ class Checkpoint {
 
   const TensorEntry* Find(std::string_view tensor_name) const;
   const TensorEntry& Get(std::string_view tensor_name) const;  // throws kNotFound
+  // Where the index says that an absent tensor is: " (INDEX says that FILE has it)";
+  // else empty.
+  std::string WhereMissing(std::string_view tensor_name) const;
 
   TensorData Read(const TensorEntry& entry) const { return files_[entry.file].Read(entry); }
   TensorData Read(std::string_view tensor_name) const { return Read(Get(tensor_name)); }
@@ -107,9 +115,11 @@ class Checkpoint {
  private:
   Checkpoint() = default;
   void OpenShards(const std::filesystem::path& directory, const std::filesystem::path& index_path);
+  void AddEntries();
 
   std::string name_;
   std::vector<SafetensorsFile> files_;
+  std::map<std::string, std::string, std::less<>> listed_;  // the index: tensor to file name
   std::vector<TensorEntry> entries_;
   std::vector<uint32_t> by_name_;
 };

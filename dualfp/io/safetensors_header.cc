@@ -19,9 +19,14 @@ namespace {
 constexpr uint64_t kLengthBytes = 8;
 constexpr std::string_view kMetadataKey = "__metadata__";
 
-// In the format, but nothing that dualfp computes with.
-constexpr std::array<std::string_view, 6> kUnsupportedDTypes = {
-    "F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"};
+// In the format, but nothing that dualfp computes with, and the bits of an element.
+struct ForeignDType {
+  std::string_view name;
+  int64_t bits;
+};
+constexpr std::array kForeignDTypes = {
+    ForeignDType{"F4", 4},          ForeignDType{"F6_E2M3", 6},     ForeignDType{"F6_E3M2", 6},
+    ForeignDType{"F8_E4M3FNUZ", 8}, ForeignDType{"F8_E5M2FNUZ", 8}, ForeignDType{"C64", 64}};
 
 // Walks
 //   {"NAME": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}, ...,
@@ -144,15 +149,19 @@ class HeaderHandler : public JsonHandler {
   enum class Place { kStart, kTop, kMetadata, kTensor, kShape, kOffsets };
 
   void SetDType(const std::string& name) {
-    const std::optional<DType> dtype = ParseDType(name);
-    if (!dtype) {
-      const bool is_known = std::find(kUnsupportedDTypes.begin(), kUnsupportedDTypes.end(), name) !=
-                            kUnsupportedDTypes.end();
-      Fail(is_known ? ErrorCode::kUnsupported : ErrorCode::kInvalidFile, origin(), ": tensor ",
-           QuoteForMessage(entry_.name), ": dtype: ", is_known ? "unsupported" : "unknown",
-           " element type ", QuoteForMessage(name));
+    if (const std::optional<DType> dtype = ParseDType(name)) {
+      entry_.dtype = *dtype;
+      return;
     }
-    entry_.dtype = *dtype;
+    for (const ForeignDType& foreign : kForeignDTypes) {
+      if (foreign.name == name) {
+        entry_.dtype = DType::kU8;
+        entry_.foreign_dtype = name;
+        foreign_bits_ = foreign.bits;
+        return;
+      }
+    }
+    FailTensor(StrCat("dtype: unknown element type ", QuoteForMessage(name)));
   }
 
   void FinishTensor() {
@@ -169,7 +178,12 @@ class HeaderHandler : public JsonHandler {
     }
     entry_.offset = begin;
     entry_.num_bytes = end - begin;
-    const uint64_t expected = CheckedTensorBytes(entry_.dtype, entry_.shape, origin(), entry_.name);
+    uint64_t expected = CheckedTensorBytes(entry_.dtype, entry_.shape, origin(), entry_.name);
+    if (!entry_.foreign_dtype.empty() &&
+        (__builtin_mul_overflow(expected, static_cast<uint64_t>(foreign_bits_), &expected) ||
+         std::exchange(expected, expected / 8) % 8 != 0)) {
+      FailTensor(StrCat("shape: no whole number of bytes of ", entry_.foreign_dtype));
+    }
     if (expected != entry_.num_bytes) {
       FailTensor(StrCat("data_offsets: ", entry_.num_bytes, " bytes, but dtype and shape make ",
                         expected));
@@ -213,6 +227,7 @@ class HeaderHandler : public JsonHandler {
   bool has_metadata_ = false;
   std::array<uint64_t, 2> offsets_{};
   size_t num_offsets_ = 0;
+  int64_t foreign_bits_ = 0;
 };
 
 // Sorts by offset, and checks that the tensors cover all data bytes exactly once.

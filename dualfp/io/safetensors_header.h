@@ -23,6 +23,7 @@ constexpr size_t kMaxSafetensorsRank = 64;
 struct TensorEntry {
   std::string name;
   DType dtype = DType::kF32;
+  std::string foreign_dtype;   // one of the format's that dualfp does not have, else empty
   std::vector<int64_t> shape;  // any rank; [] is a scalar, and dimensions may be 0
   int file = 0;                // index into Checkpoint::files(); 0 in a single file
   uint64_t offset = 0;         // of the first byte, from the start of the file
@@ -34,7 +35,8 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-// Checks everything: JSON and its shape, dtypes, sizes, that the tensors cover the file to its last
+// Tensors of dtypes that dualfp does not have are listed, and refused when they are read. Checks
+// everything: JSON and its shape, dtypes, sizes, that the tensors cover the file to its last
 // byte without hole or overlap, and that names are unique. Memory stays within a few times the
 // header's size. Errors as in safetensors.h.
 SafetensorsHeader ParseSafetensorsHeader(std::span<const std::byte> file, std::string_view origin);

@@ -19,11 +19,12 @@ float Period(double theta, int64_t i, int64_t dim) {
 float Llama3Frequency(const RopeConfig& rope, float inv_freq) {
   const auto original = static_cast<double>(rope.original_max_position_embeddings);
   const double wavelength = 2 * std::numbers::pi / inv_freq;
-  if (wavelength < original / rope.high_freq_factor) {
-    return inv_freq;
-  }
+  // In this order, which counts where the factors are the wrong way round.
   if (wavelength > original / rope.low_freq_factor) {
     return static_cast<float>(inv_freq / rope.factor);
+  }
+  if (wavelength < original / rope.high_freq_factor) {
+    return inv_freq;
   }
   const double smooth = (original / wavelength - rope.low_freq_factor) /
                         (rope.high_freq_factor - rope.low_freq_factor);
