@@ -129,11 +129,13 @@ class Evaluation {
 };
 
 std::vector<int32_t> Evaluation::Tokenize(const std::string& path) const {
-  return tokenizer_->Encode(ReadFile(path, kMaxTextBytes));
+  std::vector<int32_t> tokens = tokenizer_->Encode(ReadFile(path, kMaxTextBytes));
+  CheckTokens(tokens, config_, path);
+  return tokens;
 }
 
 void Evaluation::ReadText() {
-  tokenizer_.emplace(LoadTokenizer(arguments_.model.model, config_));
+  tokenizer_.emplace(Tokenizer::FromDirectory(arguments_.model.model));
   tokens_ = Tokenize(arguments_.text);
   if (arguments_.max_tokens > 0 && static_cast<int64_t>(tokens_.size()) > arguments_.max_tokens) {
     tokens_.resize(arguments_.max_tokens);

@@ -132,7 +132,8 @@ void Generation::ReadTokenizer() {
       !std::filesystem::exists(directory / "tokenizer.json")) {
     return;
   }
-  tokenizer_.emplace(LoadTokenizer(directory, config_));
+  tokenizer_.emplace(Tokenizer::FromDirectory(directory));
+  DrawableTokens(*tokenizer_, config_);
   if (const auto eos = tokenizer_->eos_id()) {
     end_tokens_.push_back(*eos);
   }
@@ -142,11 +143,7 @@ void Generation::ReadTokenizer() {
 void Generation::ReadPrompt() {
   if (!arguments_.prompt_token_ids.empty()) {
     prompt_ = arguments_.prompt_token_ids;
-    for (const int32_t token : prompt_) {
-      Check(0 <= token && token < config_.vocab_size, ErrorCode::kInvalidArgument,
-            "--prompt-token-ids: token ", token, " is outside the model's vocabulary of ",
-            config_.vocab_size);
-    }
+    CheckTokens(prompt_, config_, "--prompt-token-ids");
     return;
   }
   const std::string text = arguments_.prompt_file.empty()
@@ -154,6 +151,7 @@ void Generation::ReadPrompt() {
                                : ReadFile(arguments_.prompt_file, kMaxPromptBytes);
   prompt_ = arguments_.chat ? EncodeChat(text) : tokenizer_->Encode(text);
   Check(!prompt_.empty(), ErrorCode::kInvalidArgument, "the prompt is empty");
+  CheckTokens(prompt_, config_, "the prompt");
 }
 
 std::vector<int32_t> Generation::EncodeChat(const std::string& text) const {

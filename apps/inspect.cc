@@ -26,9 +26,8 @@ int64_t PeakMemoryBytes() {
 }
 
 std::string FormatName(const LinearReport& linear) {
-  return linear.format == QuantFormat::kPlain
-             ? fmt::format("plain {}", DTypeName(linear.stored_dtype))
-             : std::string(GetQuantFormatInfo(linear.format).name);
+  return linear.scheme == kPlainWeights ? fmt::format("plain {}", DTypeName(linear.stored_dtype))
+                                        : std::string(WeightSchemeName(linear.scheme));
 }
 
 struct Totals {
@@ -109,6 +108,7 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
   json["num_hidden_layers"] = config.num_hidden_layers;
   json["hidden_size"] = config.hidden_size;
   json["vocab_size"] = config.vocab_size;
+  json["tie_word_embeddings"] = config.tie_word_embeddings;
   json["context_length"] = MaxContextLength(config);
   json["linear_layers"] = report.LayerLinears();
   json["nested_linear_layers"] = report.NestedLayerLinears();
@@ -125,13 +125,15 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
     json["weight_bytes_per_token"][std::string(PrecisionName(precision))] =
         decoder.CostOf(PrecisionPlan::Uniform(config.num_hidden_layers, precision)).weight_bytes;
   }
+  json["unused_tensors"] = report.unused;
   json["linears"] = Json::array();
   for (const LinearReport& linear : report.linears) {
     json["linears"].push_back({{"name", linear.name},
                                {"tensors", linear.tensors},
                                {"shape", {linear.n, linear.k}},
                                {"source_dtype", DTypeName(linear.source_dtype)},
-                               {"format", GetQuantFormatInfo(linear.format).name},
+                               {"format", GetQuantFormatInfo(linear.scheme.format).name},
+                               {"scheme", WeightSchemeName(linear.scheme)},
                                {"dtype", DTypeName(linear.stored_dtype)},
                                {"bytes", linear.num_bytes},
                                {"outliers", linear.outliers},

@@ -85,10 +85,10 @@ def scales_of(weight, granularity):
     """Scales by numpy, and spread over the weight's elements."""
     magnitude = np.abs(weight.astype(np.float32))
     n, k = weight.shape
-    if granularity == "tensor":
+    if granularity == "fp8_per_tensor":
         amax = magnitude.max().reshape(1, 1)
         spread = np.ones((n, k), np.float32) * amax
-    elif granularity == "channel":
+    elif granularity == "fp8_per_channel":
         amax = magnitude.max(1, keepdims=True)
         spread = np.broadcast_to(amax, (n, k))
     else:
@@ -96,10 +96,13 @@ def scales_of(weight, granularity):
         amax = magnitude.reshape(n // BLOCK, BLOCK, k // BLOCK, BLOCK).max((1, 3))
         spread = amax.repeat(BLOCK, 0).repeat(BLOCK, 1)
     divisor = np.float32(448)
-    return (amax / divisor).ravel(), (spread / divisor).astype(np.float32)
+    return amax / divisor, (spread / divisor).astype(np.float32)
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "block"])
+FP8 = ["fp8_per_tensor", "fp8_per_channel", "fp8_per_block"]
+
+
+@pytest.mark.parametrize("granularity", FP8)
 def test_fp8_codes_are_ml_dtypes(granularity, converted):
     given, _, out = converted
     for name, weight in given.items():
@@ -110,17 +113,55 @@ def test_fp8_codes_are_ml_dtypes(granularity, converted):
         assert np.array_equal(out[f"{name}/{granularity}_codes"], expected), name
 
 
+def group_maxima(weight, size):
+    n, k = weight.shape
+    return np.abs(weight.astype(np.float32)).reshape(n, k // size, size).max(2)
+
+
+def packed_e2m1(values):
+    codes = values.astype(ml_dtypes.float4_e2m1fn).view(np.uint8)
+    return codes[:, ::2] | codes[:, 1::2] << 4
+
+
+@pytest.mark.parametrize("scheme", ["mxfp8", "mxfp4"])
+def test_mx_codes_are_ml_dtypes(scheme, converted):
+    """The exponent rule of ModelOpt, torchao and transformers: 2^ceil(log2(amax / max))."""
+    given, _, out = converted
+    largest = np.float32(448 if scheme == "mxfp8" else 6)
+    for name, weight in given.items():
+        exponent = np.ceil(np.log2((group_maxima(weight, 32) / largest).astype(np.float64)))
+        assert np.array_equal(out[f"{name}/{scheme}_scales"], (exponent + 127).astype(np.uint8)), name
+        scaled = weight.astype(np.float32) / np.exp2(exponent).repeat(32, 1).astype(np.float32)
+        expected = (scaled.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+                    if scheme == "mxfp8" else packed_e2m1(scaled))
+        assert np.array_equal(out[f"{name}/{scheme}_codes"], expected), name
+
+
+def test_nvfp4_codes_are_ml_dtypes(converted):
+    """Elements are divided by the rounded scale."""
+    given, _, out = converted
+    for name, weight in given.items():
+        amax = group_maxima(weight, 16)
+        whole = np.float32(amax.max() / np.float32(6 * 448))
+        assert out[f"{name}/nvfp4_global"][0] == whole, name
+        scales = (amax / (np.float32(6) * whole)).astype(ml_dtypes.float8_e4m3fn)
+        assert np.array_equal(out[f"{name}/nvfp4_scales"], scales.view(np.uint8)), name
+        scaled = weight.astype(np.float32) / (scales.astype(np.float32) * whole).repeat(16, 1)
+        expected = packed_e2m1(np.clip(scaled, -6, 6))
+        assert np.array_equal(out[f"{name}/nvfp4_codes"], expected), name
+
+
 def test_error_of_nested_fp8_beside_the_scaled_encodings(converted, record_property):
     """E4M3 rounds to 3 mantissa bits wherever the exponent is in range, so that a scale changes the
     error of normal codes little: nested FP8, with its one fixed scale and exact outliers, lies
     within two per cent of the best."""
     _, fp16, out = converted
-    errors = {"nested": [], "tensor": [], "channel": [], "block": []}
+    errors = {"nested": [], **{granularity: [] for granularity in FP8}}
     for name, weight in fp16.items():
         nested = e4m3(out[f"{name}/upper"]) / 256
         nested.reshape(-1)[out[f"{name}/outlier_index"]] += out[f"{name}/outlier_value"]
         errors["nested"].append(relative_error(nested, weight))
-        for granularity in "tensor", "channel", "block":
+        for granularity in FP8:
             _, spread = scales_of(weight, granularity)
             codes = out[f"{name}/{granularity}_codes"]
             errors[granularity].append(relative_error(e4m3(codes) * spread, weight))

@@ -3,7 +3,8 @@
 //   NAME/upper, NAME/lower  U8 [N, K]: the nested planes, the upper one's E4M3 codes as bytes
 //   NAME/outlier_index      I64 [outliers], NAME/outlier_value F32 [outliers]
 //   NAME/unnested           F16 [N, K]: the planes and outliers put together again
-//   NAME/{tensor,channel,block}_codes  U8 [N, K], NAME/{...}_scales F32: FP8 alone
+//   NAME/SCHEME_codes  U8, NAME/SCHEME_scales F32 or U8 (codes), NAME/SCHEME_global F32 [1]: codes
+//   and scales of every scheme that has them, by its name (tensor/weight_scheme.h)
 
 #include <cstdio>
 #include <exception>
@@ -14,18 +15,10 @@
 #include "dualfp/io/safetensors.h"
 #include "dualfp/io/safetensors_writer.h"
 #include "dualfp/kernels/nest.h"
-#include "dualfp/kernels/quantize.h"
+#include "dualfp/kernels/quantize_weight.h"
 
 namespace dualfp {
 namespace {
-
-struct NamedGranularity {
-  const char* name;
-  ScaleGranularity granularity;
-};
-constexpr NamedGranularity kGranularities[] = {{"tensor", ScaleGranularity::kPerTensor},
-                                               {"channel", ScaleGranularity::kPerChannel},
-                                               {"block", ScaleGranularity::kBlock128}};
 
 // Tensors that are computed first, since a file's header comes before its data.
 struct Output {
@@ -49,11 +42,10 @@ class Converter {
               Add(name + "/outlier_value", DType::kF32, {count}).as<float>());
     Unnest(threads_, Codes(upper), lower, outliers.View(),
            Add(name + "/unnested", DType::kF16, shape));
-    for (const auto& [label, granularity] : kGranularities) {
-      const int64_t scales = Fp8WeightScales(granularity, shape[0], shape[1]);
-      QuantizeWeight({.threads = &threads_}, source, granularity,
-                     Codes(Add(name + "/" + label + "_codes", DType::kU8, shape)),
-                     Add(name + "/" + label + "_scales", DType::kF32, {scales}));
+    for (const NamedScheme& named : WeightSchemes()) {
+      if (named.scheme.has_value() && GetQuantFormatInfo(named.scheme->format).codec.bits > 0) {
+        Quantize(name + "/" + named.name, *named.scheme, source);
+      }
     }
   }
 
@@ -71,6 +63,21 @@ class Converter {
   }
 
  private:
+  void Quantize(const std::string& name, const WeightScheme& scheme,
+                const ConstTensorView& source) {
+    const QuantFormatInfo& info = GetQuantFormatInfo(scheme.format);
+    const int64_t n = source.shape[0];
+    const int64_t k = source.shape[1];
+    TensorView codes = Add(name + "_codes", DType::kU8, {n, k * info.codec.bits / 8});
+    codes.dtype = info.values;
+    const auto [rows, columns] = ScaleShape(scheme, n, k);
+    const bool floats = info.scales == DType::kF32;
+    TensorView scales = Add(name + "_scales", floats ? DType::kF32 : DType::kU8, {rows, columns});
+    scales.dtype = info.scales;
+    QuantizeWeight({.threads = &threads_}, source, scheme, codes, scales,
+                   Add(name + "_global", DType::kF32, {1}));
+  }
+
   TensorView Add(const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
     const TensorView sized(nullptr, dtype, shape);
     outputs_.push_back({{name, dtype, shape}, Buffer::AllocateCpu(sized.num_bytes() + 1)});

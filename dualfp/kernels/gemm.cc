@@ -1,7 +1,5 @@
 #include "dualfp/kernels/gemm.h"
 
-#include <cmath>
-
 #include "dualfp/base/check.h"
 
 namespace dualfp {
@@ -39,7 +37,7 @@ void CheckGroupScales(const Weight& weight, DType dtype) {
   CheckContiguous(weight.scales, dtype, weight.n, weight.k / group_size, "weight scales");
 }
 
-void CheckFp8Scales(const Weight& weight) {
+void CheckMatrixScales(const Weight& weight) {
   const ConstTensorView& scales = weight.scales;
   int64_t expected = 0;
   switch (weight.scale_granularity) {
@@ -50,13 +48,13 @@ void CheckFp8Scales(const Weight& weight) {
       expected = weight.n;
       break;
     case ScaleGranularity::kBlock128:
-      CheckContiguous(scales, DType::kF32, (weight.n + 127) / 128, (weight.k + 127) / 128,
+      CheckContiguous(scales, DType::kF32, weight.NumBlockRows(), (weight.k + 127) / 128,
                       "weight scales");
       return;
     case ScaleGranularity::kNone:
     case ScaleGranularity::kGroup:
-      Fail(ErrorCode::kInvalidArgument,
-           "gemm: an fp8 weight needs per-tensor, per-channel or 128x128 block scales");
+      Fail(ErrorCode::kInvalidArgument, "gemm: an ", GetQuantFormatInfo(weight.format).name,
+           " weight needs per-tensor, per-channel or 128x128 block scales");
   }
   if (!scales || scales.dtype != DType::kF32 || scales.num_elements() != expected ||
       !scales.is_contiguous()) {
@@ -77,12 +75,44 @@ void CheckNested12(const Weight& weight) {
   }
 }
 
+void CheckParts(const Weight& weight) {
+  const RowParts& parts = weight.parts;
+  bool ok = parts.count >= 1 && parts.count <= kMaxRowParts;
+  if (parts.interleaved != 0) {
+    ok = ok && parts.count == 2;
+  } else {
+    ok = ok && parts.first_row[0] == 0;
+    for (int i = 1; ok && i < kMaxRowParts; ++i) {
+      ok = i < parts.count
+               ? parts.first_row[i - 1] < parts.first_row[i] && parts.first_row[i] < weight.n
+               : parts.first_row[i] >= weight.n;
+    }
+  }
+  if (!ok) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: the ", parts.count, " parts of a weight of ", weight.n,
+         " rows do not follow each other");
+  }
+}
+
+// A scale that all rows share or one for each part.
+void CheckPartScales(const Weight& weight, const ConstTensorView& scales, const char* what) {
+  if (scales && (scales.dtype != DType::kF32 || !scales.is_contiguous() ||
+                 scales.device != weight.values.device ||
+                 (scales.num_elements() != 1 && scales.num_elements() != weight.parts.count))) {
+    Fail(ErrorCode::kInvalidArgument, "gemm: ", what, " is ", Describe(scales),
+         ", expected F32[1] or F32[", weight.parts.count, "] beside the weight");
+  }
+}
+
 void CheckWeight(const Weight& weight) {
   const int64_t n = weight.n;
   const int64_t k = weight.k;
   if (n < 1 || k < 1) {
     Fail(ErrorCode::kInvalidArgument, "gemm: weight is ", n, " x ", k, ", expected at least 1 x 1");
   }
+  CheckParts(weight);
+  CheckPartScales(weight, weight.global_scale, "global_scale");
+  CheckPartScales(weight, weight.input_scale, "input_scale");
   switch (weight.format) {
     case QuantFormat::kPlain:
       if (!IsFloatDType(weight.values.dtype)) {
@@ -99,22 +129,15 @@ void CheckWeight(const Weight& weight) {
       CheckContiguous(weight.values, DType::kF8E4M3, n, k, "upper plane");
       CheckNested12(weight);
       break;
-    case QuantFormat::kFp8:
-      CheckContiguous(weight.values, DType::kF8E4M3, n, k, "weight");
-      CheckFp8Scales(weight);
-      break;
-    case QuantFormat::kMxfp8:
-      CheckContiguous(weight.values, DType::kF8E4M3, n, k, "weight");
-      CheckGroupScales(weight, DType::kF8E8M0);
-      break;
-    case QuantFormat::kNvfp4:
-      CheckContiguous(weight.values, DType::kU8, n, k / 2, "weight");
-      CheckGroupScales(weight, DType::kF8E4M3);
-      break;
-    case QuantFormat::kMxfp4:
-      CheckContiguous(weight.values, DType::kU8, n, k / 2, "weight");
-      CheckGroupScales(weight, DType::kF8E8M0);
-      break;
+    default: {
+      const QuantFormatInfo& info = GetQuantFormatInfo(weight.format);
+      CheckContiguous(weight.values, info.values, n, k * info.codec.bits / 8, "weight");
+      if (info.group_size > 0) {
+        CheckGroupScales(weight, info.scales);
+      } else {
+        CheckMatrixScales(weight);
+      }
+    }
   }
   const OutlierList& outliers = weight.outliers;
   const int64_t count = outliers.size();
@@ -178,6 +201,12 @@ std::string Describe(const GemmDesc& desc) {
     text += StrCat(" ", ActivationQuantName(desc.activation_quant),
                    desc.accumulation == Accumulation::kPromoted ? " promoted" : "");
   }
+  if (desc.parts.count > 1) {
+    text += desc.parts.interleaved != 0 ? " interleaved" : StrCat(" parts=", desc.parts.count);
+  }
+  if (desc.part_input_scales) {
+    text += " part-input-scales";
+  }
   if (desc.has_outliers) {
     text += " outliers";
   }
@@ -206,6 +235,12 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   desc.weight_format = weight.format;
   desc.weight_dtype = weight.values.dtype;
   desc.weight_scale = weight.scale_granularity;
+  desc.part_input_scales = args.precision == Precision::kFp8 && args.x.dtype != DType::kF8E4M3 &&
+                           args.activation_quant == ActivationQuant::kStaticPerTensor &&
+                           weight.input_scale && weight.input_scale.num_elements() > 1;
+  if (desc.part_input_scales || desc.weight_scale == ScaleGranularity::kBlock128) {
+    desc.parts = weight.parts;
+  }
   desc.has_outliers = weight.UsesOutliers(args.precision);
   desc.precision = args.precision;
   desc.activation_quant =
@@ -251,10 +286,9 @@ GemmDesc DescribeGemm(const GemmArgs& args) {
   if (const std::string reason = weight.Unsupported(args.precision); !reason.empty()) {
     Fail(ErrorCode::kUnsupported, "gemm: ", reason);
   }
-  if (desc.activation_quant == ActivationQuant::kStaticPerTensor && !codes &&
-      !(weight.input_scale > 0 && std::isfinite(weight.input_scale))) {
-    Fail(ErrorCode::kUnsupported, "gemm: static activation quantization needs a weight with a ",
-         "positive input_scale; this one has ", weight.input_scale);
+  if (desc.activation_quant == ActivationQuant::kStaticPerTensor && !codes && !weight.input_scale) {
+    Fail(ErrorCode::kUnsupported, "gemm: static activation quantization needs a weight with an ",
+         "input_scale; this one has none");
   }
   return desc;
 }

@@ -58,9 +58,11 @@ struct GemmDesc {
   QuantFormat weight_format = QuantFormat::kPlain;
   DType weight_dtype = DType::kF16;  // of Weight::values
   ScaleGranularity weight_scale = ScaleGranularity::kNone;
+  RowParts parts;  // where they matter: block scales, or several input scales
   bool has_outliers = false;
   Precision precision = Precision::kFp16;
   ActivationQuant activation_quant = ActivationQuant::kNone;
+  bool part_input_scales = false;  // kStaticPerTensor with a scale for each part
   Accumulation accumulation = Accumulation::kFast;
   DType x_dtype = DType::kF32;
   DType y_dtype = DType::kF32;

@@ -87,7 +87,7 @@ struct Case {
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const TestFormat& format : TestFormats()) {
-    const TestWeight weight(format, 2, 32, 1);
+    const TestWeight weight(format, 16, 32, 1);
     const TestProblem problem(format, weight, 2, DType::kF32, DType::kF32, {}, 1);
     for (const std::span<const GemmKernel> kernels :
          {GemmKernels(), std::span<const GemmKernel>(kModelKernels)}) {
@@ -504,11 +504,20 @@ TEST_F(GemmTest, RejectsInconsistentArguments) {
       {"fp4", [](GemmArgs& a) { a.precision = Precision::kFp4; }},
       {"input_scale",
        [&](GemmArgs& a) {
-         weight.input_scale = 0;
+         weight.input_scale = {};
          a.weight = &weight;
          a.precision = Precision::kFp8;
          a.activation_quant = ActivationQuant::kStaticPerTensor;
        }},
+      {"input_scale is",
+       [&](GemmArgs&) { weight.input_scale = ConstTensorView(&scale, DType::kF32, {2}); }},
+      {"global_scale is",
+       [&](GemmArgs&) { weight.global_scale = ConstTensorView(&scale, DType::kF16, {1}); }},
+      {"2 parts of a weight of 6 rows",
+       [&](GemmArgs&) {
+         weight.parts = {.count = 2, .first_row = {0, 6, INT32_MAX}};
+       }},
+      {"3 parts", [&](GemmArgs&) { weight.parts = {.count = 3, .interleaved = 1}; }},
       {"lower plane", [&](GemmArgs&) { weight.lower = {}; }},
       {"upper plane", [&](GemmArgs&) { weight.values.shape[0] = 5; }},
       {"weight is", [&](GemmArgs&) { weight.n = 0; }},

@@ -11,11 +11,11 @@
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/e8m0.h"
 #include "dualfp/numeric/fp16.h"
-#include "dualfp/numeric/fp4.h"
 #include "dualfp/numeric/fp8.h"
 #include "dualfp/numeric/nested.h"
 #include "dualfp/numeric/nested12.h"
 #include "dualfp/tensor/buffer.h"
+#include "dualfp/tensor/weight_scheme.h"
 
 namespace dualfp {
 namespace {
@@ -86,8 +86,6 @@ const std::vector<TestFormat>& TestFormats() {
     constexpr Precision k16 = Precision::kFp16;
     constexpr Precision k8 = Precision::kFp8;
     constexpr ActivationQuant kWeightOnly = ActivationQuant::kNone;
-    constexpr ActivationQuant kToken = ActivationQuant::kDynamicPerToken;
-    constexpr ActivationQuant kTensor = ActivationQuant::kDynamicPerTensor;
     constexpr ActivationQuant kStatic = ActivationQuant::kStaticPerTensor;
     constexpr DType kCodes = DType::kF8E4M3;
     std::vector<TestFormat> list = {
@@ -98,26 +96,54 @@ const std::vector<TestFormat>& TestFormats() {
         {"nested_fp16_outliers", kNested, kCodes, kNone, k16, kWeightOnly, true},
         {"nested12_exact", kNested12, kCodes, kNone, k16},
     };
-    for (const auto& [suffix, quant] : {std::pair{"weight_only", kWeightOnly},
-                                        {"token", kToken},
-                                        {"tensor", kTensor},
-                                        {"static", kStatic},
-                                        {"group", ActivationQuant::kDynamicPerGroup}}) {
+    constexpr std::pair<const char*, ActivationQuant> kQuants[] = {
+        {"_weight_only", kWeightOnly},
+        {"_token", ActivationQuant::kDynamicPerToken},
+        {"_tensor", ActivationQuant::kDynamicPerTensor},
+        {"_static", kStatic},
+        {"_group", ActivationQuant::kDynamicPerGroup}};
+    for (const auto& [suffix, quant] : kQuants) {
       const std::string s = suffix;
-      list.push_back({"nested_fp8_" + s, kNested, kCodes, kNone, k8, quant});
-      list.push_back({"nested_fp8_outliers_" + s, kNested, kCodes, kNone, k8, quant, true});
-      list.push_back({"nested12_fp8_" + s, kNested12, kCodes, kNone, k8, quant});
-      list.push_back({"fp8_tensor_" + s, kFp8, kCodes, kPerTensor, k8, quant});
-      list.push_back({"fp8_channel_" + s, kFp8, kCodes, kPerChannel, k8, quant});
-      list.push_back({"fp8_block_" + s, kFp8, kCodes, kBlock128, k8, quant});
-      list.push_back({"mxfp8_" + s, kMxfp8, kCodes, kGroup, k8, quant});
-      list.push_back({"nvfp4_fp8_" + s, kNvfp4, DType::kU8, kGroup, k8, quant});
+      list.push_back({"nested_fp8" + s, kNested, kCodes, kNone, k8, quant});
+      list.push_back({"nested_fp8_outliers" + s, kNested, kCodes, kNone, k8, quant, true});
+      list.push_back({"nested12_fp8" + s, kNested12, kCodes, kNone, k8, quant});
     }
-    list.push_back({"fp8_channel_fp16", kFp8, kCodes, kPerChannel, k16});
-    list.push_back({"nvfp4_fp16", kNvfp4, DType::kU8, kGroup, k16});
-    list.push_back({"nvfp4_fp4", kNvfp4, DType::kU8, kGroup, Precision::kFp4});
-    list.push_back({"mxfp4_fp16", kMxfp4, DType::kU8, kGroup, k16});
-    list.push_back({"mxfp8_fp16", kMxfp8, kCodes, kGroup, k16});
+    for (const NamedScheme& named : WeightSchemes()) {
+      if (!named.scheme.has_value() || named.name == "fp8") {
+        continue;
+      }
+      const auto [format, granularity] = *named.scheme;
+      const QuantFormatInfo& info = GetQuantFormatInfo(format);
+      if (info.codec.bits == 0) {
+        continue;
+      }
+      std::vector<TestParts> all_parts = {TestParts::kOne};
+      if (granularity == kBlock128) {
+        all_parts = {TestParts::kOne, TestParts::kBelow, TestParts::kInterleaved};
+      } else if (info.scales == DType::kF8E4M3) {
+        all_parts = {TestParts::kOne, TestParts::kInterleaved};
+      }
+      for (const TestParts parts : all_parts) {
+        const std::string name = named.name + (parts == TestParts::kBelow         ? "_below"
+                                               : parts == TestParts::kInterleaved ? "_interleaved"
+                                                                                  : "");
+        const auto add = [&](const char* suffix, Precision precision, ActivationQuant quant) {
+          if (Offers(info, precision)) {
+            list.push_back(
+                {name + suffix, format, info.values, granularity, precision, quant, false, parts});
+          }
+        };
+        add("_fp16", k16, kWeightOnly);
+        add("_fp4", Precision::kFp4, kWeightOnly);
+        for (const auto& [suffix, quant] : kQuants) {
+          add(suffix, k8, quant);
+        }
+      }
+    }
+    for (const auto& [name, parts] : {std::pair{"nested_below_static", TestParts::kBelow},
+                                      {"nested_interleaved_static", TestParts::kInterleaved}}) {
+      list.push_back({name, kNested, kCodes, kNone, k8, kStatic, false, parts, true});
+    }
     return list;
   }();
   return formats;
@@ -133,7 +159,6 @@ TestWeight::TestWeight(const TestFormat& format, int64_t n, int64_t k, uint32_t 
   weight.k = k;
   weight.shard = {0, n, 0, k};
   weight.scale_granularity = format.scale;
-  weight.input_scale = 0.01f;
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(k)));
   std::vector<float> values(n * k);
@@ -143,7 +168,8 @@ TestWeight::TestWeight(const TestFormat& format, int64_t n, int64_t k, uint32_t 
       value *= 1e-4f;  // subnormal codes
     }
   }
-  buffers_.reserve(5);
+  buffers_.reserve(6);
+  MakeParts(format);
   switch (format.format) {
     case QuantFormat::kPlain:
       weight.values.dtype = format.dtype;
@@ -166,27 +192,73 @@ TestWeight::TestWeight(const TestFormat& format, int64_t n, int64_t k, uint32_t 
   }
 }
 
+ConstTensorView TestWeight::Constants(const std::vector<float>& values) {
+  buffers_.emplace_back(values.size() * sizeof(float));
+  std::copy(values.begin(), values.end(), buffers_.back().as<float>());
+  return {buffers_.back().as<char>(), DType::kF32, {static_cast<int64_t>(values.size())}};
+}
+
+void TestWeight::MakeParts(const TestFormat& format) {
+  const int64_t n = weight.n;
+  RowParts& parts = weight.parts;
+  constexpr int kFirstBase = 48;
+  const int64_t unit = n >= 128 ? 16 : 1;  // GPUs want whole tiles of 16 rows
+  const int64_t second = n * 5 / 8 / unit * unit;
+  const int64_t third = second + std::max(unit, n / 8 / unit * unit);
+  if (format.parts == TestParts::kInterleaved && n > 1) {
+    parts = {.count = 2, .interleaved = 1};
+    parts.scale_base[1] = static_cast<int32_t>((n / 2 + n % 2 + 127) / 128 * 128);
+  } else if (format.parts == TestParts::kBelow && n >= 8) {
+    parts.count = 3;
+    parts.first_row[1] = static_cast<int32_t>(second);
+    parts.first_row[2] = static_cast<int32_t>(third);
+    parts.scale_base[0] = kFirstBase;
+    parts.scale_base[1] = (kFirstBase + parts.first_row[1] + 127) / 128 * 128;
+    parts.scale_base[2] =
+        static_cast<int32_t>(parts.scale_base[1] + (third - second + 127) / 128 * 128);
+  }
+  int place[kMaxRowParts] = {};
+  for (int64_t row = 0; row < n; ++row) {
+    int part = 0;
+    if (parts.count == 2) {
+      part = static_cast<int>(row % 2);
+    } else if (parts.count == 3) {
+      part = row < second ? 0 : row < third ? 1 : 2;
+    }
+    part_of_row_.push_back(part);
+    block_of_row_.push_back((parts.scale_base[part] + place[part]++) / 128);
+  }
+  input_scales_ = {0.01f};
+  if (format.part_input_scales && parts.count > 1) {
+    input_scales_ = {0.01f, 0.013f, 0.02f};
+    input_scales_.resize(parts.count);
+  }
+  weight.input_scale = Constants(input_scales_);
+}
+
 void TestWeight::MakePlain(const std::vector<float>& values) {
   const DType dtype = weight.values.dtype;
   buffers_.emplace_back(values.size() * DTypeSize(dtype));
+  char* stored = buffers_.back().as<char>();
   for (size_t i = 0; i < values.size(); ++i) {
-    values_fp16_.push_back(
-        StoreTestElement(buffers_[0].as<char>(), dtype, static_cast<int64_t>(i), values[i]));
+    values_fp16_.push_back(StoreTestElement(stored, dtype, static_cast<int64_t>(i), values[i]));
   }
-  weight.values = ConstTensorView(buffers_[0].as<char>(), dtype, {weight.n, weight.k});
+  weight.values = ConstTensorView(stored, dtype, {weight.n, weight.k});
 }
 
 void TestWeight::MakeNested(const std::vector<float>& values, bool outliers) {
   buffers_.emplace_back(values.size());
+  auto* upper = buffers_.back().as<uint8_t>();
   buffers_.emplace_back(values.size());
+  auto* lower = buffers_.back().as<uint8_t>();
   std::vector<int64_t> index;
   std::vector<float> remainder;
   for (size_t i = 0; i < values.size(); ++i) {
     const float exact = Fp16ToFloat(FloatToFp16(values[i]));
     const float clamped = std::clamp(exact, -kNestedMax, kNestedMax);
     const NestedBytes bytes = NestedSplit(FloatToFp16(clamped));
-    buffers_[0].as<uint8_t>()[i] = bytes.upper;
-    buffers_[1].as<uint8_t>()[i] = bytes.lower;
+    upper[i] = bytes.upper;
+    lower[i] = bytes.lower;
     if (exact != clamped) {
       index.push_back(static_cast<int64_t>(i));
       remainder.push_back(exact - clamped);
@@ -195,8 +267,8 @@ void TestWeight::MakeNested(const std::vector<float>& values, bool outliers) {
     values_fp8_.push_back(static_cast<double>(E4m3ToFloat(bytes.upper)) / 256 +
                           (static_cast<double>(exact) - clamped));
   }
-  weight.values = ConstTensorView(buffers_[0].as<char>(), DType::kF8E4M3, {weight.n, weight.k});
-  weight.lower = ConstTensorView(buffers_[1].as<char>(), DType::kU8, {weight.n, weight.k});
+  weight.values = ConstTensorView(upper, DType::kF8E4M3, {weight.n, weight.k});
+  weight.lower = ConstTensorView(lower, DType::kU8, {weight.n, weight.k});
   if (outliers) {
     AddOutliers(index, remainder);
   }
@@ -207,13 +279,11 @@ void TestWeight::AddOutliers(const std::vector<int64_t>& index,
   if (index.empty()) {
     return;
   }
-  const auto count = static_cast<int64_t>(index.size());
   buffers_.emplace_back(index.size() * sizeof(int64_t));
   std::copy(index.begin(), index.end(), buffers_.back().as<int64_t>());
+  const auto count = static_cast<int64_t>(index.size());
   weight.outliers.index = ConstTensorView(buffers_.back().as<char>(), DType::kI64, {count});
-  buffers_.emplace_back(index.size() * sizeof(float));
-  std::copy(remainder.begin(), remainder.end(), buffers_.back().as<float>());
-  weight.outliers.value = ConstTensorView(buffers_.back().as<char>(), DType::kF32, {count});
+  weight.outliers.value = Constants(remainder);
 }
 
 // Rows of very different sizes, so that shifts differ.
@@ -222,9 +292,12 @@ void TestWeight::MakeNested12(const std::vector<float>& values) {
   const int64_t k = weight.k;
   const int64_t nibble_bytes = (k + 1) / 2;
   buffers_.emplace_back(n * k);
+  auto* upper = buffers_.back().as<uint8_t>();
   buffers_.emplace_back(n * nibble_bytes);
+  auto* nibbles = buffers_.back().as<uint8_t>();
+  std::memset(nibbles, 0, n * nibble_bytes);
   buffers_.emplace_back(n);
-  std::memset(buffers_[1].as<char>(), 0, n * nibble_bytes);
+  auto* shifts = buffers_.back().as<int8_t>();
   std::vector<int64_t> index;
   std::vector<float> remainder;
   for (int64_t row = 0; row < n; ++row) {
@@ -235,11 +308,11 @@ void TestWeight::MakeNested12(const std::vector<float>& values) {
       largest = std::max<uint16_t>(largest, bf16[i] & 0x7fff);
     }
     const int shift = Nested12RowShift(largest);
-    buffers_[2].as<int8_t>()[row] = static_cast<int8_t>(shift);
+    shifts[row] = static_cast<int8_t>(shift);
     for (int64_t i = 0; i < k; ++i) {
       const Nested12Weight split = Nested12Split(bf16[i], shift, i % 2 != 0);
-      buffers_[0].as<uint8_t>()[row * k + i] = split.bits.upper;
-      uint8_t& pair = buffers_[1].as<uint8_t>()[row * nibble_bytes + i / 2];
+      upper[row * k + i] = split.bits.upper;
+      uint8_t& pair = nibbles[row * nibble_bytes + i / 2];
       pair = static_cast<uint8_t>(pair | split.bits.nibble << (i % 2 == 0 ? 0 : 4));
       if (split.remainder != 0.0f) {
         index.push_back(row * k + i);
@@ -250,84 +323,86 @@ void TestWeight::MakeNested12(const std::vector<float>& values) {
           std::ldexp(static_cast<double>(E4m3ToFloat(split.bits.upper)), -8 - shift));
     }
   }
-  weight.values = ConstTensorView(buffers_[0].as<char>(), DType::kF8E4M3, {n, k});
-  weight.lower = ConstTensorView(buffers_[1].as<char>(), DType::kU8, {n, nibble_bytes});
-  weight.scales = ConstTensorView(buffers_[2].as<char>(), DType::kI8, {n});
+  weight.values = ConstTensorView(upper, DType::kF8E4M3, {n, k});
+  weight.lower = ConstTensorView(nibbles, DType::kU8, {n, nibble_bytes});
+  weight.scales = ConstTensorView(shifts, DType::kI8, {n});
   AddOutliers(index, remainder);
 }
 
 // Random codes and random scales: the values need not be a good approximation of anything.
 void TestWeight::MakeScaled(const TestFormat& format, const std::vector<float>& values) {
+  const QuantFormatInfo& info = GetQuantFormatInfo(format.format);
   const int64_t n = weight.n;
   const int64_t k = weight.k;
-  const bool nibbles = format.format == QuantFormat::kNvfp4 || format.format == QuantFormat::kMxfp4;
   std::mt19937 random(static_cast<uint32_t>(n * 31 + k));
   int64_t rows = 1;
   int64_t columns = 1;
-  DType scale_dtype = DType::kF32;
   if (format.scale == ScaleGranularity::kPerChannel) {
     rows = n;
   } else if (format.scale == ScaleGranularity::kBlock128) {
-    rows = (n + 127) / 128;
+    rows = *std::max_element(block_of_row_.begin(), block_of_row_.end()) + 1;
     columns = (k + 127) / 128;
   } else if (format.scale == ScaleGranularity::kGroup) {
     rows = n;
-    columns = k / GetQuantFormatInfo(format.format).group_size;
-    scale_dtype = format.format == QuantFormat::kNvfp4 ? DType::kF8E4M3 : DType::kF8E8M0;
-    weight.global_scale = format.format == QuantFormat::kNvfp4 ? 0.003f : 1.0f;
+    columns = k / info.group_size;
   }
-  buffers_.emplace_back(nibbles ? n * k / 2 : n * k);
-  buffers_.emplace_back(rows * columns * DTypeSize(scale_dtype));
+  std::vector<float> globals;
+  if (info.scales == DType::kF8E4M3) {
+    globals = {0.003f, 0.0047f};
+    globals.resize(weight.parts.count);
+    weight.global_scale = Constants(globals);
+  }
+  buffers_.emplace_back(n * k * info.codec.bits / 8);
+  auto* codes = buffers_.back().as<uint8_t>();
+  buffers_.emplace_back(rows * columns * DTypeSize(info.scales));
+  char* stored = buffers_.back().as<char>();
   std::vector<double> scales(rows * columns);
   for (size_t i = 0; i < scales.size(); ++i) {
-    if (scale_dtype == DType::kF32) {
+    if (info.scales == DType::kF32) {
       const float scale = 0.001f + 0.0001f * static_cast<float>(random() % 100);
-      buffers_[1].as<float>()[i] = scale;
+      reinterpret_cast<float*>(stored)[i] = scale;
       scales[i] = scale;
-    } else if (scale_dtype == DType::kF8E4M3) {
+    } else if (info.scales == DType::kF8E4M3) {
       const auto code = static_cast<uint8_t>(1 + random() % 0x7e);
-      buffers_[1].as<uint8_t>()[i] = code;
-      scales[i] = static_cast<double>(E4m3ToFloat(code)) * weight.global_scale;
+      stored[i] = static_cast<char>(code);
+      scales[i] = E4m3ToFloat(code);
     } else {
       const auto code = static_cast<uint8_t>(108 + random() % 8);
-      buffers_[1].as<uint8_t>()[i] = code;
+      stored[i] = static_cast<char>(code);
       scales[i] = E8m0ToFloat(code);
     }
   }
   values_fp16_.resize(n * k);
   for (int64_t i = 0; i < n * k; ++i) {
-    double value = 0;
-    if (nibbles) {
-      const auto code = static_cast<uint8_t>(random() % 16);
-      auto& byte = buffers_[0].as<uint8_t>()[i / 2];
-      byte = static_cast<uint8_t>(i % 2 == 0 ? code : byte | code << 4);
-      value = E2m1ToFloat(code);
-    } else {
-      const uint8_t code = FloatToE4m3(values[i] * 1000);
-      buffers_[0].as<uint8_t>()[i] = code;
-      value = E4m3ToFloat(code);
-    }
     const int64_t row = i / k;
     const int64_t column = i % k;
+    double value = 0;
+    if (info.codec.bits == 4) {
+      const auto code = static_cast<uint8_t>(random() % 16);
+      codes[i / 2] = static_cast<uint8_t>(i % 2 == 0 ? code : codes[i / 2] | code << 4);
+      value = info.codec.decode(code);
+    } else {
+      codes[i] = info.codec.encode(values[i] * 1000);
+      value = info.codec.decode(codes[i]);
+    }
     int64_t scale = 0;
     switch (format.scale) {
       case ScaleGranularity::kPerChannel:
         scale = row;
         break;
       case ScaleGranularity::kBlock128:
-        scale = row / 128 * columns + column / 128;
+        scale = block_of_row_[row] * columns + column / 128;
         break;
       case ScaleGranularity::kGroup:
-        scale = row * columns + column / GetQuantFormatInfo(format.format).group_size;
+        scale = row * columns + column / info.group_size;
         break;
       default:
         break;
     }
-    values_fp16_[i] = value * scales[scale];
+    values_fp16_[i] = value * scales[scale] * (globals.empty() ? 1 : globals[part_of_row_[row]]);
   }
-  weight.values = nibbles ? ConstTensorView(buffers_[0].as<char>(), DType::kU8, {n, k / 2})
-                          : ConstTensorView(buffers_[0].as<char>(), DType::kF8E4M3, {n, k});
-  weight.scales = ConstTensorView(buffers_[1].as<char>(), scale_dtype, {rows, columns});
+  weight.values = ConstTensorView(codes, info.values, {n, k * info.codec.bits / 8});
+  weight.scales = ConstTensorView(stored, info.scales, {rows, columns});
 }
 
 std::vector<double> TestWeight::Values(Precision precision) const {
@@ -409,7 +484,7 @@ std::vector<float> TestProblem::Run(const GemmKernel& kernel, int threads) {
   return y;
 }
 
-std::vector<double> TestProblem::QuantizedX() const {
+std::vector<double> TestProblem::QuantizedX(float static_scale) const {
   std::vector<double> x(x_values.begin(), x_values.end());
   const int64_t k = desc.k;
   float tensor_amax = 0;
@@ -432,7 +507,7 @@ std::vector<double> TestProblem::QuantizedX() const {
         scale = tensor_amax / 448.0f;
         break;
       case ActivationQuant::kStaticPerTensor:
-        scale = weight_.weight.input_scale;
+        scale = static_scale;
         break;
       case ActivationQuant::kDynamicPerGroup:
         break;
@@ -455,7 +530,10 @@ std::vector<double> TestProblem::QuantizedX() const {
 double TestProblem::ExpectNear(const std::vector<float>& y, const TestTolerance& more) const {
   const int64_t n = desc.n;
   const int64_t k = desc.k;
-  const std::vector<double> x = QuantizedX();
+  std::vector<std::vector<double>> inputs;
+  for (const float scale : weight_.input_scales_) {
+    inputs.push_back(QuantizedX(scale));
+  }
   const std::vector<double> w = weight_.Values(desc.precision);
   // K additions or fused multiply-adds, and a few roundings of scales and of q * scale.
   const double sum_roundoff = static_cast<double>(k + 8) * kUnitRoundoff + more.sum;
@@ -465,6 +543,7 @@ double TestProblem::ExpectNear(const std::vector<float>& y, const TestTolerance&
     std::vector<double> sum(n);
     std::vector<double> error(n);
     for (int64_t column = 0; column < n; ++column) {
+      const std::vector<double>& x = inputs[inputs.size() == 1 ? 0 : weight_.part_of_row_[column]];
       double magnitude = 0;
       for (int64_t i = 0; i < k; ++i) {
         const double product = x[row * k + i] * w[column * k + i];

@@ -32,6 +32,13 @@ class GuardedBuffer {
   char* data_;
 };
 
+// The projections that a weight is made of.
+enum class TestParts : uint8_t {
+  kOne,
+  kBelow,        // three of uneven sizes, as q, k and v; the first begins inside a block of scales
+  kInterleaved,  // two, as gate and up
+};
+
 // One way to store a weight and to multiply by it.
 struct TestFormat {
   std::string name;
@@ -41,6 +48,8 @@ struct TestFormat {
   Precision precision = Precision::kFp16;
   ActivationQuant quant = ActivationQuant::kNone;
   bool outliers = false;
+  TestParts parts = TestParts::kOne;
+  bool part_input_scales = false;
 };
 
 // Every combination that some kernel has to support.
@@ -63,9 +72,16 @@ struct TestWeight {
   void MakeNested(const std::vector<float>& values, bool outliers);
   void MakeNested12(const std::vector<float>& values);
   void AddOutliers(const std::vector<int64_t>& index, const std::vector<float>& remainder);
+  void MakeParts(const TestFormat& format);
   void MakeScaled(const TestFormat& format, const std::vector<float>& values);
+  ConstTensorView Constants(const std::vector<float>& values);
+
+  friend struct TestProblem;
 
   std::vector<GuardedBuffer> buffers_;
+  std::vector<int> part_of_row_;
+  std::vector<int64_t> block_of_row_;
+  std::vector<float> input_scales_;
   std::vector<double> values_fp16_;
   std::vector<double> values_fp8_;
 };
@@ -102,7 +118,7 @@ struct TestProblem {
   std::vector<float> x_values;  // as stored
 
  private:
-  std::vector<double> QuantizedX() const;
+  std::vector<double> QuantizedX(float static_scale) const;
 
   const TestWeight& weight_;
   std::vector<GuardedBuffer> buffers_;

@@ -1,6 +1,6 @@
-// Quantization to E4M3: activations, the left operand of an FP8 GEMM, and weights, the right one.
-//
-// Activations: a row is scaled by s and every element becomes RNE_E4M3(x / s), saturating at ±448:
+// Quantization of activations to E4M3, the left operand of an FP8 GEMM (weights:
+// quantize_weight.h). A row is scaled by s and every element becomes RNE_E4M3(x / s), saturating at
+// ±448:
 //   * dynamic: s = max |x| / 448 over a row (per token) or over the whole matrix (per tensor).
 //     Where that is zero (all elements zero, or too small for float), s = 1 and the codes follow.
 //   * static: s comes with the checkpoint.
@@ -8,10 +8,6 @@
 //
 // NaN is left out of the maximum and becomes the E4M3 NaN, so that row's products are NaN.
 // An infinity makes a dynamic s infinite and so poisons every product that uses s.
-//
-// Weights: s = max |w| / 448 over the matrix, an output row or a block of 128 x 128, 1 where that
-// is zero, and every element becomes RNE_E4M3(w / s); the element that makes the maximum becomes
-// +-448.
 
 #pragma once
 
@@ -51,18 +47,5 @@ float ActivationScale(float amax);
 // Throws kInvalidArgument on shapes and dtypes, and for kNone and kDynamicPerGroup.
 void QuantizeActivations(const Context& context, const ConstTensorView& x, ActivationQuant quant,
                          float static_scale, const TensorView& codes, const TensorView& scales);
-
-// Scales of an [n, k] weight: 1, n or ceil(n / 128) * ceil(k / 128).
-// Throws kInvalidArgument for a granularity that FP8 weights do not have.
-int64_t Fp8WeightScales(ScaleGranularity granularity, int64_t n, int64_t k);
-
-// codes[n,k] = E4M3(weight[n,k] / s), in the layout of Weight (tensor/weight.h).
-//   weight  F32, F16 or BF16 [N, K], finite; rows may be strided, columns are contiguous
-//   codes   F8_E4M3 [N, K], contiguous
-//   scales  F32 [Fp8WeightScales()]
-// Throws kInvalidArgument on shapes, dtypes and granularity.
-void QuantizeWeight(const Context& context, const ConstTensorView& weight,
-                    ScaleGranularity granularity, const TensorView& codes,
-                    const TensorView& scales);
 
 }  // namespace dualfp

@@ -48,7 +48,7 @@ struct QuantizedX {
           amax = std::max(amax, std::fabs(problem.x_values[row * k + i]));
         }
         const float scale = quant == ActivationQuant::kStaticPerTensor
-                                ? problem.args.weight->input_scale
+                                ? *problem.args.weight->input_scale.as<float>()
                                 : ActivationScale(amax);
         scales[g * m + row] = scale;
         for (int64_t i = g * group; i < end; ++i) {
@@ -70,7 +70,7 @@ struct QuantizedX {
 TEST(QuantizedXTest, EveryKernelTakesCodesForWhatTheyStandFor) {
   int runs = 0;
   for (const TestFormat& format : TestFormats()) {
-    if (format.quant == ActivationQuant::kNone) {
+    if (format.quant == ActivationQuant::kNone || format.part_input_scales) {
       continue;
     }
     for (const auto& [m, n, k] : {std::tuple{1, 33, 288}, {7, 64, 320}, {41, 50, 1312}}) {

@@ -73,7 +73,7 @@ std::shared_ptr<const TokenizerCodec> LoadText(const LlmOptions& options,
     chat_template = options.chat_template;
   }
   auto text = TokenizerCodec::FromDirectory(directory, chat_template);
-  CheckVocabulary(text->tokenizer(), config, directory);
+  DrawableTokens(text->tokenizer(), config);
   return text;
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/log.h"
 #include "dualfp/model/kv_cache.h"
 #include "dualfp/model/weights.h"
 #include "dualfp/tensor/weight_scheme.h"
@@ -33,24 +34,32 @@ Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPo
   return LoadModel(config, source, load, threads);
 }
 
-Tokenizer LoadTokenizer(const std::string& directory, const ModelConfig& config) {
-  Tokenizer tokenizer = Tokenizer::FromDirectory(directory);
-  CheckVocabulary(tokenizer, config, directory);
-  return tokenizer;
+int64_t DrawableTokens(const Tokenizer& tokenizer, const ModelConfig& config) {
+  const int64_t limit = tokenizer.id_limit();
+  if (limit > config.vocab_size) {
+    LogWarning(StrCat("tokenizer.json has token ids up to ", limit - 1,
+                      ", the model (vocab_size in config.json) up to ", config.vocab_size - 1,
+                      ": a prompt cannot have those beyond"));
+  }
+  return std::min(limit, config.vocab_size);
 }
 
-void CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config,
-                     std::string_view directory) {
-  Check(tokenizer.id_limit() <= config.vocab_size, ErrorCode::kInvalidFile, directory,
-        ": tokenizer.json has token ids up to ", tokenizer.id_limit() - 1,
-        ", but the model's vocabulary (vocab_size in config.json) is ", config.vocab_size);
+void CheckTokens(std::span<const int32_t> tokens, const ModelConfig& config,
+                 std::string_view what) {
+  for (const int32_t token : tokens) {
+    Check(0 <= token && token < config.vocab_size, ErrorCode::kInvalidArgument, what, ": token ",
+          token, " is outside the model's vocabulary of ", config.vocab_size);
+  }
 }
 
 std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation) {
-  std::vector<int32_t> ids = config.eos_token_ids;
-  for (const int32_t id : generation.eos_token_ids) {
-    if (std::find(ids.begin(), ids.end(), id) == ids.end()) {
-      ids.push_back(id);
+  std::vector<int32_t> ids;
+  for (const std::vector<int32_t>& given : {config.eos_token_ids, generation.eos_token_ids}) {
+    for (const int32_t id : given) {
+      // Some published models name ids that they do not have, which never occur.
+      if (id < config.vocab_size && std::find(ids.begin(), ids.end(), id) == ids.end()) {
+        ids.push_back(id);
+      }
     }
   }
   return ids;

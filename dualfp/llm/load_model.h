@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,12 +33,13 @@ using LoadProgress = std::function<void(int64_t done, int64_t total)>;  // bytes
 Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPool& threads,
                 LoadProgress progress = {});
 
-// The tokenizer of a directory; kInvalidFile where it has ids beyond the model's vocabulary.
-Tokenizer LoadTokenizer(const std::string& directory, const ModelConfig& config);
+// A tokenizer may have more ids than the model or fewer (models pad their tables). Tokens below the
+// result are in both: no others can be drawn. Warns where a prompt could have ids that the model
+// has not.
+int64_t DrawableTokens(const Tokenizer& tokenizer, const ModelConfig& config);
 
-// Throws kInvalidFile, naming the directory, as LoadTokenizer() does.
-void CheckVocabulary(const Tokenizer& tokenizer, const ModelConfig& config,
-                     std::string_view directory);
+// Throws kInvalidArgument, naming `what` and the token, for one that the model does not have.
+void CheckTokens(std::span<const int32_t> tokens, const ModelConfig& config, std::string_view what);
 
 // The ids that end an answer: config.json's, then those that only generation_config.json has.
 std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation);

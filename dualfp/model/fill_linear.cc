@@ -8,26 +8,14 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
-#include "dualfp/kernels/quantize.h"
-#include "dualfp/numeric/bf16.h"
-#include "dualfp/numeric/fp16.h"
+#include "dualfp/kernels/nest12.h"
+#include "dualfp/kernels/quantize_weight.h"
 
 namespace dualfp {
 namespace {
 
 // What a thread takes at a time.
 constexpr int64_t kChunkBytes = int64_t{1} << 18;
-
-float LoadFloat(const void* row, DType dtype, int64_t i) {
-  switch (dtype) {
-    case DType::kF16:
-      return Fp16ToFloat(static_cast<const uint16_t*>(row)[i]);
-    case DType::kBF16:
-      return Bf16ToFloat(static_cast<const uint16_t*>(row)[i]);
-    default:
-      return static_cast<const float*>(row)[i];
-  }
-}
 
 // One branch-free pass that the compiler vectorises; the place is searched only where there is one.
 int64_t FindNonFinite(const void* row, DType dtype, int64_t count) {
@@ -56,23 +44,192 @@ int64_t FindNonFinite(const void* row, DType dtype, int64_t count) {
   return -1;
 }
 
+// Rows of a part, gathered where they are to be worked on together.
+class Strip {
+ public:
+  Strip(const LinearPart& part, const TensorRows& rows, ErrorCode code)
+      : part_(part),
+        rows_(rows),
+        code_(code),
+        first_byte_(part.column_begin * DTypeSize(rows.dtype())),
+        row_bytes_(part.columns * DTypeSize(rows.dtype())),
+        scratch_(rows.row_bytes()) {}
+
+  // Row `i` of the part, valid until the next call.
+  const void* Row(int64_t i) {
+    return static_cast<const char*>(rows_.Row(part_.row_begin + i, scratch_.data())) + first_byte_;
+  }
+
+  // Rows [begin, end) of the part, all finite, one below the other.
+  ConstTensorView Gather(int64_t begin, int64_t end) {
+    gathered_.resize((end - begin) * row_bytes_);
+    for (int64_t i = begin; i < end; ++i) {
+      const void* row = Row(i);
+      CheckFinite(i, FindNonFinite(row, rows_.dtype(), part_.columns));
+      std::memcpy(gathered_.data() + (i - begin) * row_bytes_, row, row_bytes_);
+    }
+    return {gathered_.data(), rows_.dtype(), {end - begin, part_.columns}};
+  }
+
+  // `bad` is the column of a weight that is not finite, or negative.
+  void CheckFinite(int64_t i, int64_t bad) const {
+    Check(bad < 0, code_, "tensor ", part_.tensor, ".weight has a NaN or infinity at row ",
+          part_.row_begin + i, ", column ", part_.column_begin + bad);
+  }
+
+ private:
+  const LinearPart& part_;
+  const TensorRows& rows_;
+  ErrorCode code_;
+  int64_t first_byte_;
+  int64_t row_bytes_;
+  std::vector<char> scratch_;
+  std::vector<char> gathered_;
+};
+
+// The part's rows of a tensor whose rows are the weight's.
+TensorView PartRows(const TensorView& rows, const LinearPart& part) {
+  TensorView view = rows.Rows(part.dest_begin, part.dest_begin + 1);
+  view.shape[0] = part.rows;
+  view.strides[0] *= part.dest_step;
+  return view;
+}
+
+// The filler's own view of what it may write.
+TensorView Writable(const ConstTensorView& view) {
+  TensorView writable(const_cast<void*>(view.data), view.dtype,
+                      std::span(view.shape.data(), view.rank), view.device);
+  writable.strides = view.strides;
+  return writable;
+}
+
+void StorePlain(const void* row, DType from, int64_t count, DType to, void* out) {
+  if (from == to) {
+    std::memcpy(out, row, count * DTypeSize(to));
+    return;
+  }
+  CheckInternal(to == DType::kF32, "only F32 holds weights of every type");
+  for (int64_t i = 0; i < count; ++i) {
+    static_cast<float*>(out)[i] = LoadFloat(row, from, i);
+  }
+}
+
+// Codes and scales of a part. Threads take a block of rows at a time.
+void QuantizePart(Linear& linear, const LinearPart& part, const TensorRows& rows, ErrorCode code,
+                  ThreadPool& threads) {
+  constexpr int64_t kBlock = 128;
+  const int64_t blocks = (part.rows + kBlock - 1) / kBlock;
+  const Weight& weight = linear.weight;
+  const WeightScheme& scheme = linear.scheme;
+  const bool per_tensor = scheme.granularity == ScaleGranularity::kPerTensor;
+  const bool blocked = scheme.granularity == ScaleGranularity::kBlock128;
+  float matrix_scale = 1.0f;
+  if (per_tensor || weight.global_scale) {
+    std::mutex mutex;
+    float amax = 0.0f;
+    threads.ParallelFor(blocks, 1, [&](int64_t begin, int64_t end, int) {
+      Strip strip(part, rows, code);
+      float largest = 0.0f;
+      for (int64_t block = begin; block < end; ++block) {
+        largest =
+            std::max(largest, WeightMaxMagnitude(strip.Gather(
+                                  block * kBlock, std::min(part.rows, (block + 1) * kBlock))));
+      }
+      const std::lock_guard lock(mutex);
+      amax = std::max(amax, largest);
+    });
+    matrix_scale = WeightMatrixScale(scheme, amax);
+  }
+  if (weight.global_scale) {
+    Writable(weight.global_scale).as<float>()[weight.parts.Part(part.dest_begin)] = matrix_scale;
+  }
+  const TensorView codes = PartRows(Writable(weight.values), part);
+  TensorView scales = Writable(weight.scales);
+  if (per_tensor) {
+    // One scale, or one for each row where parts have their own.
+    const int64_t count = weight.scale_granularity == ScaleGranularity::kPerTensor ? 1 : part.rows;
+    for (int64_t i = 0; i < count; ++i) {
+      scales.as<float>()[part.dest_begin + i * part.dest_step] = matrix_scale;
+    }
+  } else if (!blocked) {
+    scales = PartRows(scales, part);
+  }
+  threads.ParallelFor(blocks, 1, [&](int64_t begin, int64_t end, int) {
+    Strip strip(part, rows, code);
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t first = block * kBlock;
+      const int64_t last = std::min(part.rows, first + kBlock);
+      TensorView own = scales;
+      if (blocked) {
+        const int64_t row = weight.parts.BlockRow(part.dest_begin + first * part.dest_step);
+        own = scales.Rows(row, row + 1);
+      } else if (!per_tensor) {
+        own = scales.Rows(first, last);
+      }
+      QuantizeWeightRows(strip.Gather(first, last), scheme, matrix_scale, codes.Rows(first, last),
+                         own);
+    }
+  });
+}
+
 }  // namespace
 
-void AllocateLinear(Linear& linear, QuantFormat format, DType dtype) {
+void AllocateLinear(Linear& linear, const WeightScheme& scheme, DType dtype) {
+  constexpr int64_t kAlignment = 64;
+  const auto aligned = [](int64_t bytes) {
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  const QuantFormatInfo& info = GetQuantFormatInfo(scheme.format);
   Weight& weight = linear.weight;
-  const int64_t elements = weight.n * weight.k;
-  weight.format = format;
-  weight.lower = {};
-  weight.outliers = {};
+  linear.scheme = scheme;
   linear.outliers = {};
   linear.storage.Reset();
-  if (format == QuantFormat::kNested) {
-    linear.storage = Buffer::AllocateCpu(2 * elements);
-    weight.values = linear.storage.View(DType::kF8E4M3, {weight.n, weight.k});
-    weight.lower = linear.storage.View(DType::kU8, {weight.n, weight.k}, elements);
-  } else {
-    linear.storage = Buffer::AllocateCpu(DTypeSize(dtype) * elements);
-    weight.values = linear.storage.View(dtype, {weight.n, weight.k});
+  weight.format = scheme.format;
+  weight.scale_granularity = scheme.granularity;
+  weight.lower = weight.scales = weight.global_scale = {};
+  weight.outliers = {};
+  if (scheme.granularity == ScaleGranularity::kPerTensor && weight.parts.count > 1) {
+    weight.scale_granularity = ScaleGranularity::kPerChannel;
+  }
+  const DType values = scheme.format == QuantFormat::kPlain ? dtype : info.values;
+  const int64_t columns = info.codec.bits == 4 ? weight.k / 2 : weight.k;
+  const int64_t plane = weight.n * columns * DTypeSize(values);
+  if (info.codec.bits == 0) {
+    int64_t lower = 0;
+    int64_t shifts = 0;
+    if (scheme.format == QuantFormat::kNested) {
+      lower = weight.k;
+    } else if (scheme.format == QuantFormat::kNested12) {
+      lower = NibbleBytes(weight.k);
+      shifts = weight.n;
+    }
+    linear.storage = Buffer::AllocateCpu(plane + weight.n * lower + shifts);
+    weight.values = linear.storage.View(values, {weight.n, columns});
+    if (lower > 0) {
+      weight.lower = linear.storage.View(DType::kU8, {weight.n, lower}, plane);
+    }
+    if (shifts > 0) {
+      weight.scales = linear.storage.View(DType::kI8, {shifts}, plane + weight.n * lower);
+    }
+    return;
+  }
+  Check(info.group_size == 0 || weight.k % info.group_size == 0, ErrorCode::kUnsupported,
+        linear.name, " cannot be held as ", info.name, ": K = ", weight.k, " is not a multiple of ",
+        info.group_size);
+  auto [scale_rows, scale_columns] =
+      ScaleShape({scheme.format, weight.scale_granularity}, weight.n, weight.k);
+  if (scheme.granularity == ScaleGranularity::kBlock128) {
+    scale_rows = weight.NumBlockRows();
+  }
+  const int64_t scale_bytes = scale_rows * scale_columns * DTypeSize(info.scales);
+  const int64_t scales_at = aligned(plane);
+  const int64_t global_at = scales_at + aligned(scale_bytes);
+  linear.storage =
+      Buffer::AllocateCpu(global_at + kMaxRowParts * static_cast<int64_t>(sizeof(float)));
+  weight.values = linear.storage.View(values, {weight.n, columns});
+  weight.scales = linear.storage.View(info.scales, {scale_rows, scale_columns}, scales_at);
+  if (info.scales == DType::kF8E4M3) {
+    weight.global_scale = linear.storage.View(DType::kF32, {weight.parts.count}, global_at);
   }
 }
 
@@ -80,13 +237,12 @@ NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& ro
                     int64_t max_outliers, ErrorCode code, ThreadPool& threads) {
   const Weight& weight = linear.weight;
   const DType dtype = rows.dtype();
-  const bool nested = weight.format == QuantFormat::kNested;
-  CheckInternal(nested || weight.values.dtype == dtype, "a plain ", DTypeName(weight.values.dtype),
-                " weight filled from ", DTypeName(dtype));
-  auto* base = static_cast<char*>(linear.storage.data());
-  const int64_t plane = weight.n * weight.k;
-  const int64_t first_byte = part.column_begin * DTypeSize(dtype);
-  const int64_t part_bytes = part.columns * DTypeSize(dtype);
+  if (GetQuantFormatInfo(weight.format).codec.bits > 0) {
+    QuantizePart(linear, part, rows, code, threads);
+    return {};
+  }
+  const TensorView values = Writable(weight.values);
+  const TensorView lower = Writable(weight.lower);
 
   std::mutex mutex;
   NestReport total;
@@ -94,21 +250,25 @@ NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& ro
   threads.ParallelFor(part.rows, grain, [&](int64_t begin, int64_t end, int) {
     NestReport report;
     OutlierBuffers outliers;
-    std::vector<char> scratch(rows.row_bytes());
+    Strip strip(part, rows, code);
     for (int64_t i = begin; i < end; ++i) {
-      const auto* row =
-          static_cast<const char*>(rows.Row(part.row_begin + i, scratch.data())) + first_byte;
-      const int64_t dest = (part.dest_begin + i * part.dest_step) * weight.k;
+      const void* row = strip.Row(i);
+      const int64_t dest = part.dest_begin + i * part.dest_step;
+      const int64_t first = dest * weight.k;
+      const TensorView to = values.Rows(dest, dest + 1);
       int64_t bad;
-      if (nested) {
-        auto* upper = reinterpret_cast<uint8_t*>(base) + dest;
-        bad = NestRun(row, dtype, part.columns, dest, upper, upper + plane, report, outliers);
+      if (weight.format == QuantFormat::kNested) {
+        bad = NestRun(row, dtype, part.columns, first, to.as<uint8_t>(),
+                      lower.as<uint8_t>() + first, report, outliers);
+      } else if (weight.format == QuantFormat::kNested12) {
+        bad = Nest12Row(row, dtype, part.columns, first, to.as<uint8_t>(),
+                        lower.as<uint8_t>() + dest * NibbleBytes(weight.k),
+                        Writable(weight.scales).as<int8_t>() + dest, report, outliers);
       } else {
         bad = FindNonFinite(row, dtype, part.columns);
-        std::memcpy(base + dest * DTypeSize(dtype), row, part_bytes);
+        StorePlain(row, dtype, part.columns, values.dtype, to.data);
       }
-      Check(bad < 0, code, "tensor ", part.tensor, ".weight has a NaN or infinity at row ",
-            part.row_begin + i, ", column ", part.column_begin + bad);
+      strip.CheckFinite(i, bad);
     }
     const std::lock_guard lock(mutex);
     total.outliers += report.outliers;
@@ -123,26 +283,6 @@ NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& ro
     }
   });
   return total;
-}
-
-void QuantizeLinear(Linear& linear, ScaleGranularity granularity, ThreadPool& threads) {
-  Weight& weight = linear.weight;
-  const int64_t num_scales = Fp8WeightScales(granularity, weight.n, weight.k);
-  constexpr int64_t kAlignment = 64;
-  const int64_t codes_bytes = (weight.n * weight.k + kAlignment - 1) / kAlignment * kAlignment;
-  Buffer storage = Buffer::AllocateCpu(codes_bytes + num_scales * sizeof(float));
-  const TensorView codes = storage.View(DType::kF8E4M3, {weight.n, weight.k});
-  TensorView scales = storage.View(DType::kF32, {num_scales}, codes_bytes);
-  if (granularity == ScaleGranularity::kBlock128) {
-    const int64_t columns = (weight.k + 127) / 128;
-    scales = storage.View(DType::kF32, {num_scales / columns, columns}, codes_bytes);
-  }
-  QuantizeWeight({.threads = &threads}, weight.values, granularity, codes, scales);
-  linear.storage = std::move(storage);
-  weight.format = QuantFormat::kFp8;
-  weight.values = codes;
-  weight.scale_granularity = granularity;
-  weight.scales = scales;
 }
 
 void FinishOutliers(Linear& linear) {
@@ -177,6 +317,15 @@ void RemoveOutliers(Linear& linear, const LinearPart& part) {
   }
   linear.outliers.index.resize(kept);
   linear.outliers.value.resize(kept);
+}
+
+void SetInputScale(Linear& linear, float scale) {
+  if (linear.input_scale.data() == nullptr) {
+    linear.input_scale = Buffer::AllocateCpu(sizeof(float));
+  }
+  const TensorView view = linear.input_scale.View(DType::kF32, {1});
+  *view.as<float>() = scale;
+  linear.weight.input_scale = view;
 }
 
 }  // namespace dualfp

@@ -1,5 +1,5 @@
-// Writing checkpoint rows into a Linear's memory: as they are, split into nested planes, or
-// quantized.
+// The one filler: checkpoint rows into a Linear's memory, as they are, split into planes or
+// quantized, whoever brings them (a checkpoint, a refill) and wherever in the weight they go.
 
 #pragma once
 
@@ -13,24 +13,26 @@
 
 namespace dualfp {
 
-// Gives the linear memory for [n, k] of its format, and views of it. Nested: both planes in one
-// buffer; plain: values of `dtype`.
-void AllocateLinear(Linear& linear, QuantFormat format, DType dtype);
+// Gives the linear memory for [n, k] in `scheme`, scales included, and views of it. `dtype` is that
+// of plain values.
+void AllocateLinear(Linear& linear, const WeightScheme& scheme, DType dtype);
 
-// Writes one part from `rows`, whose dtype must be the plain linear's own. Nested planes get the
-// clamped weight and the outlier list the rest, until it has more than max_outliers: what is in it
-// is then incomplete, the counts are not. Throws `code` for a NaN or infinity, naming tensor and
-// place.
+// Writes one of the linear's parts, which has `part.rows` rows from `rows` (F32, F16 or BF16):
+//   plain    as they are, converted where the weight's dtype is another
+//   nested   planes, and the rest of what they do not hold to the outlier list, until it has more
+//            than max_outliers: what is in it is then incomplete, the counts are not
+//   others   codes and scales of this part alone (kernels/quantize_weight.h)
+// Throws `code` for a NaN or infinity, naming tensor and place.
 NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& rows,
                     int64_t max_outliers, ErrorCode code, ThreadPool& threads);
-
-// Replaces a plain weight by E4M3 codes and their scales (kernels/quantize.h).
-void QuantizeLinear(Linear& linear, ScaleGranularity granularity, ThreadPool& threads);
 
 // Sorts the outlier list and shows it in the weight.
 void FinishOutliers(Linear& linear);
 
 // Drops the outliers of one part, which is about to be filled again.
 void RemoveOutliers(Linear& linear, const LinearPart& part);
+
+// Sets the static activation scale that all parts share.
+void SetInputScale(Linear& linear, float scale);
 
 }  // namespace dualfp

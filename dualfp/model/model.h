@@ -1,7 +1,7 @@
 // A model's weights in memory, in the one layout that the decoder runs on:
 //   * q, k and v rows are one weight [(heads + 2 * kv_heads) * head_dim, hidden], in that order;
 //   * gate and up rows are one weight [2 * intermediate, hidden], interleaved (g0, u0, g1, u1, ...)
-//     as GEMM's kSiluMul wants them;
+//     as GEMM's kSiluMul wants them; projections keep scales of their own (tensor/row_parts.h);
 //   * norm weights, biases are F32.
 // A checkpoint may hold q/k/v and gate/up fused or separate; both end here.
 
@@ -18,6 +18,7 @@
 #include "dualfp/model/kv_cache.h"
 #include "dualfp/tensor/buffer.h"
 #include "dualfp/tensor/weight.h"
+#include "dualfp/tensor/weight_scheme.h"
 
 namespace dualfp {
 
@@ -46,9 +47,11 @@ struct Linear {
   std::string name;  // "model.layers.0.self_attn.qkv_proj"
   Weight weight;
   ConstTensorView bias;  // F32 [n], or absent
-  std::vector<LinearPart> parts;
-  Buffer storage;           // planes, or plain values
-  OutlierBuffers outliers;  // behind weight.outliers
+  WeightScheme scheme;
+  std::vector<LinearPart> parts;  // in the order of weight.parts
+  Buffer storage;                 // planes, or plain values, and scales
+  Buffer input_scale;             // behind weight.input_scale
+  OutlierBuffers outliers;        // behind weight.outliers
 };
 
 struct LayerWeights {
@@ -74,7 +77,7 @@ struct LinearReport {
   int64_t n = 0;
   int64_t k = 0;
   DType source_dtype = DType::kF16;
-  QuantFormat format = QuantFormat::kPlain;
+  WeightScheme scheme;
   DType stored_dtype = DType::kF16;  // of Weight::values
   int64_t num_bytes = 0;             // planes, scales and outliers
   int64_t outliers = 0;              // found; stored apart if nested
@@ -85,6 +88,7 @@ struct LinearReport {
 
 struct LoadReport {
   std::vector<LinearReport> linears;  // in the order of the model; a tied lm_head is not listed
+  std::vector<std::string> unused;    // tensors of the checkpoint that the model has no place for
   int64_t checkpoint_bytes = 0;       // 0 for dummy weights
   int64_t weight_bytes = 0;           // everything in memory
   double seconds = 0;
@@ -95,7 +99,7 @@ struct LoadReport {
 };
 
 struct Model {
-  ModelConfig config;
+  ModelConfig config;  // tie_word_embeddings: as the weights are
   ModelShard shard;
   Linear embedding;  // [vocabulary, hidden]
   std::vector<LayerWeights> layers;
@@ -118,10 +122,9 @@ struct Model {
 
   // Overwrites a loaded linear weight in place (reinforcement learning: new weights every few
   // minutes). `values` is the checkpoint's tensor NAME.weight, F32, F16 or BF16, in full. Planes
-  // keep their memory; only the outlier list may grow. No step may run meanwhile.
+  // and scales keep their memory; only the outlier list may grow. No step may run meanwhile.
   // Throws kNotFound for a tensor that no linear weight came from, kInvalidArgument for a wrong
-  // shape or dtype, a NaN or infinity; a tensor that fails is left partly written. Throws
-  // kUnsupported for a weight that is held in FP8 alone.
+  // shape or dtype, a NaN or infinity; a tensor that fails is left partly written.
   void Refill(const std::string& tensor, const ConstTensorView& values, ThreadPool& threads);
 };
 

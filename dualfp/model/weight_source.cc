@@ -33,6 +33,23 @@ class CheckpointRows : public TensorRows {
   TensorData data_;
 };
 
+// Doubles as floats.
+class DoubleRows : public TensorRows {
+ public:
+  explicit DoubleRows(TensorData data)
+      : TensorRows(DType::kF32, data.view().shape[data.view().rank - 1]), data_(std::move(data)) {}
+
+  const void* Row(int64_t index, void* scratch) const override {
+    const double* row = data_.view().as<double>() + index * columns_;
+    auto* out = static_cast<float*>(scratch);
+    std::transform(row, row + columns_, out, [](double x) { return static_cast<float>(x); });
+    return out;
+  }
+
+ private:
+  TensorData data_;
+};
+
 // Tensors that published checkpoints carry and that follow from config.json.
 bool IsDerived(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
@@ -124,54 +141,88 @@ class ConstantRows : public TensorRows {
 
 }  // namespace
 
+float LoadFloat(const void* row, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::kF16:
+      return Fp16ToFloat(static_cast<const uint16_t*>(row)[i]);
+    case DType::kBF16:
+      return Bf16ToFloat(static_cast<const uint16_t*>(row)[i]);
+    default:
+      return static_cast<const float*>(row)[i];
+  }
+}
+
+CheckpointSource::CheckpointSource(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {
+  const auto any = [this](std::string_view prefix) {
+    const auto entries = checkpoint_.entries();
+    return std::any_of(entries.begin(), entries.end(), [prefix](const TensorEntry& entry) {
+      return entry.name.starts_with(prefix);
+    });
+  };
+  is_base_model_ = any("layers.0.") && !any("model.");
+}
+
+const TensorEntry* CheckpointSource::Find(std::string_view name) const {
+  constexpr std::string_view kPrefix = "model.";
+  if (is_base_model_ && name.starts_with(kPrefix)) {
+    name.remove_prefix(kPrefix.size());
+  }
+  return checkpoint_.Find(name);
+}
+
 std::unique_ptr<TensorRows> CheckpointSource::Open(const std::string& name,
                                                    const std::vector<int64_t>& shape) {
-  const TensorEntry* entry = checkpoint_.Find(name);
+  const TensorEntry* entry = Find(name);
   Check(entry != nullptr, ErrorCode::kNotFound, checkpoint_.name(), ": tensor ", name,
-        " is missing, expected shape ", ShapeText(shape));
+        " is missing, expected shape ", ShapeText(shape), checkpoint_.WhereMissing(name));
   Check(entry->shape == shape, ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", name,
         " has shape ", ShapeText(entry->shape), ", expected ", ShapeText(shape),
         " from config.json");
-  Check(entry->dtype == DType::kF32 || entry->dtype == DType::kF16 || entry->dtype == DType::kBF16,
-        ErrorCode::kUnsupported, checkpoint_.name(), ": tensor ", name, " has dtype ",
-        DTypeName(entry->dtype), ", expected F32, F16 or BF16");
-  used_.insert(name);
+  const bool is_double = entry->dtype == DType::kF64;
+  Check(
+      entry->foreign_dtype.empty() && (is_double || entry->dtype == DType::kF32 ||
+                                       entry->dtype == DType::kF16 || entry->dtype == DType::kBF16),
+      ErrorCode::kUnsupported, checkpoint_.name(), ": tensor ", name, " has dtype ",
+      entry->foreign_dtype.empty() ? DTypeName(entry->dtype) : entry->foreign_dtype,
+      ", expected F64, F32, F16 or BF16");
+  used_.insert(entry->name);
+  if (is_double) {
+    return std::make_unique<DoubleRows>(checkpoint_.Read(*entry));
+  }
   return std::make_unique<CheckpointRows>(checkpoint_.Read(*entry));
 }
 
 std::optional<float> CheckpointSource::FindScalar(const std::string& name) {
-  const TensorEntry* entry = checkpoint_.Find(name);
+  const TensorEntry* entry = Find(name);
   if (entry == nullptr) {
     return std::nullopt;
   }
   const bool scalar = entry->shape.empty() || entry->shape == std::vector<int64_t>{1};
-  Check(scalar && (entry->dtype == DType::kF32 || entry->dtype == DType::kBF16),
+  Check(scalar && entry->foreign_dtype.empty() &&
+            (entry->dtype == DType::kF32 || entry->dtype == DType::kBF16),
         ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", name, " is ",
         DTypeName(entry->dtype), ShapeText(entry->shape), ", expected one F32 or BF16 value");
-  used_.insert(name);
+  used_.insert(entry->name);
   const TensorData data = checkpoint_.Read(*entry);
   return entry->dtype == DType::kF32 ? *data.view().as<float>()
                                      : Bf16ToFloat(*data.view().as<uint16_t>());
 }
 
-void CheckpointSource::CheckAllUsed() const {
-  std::vector<std::string> extra;
+std::vector<std::string> CheckpointSource::Unused() const {
+  std::vector<std::string> unused;
   for (const TensorEntry& entry : checkpoint_.entries()) {
     if (!used_.contains(entry.name) && !IsDerived(entry.name)) {
-      extra.push_back(StrCat(entry.name, " ", ShapeText(entry.shape)));
+      unused.push_back(StrCat(entry.name, " ", ShapeText(entry.shape)));
     }
   }
-  if (!extra.empty()) {
-    Fail(ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", extra.front(),
-         extra.size() > 1 ? StrCat(" (and ", extra.size() - 1, " more)") : "",
-         " has no place in the model that config.json describes");
-  }
+  return unused;
 }
 
 bool DummySource::Has(std::string_view name) const {
-  // Checkpoints of linear layers one by one, as most are published; no optional extras.
+  // Checkpoints of linear layers one by one, as most are published; no optional extras, and a tied
+  // table once.
   return !name.ends_with("qkv_proj.weight") && !name.ends_with("gate_up_proj.weight") &&
-         !name.ends_with("_scale");
+         !name.ends_with("_scale") && name != "lm_head.weight";
 }
 
 std::unique_ptr<TensorRows> DummySource::Open(const std::string& name,

@@ -34,6 +34,9 @@ class TensorRows {
   int64_t columns_;
 };
 
+// Element `i` of a row, F32, F16 or BF16.
+float LoadFloat(const void* row, DType dtype, int64_t i);
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -42,38 +45,38 @@ class WeightSource {
 
   // `shape` is what the model expects; a vector counts as one row. Throws, naming tensor, expected
   // shape and found shape: kNotFound for a missing tensor, kInvalidFile for a wrong shape,
-  // kUnsupported for a dtype other than F32, F16 and BF16.
+  // kUnsupported for a dtype other than F64 (which is read as F32), F32, F16 and BF16.
   virtual std::unique_ptr<TensorRows> Open(const std::string& name,
                                            const std::vector<int64_t>& shape) = 0;
 
   // The value of a tensor of one element, where there is one of that name.
   virtual std::optional<float> FindScalar(const std::string& name) = 0;
 
-  // Marks a tensor that is allowed but not needed.
-  virtual void Skip(const std::string& name) = 0;
-
-  // Throws kInvalidFile, naming them, when tensors are left that nobody opened and that are not
-  // known to be unnecessary.
-  virtual void CheckAllUsed() const = 0;
+  // Tensors that nobody opened, "NAME [SHAPE]", but for those that follow from config.json: the
+  // model has no place for them.
+  virtual std::vector<std::string> Unused() const = 0;
 
   // Of all tensors; 0 when unknown.
   virtual int64_t total_bytes() const = 0;
 };
 
+// Checkpoints of a bare base model (LlamaModel) have their tensors without the leading "model.".
 class CheckpointSource : public WeightSource {
  public:
-  explicit CheckpointSource(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {}
+  explicit CheckpointSource(Checkpoint checkpoint);
 
-  bool Has(std::string_view name) const override { return checkpoint_.Find(name) != nullptr; }
+  bool Has(std::string_view name) const override { return Find(name) != nullptr; }
   std::unique_ptr<TensorRows> Open(const std::string& name,
                                    const std::vector<int64_t>& shape) override;
   std::optional<float> FindScalar(const std::string& name) override;
-  void Skip(const std::string& name) override { used_.insert(name); }
-  void CheckAllUsed() const override;
+  std::vector<std::string> Unused() const override;
   int64_t total_bytes() const override { return static_cast<int64_t>(checkpoint_.total_bytes()); }
 
  private:
+  const TensorEntry* Find(std::string_view name) const;
+
   Checkpoint checkpoint_;
+  bool is_base_model_ = false;
   std::set<std::string, std::less<>> used_;
 };
 
@@ -87,8 +90,7 @@ class DummySource : public WeightSource {
   std::unique_ptr<TensorRows> Open(const std::string& name,
                                    const std::vector<int64_t>& shape) override;
   std::optional<float> FindScalar(const std::string&) override { return std::nullopt; }
-  void Skip(const std::string&) override {}
-  void CheckAllUsed() const override {}
+  std::vector<std::string> Unused() const override { return {}; }
   int64_t total_bytes() const override { return 0; }
 
  private:

@@ -1,6 +1,7 @@
 #include "dualfp/model/weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <initializer_list>
@@ -10,11 +11,14 @@
 #include "dualfp/base/log.h"
 #include "dualfp/kernels/attention.h"
 #include "dualfp/model/fill_linear.h"
-#include "dualfp/numeric/bf16.h"
-#include "dualfp/numeric/fp16.h"
 
 namespace dualfp {
 namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens";
+constexpr const char* kEmbeddingWeight = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head";
+constexpr const char* kHeadWeight = "lm_head.weight";
 
 // Reads vectors and linear layers from one source into a Model.
 class Loader {
@@ -46,10 +50,15 @@ class Loader {
   // The whole tensor, split over shards by columns.
   void AddColumnPart(Linear& linear) const;
   void LoadLinear(Linear& linear, bool quantize, bool bias);
-  NestReport FillAll(Linear& linear, QuantFormat format, DType dtype, int64_t max_outliers);
+  std::unique_ptr<TensorRows> Open(const LinearPart& part);
+  NestReport FillAll(Linear& linear, const WeightScheme& scheme, DType dtype, int64_t max_outliers);
   void LoadBias(Linear& linear);
   void LoadLayer(int64_t index, LayerWeights& layer);
+  bool IsTied();
+  bool SameTables();
+  void LoadEmbedding();
   void LoadHead();
+  void ReportUnused();
   ConstTensorView LoadVector(const std::string& name, int64_t size);
   TensorView NewVector(int64_t size);
   void ReadFloats(const std::string& name, int64_t size, float* values);
@@ -62,6 +71,7 @@ class Loader {
   const WeightScheme scheme_;
   ThreadPool& threads_;
   Model model_;
+  bool tied_ = false;
   int64_t done_bytes_ = 0;
   int64_t total_bytes_ = 0;
 };
@@ -74,6 +84,23 @@ int64_t ParameterCount(const ModelConfig& config) {
       (qkv_rows + config.num_attention_heads * config.head_dim + 3 * config.intermediate_size);
   const int64_t table = config.vocab_size * config.hidden_size;
   return config.num_hidden_layers * layer + table * (config.tie_word_embeddings ? 1 : 2);
+}
+
+// As the filler quantizes: every part begins its own blocks of scales.
+RowParts MakeRowParts(const std::vector<LinearPart>& parts) {
+  constexpr int64_t kBlock = 128;
+  RowParts result;
+  result.count = static_cast<int32_t>(parts.size());
+  result.interleaved = parts.front().dest_step == 2 ? 1 : 0;
+  int64_t base = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (result.interleaved == 0) {
+      result.first_row[i] = static_cast<int32_t>(parts[i].dest_begin);
+    }
+    result.scale_base[i] = static_cast<int32_t>(base);
+    base += (parts[i].rows + kBlock - 1) / kBlock * kBlock;
+  }
+  return result;
 }
 
 Linear Loader::MakeLinear(const std::string& name, int64_t n, int64_t k) const {
@@ -109,6 +136,7 @@ void Loader::AddRowParts(Linear& linear, const std::string& fused,
     });
     fused_begin += shape.rows;
   }
+  linear.weight.parts = MakeRowParts(linear.parts);
   const int64_t n = linear.weight.n;
   linear.weight.shard = {shard.rank * n, (shard.rank + 1) * n, 0, linear.weight.k};
 }
@@ -127,17 +155,12 @@ void Loader::AddColumnPart(Linear& linear) const {
   linear.weight.shard = {0, linear.weight.n, shard.rank * k, (shard.rank + 1) * k};
 }
 
-NestReport Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int64_t max_outliers) {
-  AllocateLinear(linear, format, dtype);
+NestReport Loader::FillAll(Linear& linear, const WeightScheme& scheme, DType dtype,
+                           int64_t max_outliers) {
+  AllocateLinear(linear, scheme, dtype);
   NestReport total;
   for (const LinearPart& part : linear.parts) {
-    const auto rows =
-        source_.Open(part.tensor + ".weight", {part.tensor_rows, part.tensor_columns});
-    if (format == QuantFormat::kPlain && rows->dtype() != dtype) {
-      Fail(ErrorCode::kUnsupported, "tensor ", part.tensor, ".weight has dtype ",
-           DTypeName(rows->dtype()), " but ", linear.parts.front().tensor, ".weight has ",
-           DTypeName(dtype), "; parts of one layer must agree unless they are nested");
-    }
+    const auto rows = Open(part);
     const NestReport report =
         FillPart(linear, part, *rows, max_outliers, ErrorCode::kInvalidFile, threads_);
     total.outliers += report.outliers;
@@ -145,59 +168,57 @@ NestReport Loader::FillAll(Linear& linear, QuantFormat format, DType dtype, int6
     total.largest_relative_error =
         std::max(total.largest_relative_error, report.largest_relative_error);
   }
+  FinishOutliers(linear);
   return total;
 }
 
 void Loader::LoadLinear(Linear& linear, bool quantize, bool bias) {
   const WeightScheme scheme = quantize ? scheme_ : kPlainWeights;
-  const bool nest = scheme == kNestedWeights;
-  const LinearPart& first = linear.parts.front();
-  const DType source_dtype =
-      source_.Open(first.tensor + ".weight", {first.tensor_rows, first.tensor_columns})->dtype();
   const int64_t elements = linear.weight.n * linear.weight.k;
   LinearReport report{.name = linear.name,
                       .in_layer = linear.name.starts_with("model.layers."),
                       .n = linear.weight.n,
                       .k = linear.weight.k,
-                      .source_dtype = source_dtype};
+                      .source_dtype = Open(linear.parts.front())->dtype()};
+  // Parts of different types meet in F32, which holds the values of all.
+  DType plain_dtype = report.source_dtype;
   for (const LinearPart& part : linear.parts) {
     if (report.tensors.empty() || report.tensors.back() != part.tensor + ".weight") {
       report.tensors.push_back(part.tensor + ".weight");
     }
-  }
-  if (nest) {
-    const auto max_outliers =
-        static_cast<int64_t>(options_.max_outlier_share * static_cast<double>(elements));
-    const NestReport nested = FillAll(linear, QuantFormat::kNested, source_dtype, max_outliers);
-    report.outliers = nested.outliers;
-    if (nested.outliers > max_outliers) {
-      report.exception =
-          StrCat(nested.outliers, " of ", elements, " weights exceed 1.75, more than a share of ",
-                 options_.max_outlier_share);
-    } else {
-      report.rounded = nested.rounded;
-      report.largest_relative_rounding = nested.largest_relative_error;
+    if (Open(part)->dtype() != plain_dtype) {
+      plain_dtype = DType::kF32;
     }
   }
-  if (!nest || !report.exception.empty()) {
-    FillAll(linear, QuantFormat::kPlain, source_dtype, 0);
-  }
-  if (!report.exception.empty()) {
+  const bool is_nested12 = scheme.format == QuantFormat::kNested12;
+  const double max_share = is_nested12 ? kMaxRemainderShare : options_.max_outlier_share;
+  const auto max_outliers = static_cast<int64_t>(max_share * static_cast<double>(elements));
+  const NestReport filled = FillAll(linear, scheme, plain_dtype, max_outliers);
+  report.outliers = filled.outliers;
+  if (filled.outliers > max_outliers) {
+    report.exception = StrCat(filled.outliers, " of ", elements, " weights ",
+                              is_nested12 ? "leave a remainder" : "exceed 1.75",
+                              ", more than a share of ", max_share);
     LogInfo(StrCat(linear.name, " stays plain and computes in FP16 only: ", report.exception));
-  }
-  FinishOutliers(linear);
-  if (GetQuantFormatInfo(scheme.format).codec.bits > 0) {
-    QuantizeLinear(linear, scheme.granularity, threads_);
+    FillAll(linear, kPlainWeights, plain_dtype, 0);
+  } else {
+    report.rounded = filled.rounded;
+    report.largest_relative_rounding = filled.largest_relative_error;
   }
   if (bias) {
     LoadBias(linear);
   }
-  report.format = linear.weight.format;
+  report.scheme = linear.scheme;
   report.stored_dtype = linear.weight.values.dtype;
   report.num_bytes = linear.weight.BytesRead(Precision::kFp16);
   model_.report.weight_bytes += report.num_bytes;
+  const DType source_dtype = report.source_dtype;
   model_.report.linears.push_back(std::move(report));
   Report(elements * DTypeSize(source_dtype) * options_.shard.size);
+}
+
+std::unique_ptr<TensorRows> Loader::Open(const LinearPart& part) {
+  return source_.Open(part.tensor + ".weight", {part.tensor_rows, part.tensor_columns});
 }
 
 void Loader::LoadBias(Linear& linear) {
@@ -228,16 +249,7 @@ void Loader::ReadFloats(const std::string& name, int64_t size, float* values) {
   std::vector<char> scratch(rows->row_bytes());
   const void* row = rows->Row(0, scratch.data());
   for (int64_t i = 0; i < size; ++i) {
-    switch (rows->dtype()) {
-      case DType::kF16:
-        values[i] = Fp16ToFloat(static_cast<const uint16_t*>(row)[i]);
-        break;
-      case DType::kBF16:
-        values[i] = Bf16ToFloat(static_cast<const uint16_t*>(row)[i]);
-        break;
-      default:
-        values[i] = static_cast<const float*>(row)[i];
-    }
+    values[i] = LoadFloat(row, rows->dtype(), i);
     Check(std::isfinite(values[i]), ErrorCode::kInvalidFile, "tensor ", name,
           " has a NaN or infinity at element ", i);
   }
@@ -311,16 +323,79 @@ void Loader::LoadLayer(int64_t index, LayerWeights& layer) {
       attention, {"v_scale", "attn.v_scale", "v_proj.v_scale", "v_proj.output_scale", "kv_scale"});
 }
 
+// Of the two tables, value by value.
+bool Loader::SameTables() {
+  const std::vector<int64_t> shape = {config_.vocab_size, config_.hidden_size};
+  const auto a = source_.Open(kEmbeddingWeight, shape);
+  const auto b = source_.Open(kHeadWeight, shape);
+  std::atomic<bool> same = true;
+  threads_.ParallelFor(config_.vocab_size, 256, [&](int64_t begin, int64_t end, int) {
+    std::vector<char> scratch_a(a->row_bytes());
+    std::vector<char> scratch_b(b->row_bytes());
+    for (int64_t row = begin; row < end && same; ++row) {
+      const void* row_a = a->Row(row, scratch_a.data());
+      const void* row_b = b->Row(row, scratch_b.data());
+      for (int64_t i = 0; i < config_.hidden_size; ++i) {
+        if (LoadFloat(row_a, a->dtype(), i) != LoadFloat(row_b, b->dtype(), i)) {
+          same = false;
+          break;
+        }
+      }
+    }
+  });
+  return same;
+}
+
+// A tied table may be saved under either name, or under both; two that differ are two tables, as in
+// transformers.
+bool Loader::IsTied() {
+  if (!config_.tie_word_embeddings || !source_.Has(kEmbeddingWeight) || !source_.Has(kHeadWeight)) {
+    return config_.tie_word_embeddings;
+  }
+  if (SameTables()) {
+    return true;
+  }
+  LogWarning(StrCat("config.json ties ", kHead, " to ", kEmbedding,
+                    ", but the checkpoint has both and they differ: both are used"));
+  return false;
+}
+
+void Loader::LoadEmbedding() {
+  model_.embedding = MakeLinear(kEmbedding, config_.vocab_size, config_.hidden_size);
+  const bool under_head = tied_ && !source_.Has(kEmbeddingWeight) && source_.Has(kHeadWeight);
+  model_.embedding.parts.push_back({.tensor = under_head ? kHead : kEmbedding,
+                                    .tensor_rows = config_.vocab_size,
+                                    .tensor_columns = config_.hidden_size,
+                                    .rows = config_.vocab_size,
+                                    .columns = config_.hidden_size});
+  LoadLinear(model_.embedding, options_.nest_lm_head && tied_, false);
+}
+
+void Loader::ReportUnused() {
+  constexpr size_t kNamed = 5;
+  model_.report.unused = source_.Unused();
+  const std::vector<std::string>& unused = model_.report.unused;
+  if (unused.empty()) {
+    return;
+  }
+  std::string names;
+  for (size_t i = 0; i < std::min(kNamed, unused.size()); ++i) {
+    names += StrCat(i == 0 ? "" : ", ", unused[i]);
+  }
+  if (unused.size() > kNamed) {
+    names += StrCat(" and ", unused.size() - kNamed, " more");
+  }
+  LogWarning(
+      StrCat("not used, as the model that config.json describes has no place for them: ", names));
+}
+
 void Loader::LoadHead() {
-  const bool tied = config_.tie_word_embeddings;
   const int64_t vocabulary = config_.vocab_size / options_.shard.size;
-  if (tied && options_.shard.size > 1) {
+  if (tied_ && options_.shard.size > 1) {
     Fail(ErrorCode::kUnsupported, "a tied lm_head cannot be split over ", options_.shard.size,
          " shards");
   }
-  if (tied) {
-    // Some checkpoints write the shared table twice.
-    source_.Skip("lm_head.weight");
+  if (tied_) {
     model_.lm_head.name = "lm_head";
     model_.lm_head.weight = model_.embedding.weight;
     return;
@@ -339,8 +414,8 @@ Model Loader::Load() {
         ErrorCode::kInvalidArgument, "cannot split ", config_.num_key_value_heads, " kv heads, ",
         config_.intermediate_size, " intermediate rows and ", config_.vocab_size,
         " vocabulary rows over ", size, " shards");
-  Check(!options_.nest_lm_head || !config_.tie_word_embeddings ||
-            GetQuantFormatInfo(scheme_.format).codec.bits == 0,
+  tied_ = IsTied();
+  Check(!options_.nest_lm_head || !tied_ || GetQuantFormatInfo(scheme_.format).codec.bits == 0,
         ErrorCode::kUnsupported, "lm_head shares the embedding table, which cannot be held as ",
         WeightSchemeName(scheme_), "; nest it instead");
   Check(config_.head_dim <= kMaxHeadDim, ErrorCode::kUnsupported, "head_dim ", config_.head_dim,
@@ -352,44 +427,25 @@ Model Loader::Load() {
          "), expected an F32, F16 or BF16 one");
   }
   model_.config = config_;
+  model_.config.tie_word_embeddings = tied_;
   model_.shard = options_.shard;
   model_.report.checkpoint_bytes = source_.total_bytes();
   total_bytes_ = source_.total_bytes() > 0 ? source_.total_bytes() : 2 * ParameterCount(config_);
   Report(0);
 
-  model_.embedding = MakeLinear("model.embed_tokens", config_.vocab_size, config_.hidden_size);
-  model_.embedding.parts.push_back({.tensor = "model.embed_tokens",
-                                    .tensor_rows = config_.vocab_size,
-                                    .tensor_columns = config_.hidden_size,
-                                    .rows = config_.vocab_size,
-                                    .columns = config_.hidden_size});
-  LoadLinear(model_.embedding, options_.nest_lm_head && config_.tie_word_embeddings, false);
+  LoadEmbedding();
   model_.layers.resize(config_.num_hidden_layers);
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
     LoadLayer(i, model_.layers[i]);
   }
   model_.final_norm = LoadVector("model.norm.weight", config_.hidden_size);
   LoadHead();
-  source_.CheckAllUsed();
+  ReportUnused();
   Report(total_bytes_ - done_bytes_);
   model_.report.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return std::move(model_);
 }
-
-// A tensor that the caller holds in memory.
-class MemoryRows : public TensorRows {
- public:
-  explicit MemoryRows(const ConstTensorView& view)
-      : TensorRows(view.dtype, view.shape[1]), view_(view) {}
-
-  const void* Row(int64_t index, void*) const override {
-    return static_cast<const char*>(view_.data) + index * view_.strides[0] * DTypeSize(dtype_);
-  }
-
- private:
-  ConstTensorView view_;
-};
 
 }  // namespace
 
@@ -403,78 +459,6 @@ Model LoadModel(const std::filesystem::path& directory, const LoadOptions& optio
   const ModelConfig config = LoadModelConfig(directory);
   CheckpointSource source(Checkpoint::Open(directory));
   return LoadModel(config, source, options, threads);
-}
-
-int64_t LoadReport::LayerLinears() const {
-  return std::count_if(linears.begin(), linears.end(),
-                       [](const LinearReport& linear) { return linear.in_layer; });
-}
-
-int64_t LoadReport::NestedLayerLinears() const {
-  return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
-    return linear.in_layer && linear.format == QuantFormat::kNested;
-  });
-}
-
-int64_t LoadReport::Fp8LayerLinears() const {
-  return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
-    return linear.in_layer && Offers(GetQuantFormatInfo(linear.format), Precision::kFp8);
-  });
-}
-
-KvCacheConfig Model::KvCacheFor(DType dtype, int64_t num_blocks) const {
-  KvCacheConfig cache{.dtype = dtype,
-                      .num_layers = config.num_hidden_layers,
-                      .num_kv_heads = kv_heads(),
-                      .head_dim = config.head_dim,
-                      .num_blocks = num_blocks};
-  for (const LayerWeights& layer : layers) {
-    cache.scales.push_back(layer.kv_scales);
-  }
-  return cache;
-}
-
-void Model::Refill(const std::string& tensor, const ConstTensorView& values, ThreadPool& threads) {
-  bool found = false;
-  const auto refill = [&](Linear& linear) {
-    bool touched = false;
-    for (const LinearPart& part : linear.parts) {
-      if (part.tensor + ".weight" != tensor) {
-        continue;
-      }
-      touched = true;
-      Check(values.rank == 2 && values.shape[0] == part.tensor_rows &&
-                values.shape[1] == part.tensor_columns && values.strides[1] == 1,
-            ErrorCode::kInvalidArgument, "refill of ", tensor, ": got ", Describe(values),
-            ", expected [", part.tensor_rows, ", ", part.tensor_columns, "]");
-      Check(linear.weight.format != QuantFormat::kFp8, ErrorCode::kUnsupported, "refill of ",
-            tensor, ": it is held in FP8 alone; load it nested or plain");
-      const bool nested = linear.weight.format == QuantFormat::kNested;
-      Check(values.dtype == linear.weight.values.dtype ||
-                (nested && (values.dtype == DType::kF32 || values.dtype == DType::kF16 ||
-                            values.dtype == DType::kBF16)),
-            ErrorCode::kInvalidArgument, "refill of ", tensor, ": got ", DTypeName(values.dtype),
-            ", expected ", nested ? "F32, F16 or BF16" : DTypeName(linear.weight.values.dtype));
-      RemoveOutliers(linear, part);
-      FillPart(linear, part, MemoryRows(values), linear.weight.n * linear.weight.k,
-               ErrorCode::kInvalidArgument, threads);
-    }
-    if (touched) {
-      FinishOutliers(linear);
-      found = true;
-    }
-  };
-  refill(embedding);
-  for (LayerWeights& layer : layers) {
-    for (Linear* linear : layer.linears()) {
-      refill(*linear);
-    }
-  }
-  refill(lm_head);
-  if (config.tie_word_embeddings) {
-    lm_head.weight = embedding.weight;
-  }
-  Check(found, ErrorCode::kNotFound, "refill: no linear weight came from a tensor ", tensor);
 }
 
 }  // namespace dualfp

@@ -21,6 +21,9 @@ namespace dualfp {
 // more than 12 bytes for every thousand weights, and its look-ups time.
 inline constexpr double kDefaultMaxOutlierShare = 0.001;
 
+// And of 12-bit planes with a larger share of remainders (formats.md, Nested12).
+inline constexpr double kMaxRemainderShare = 0.01;
+
 struct LoadOptions {
   // How linear layers but lm_head are held; nothing: as the checkpoint says, nested for one that is
   // not quantized.

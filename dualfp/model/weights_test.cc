@@ -8,7 +8,11 @@
 #include <random>
 
 #include "dualfp/kernels/embedding.h"
+#include "dualfp/kernels/quantize_weight.h"
+#include "dualfp/kernels/reference/rows.h"
 #include "dualfp/model/test_models.h"
+#include "dualfp/numeric/bf16.h"
+#include "dualfp/numeric/e8m0.h"
 #include "dualfp/numeric/fp16.h"
 #include "dualfp/numeric/nested.h"
 
@@ -77,6 +81,197 @@ TEST_F(WeightsTest, NestedHoldsTheSameWeightsAsPlain) {
   const Model all = Load(config, {.nest_lm_head = true});
   EXPECT_EQ(all.lm_head.weight.format, QuantFormat::kNested);
   EXPECT_EQ(Values(all.lm_head.weight), Values(plain.lm_head.weight));
+}
+
+// Codes and scales of one projection, as if it were alone.
+struct Quantized {
+  std::vector<uint8_t> codes;
+  std::vector<uint8_t> scales;
+  float global_scale = 1.0f;
+};
+
+Quantized QuantizeAlone(const std::vector<float>& values, int64_t n, int64_t k,
+                        const WeightScheme& scheme, ThreadPool& threads) {
+  const QuantFormatInfo& info = GetQuantFormatInfo(scheme.format);
+  const auto [rows, columns] = ScaleShape(scheme, n, k);
+  const int64_t code_columns = k * info.codec.bits / 8;
+  Quantized result;
+  result.codes.resize(n * code_columns);
+  result.scales.resize(rows * columns * DTypeSize(info.scales));
+  QuantizeWeight({.threads = &threads}, {values.data(), DType::kF32, {n, k}}, scheme,
+                 {result.codes.data(), info.values, {n, code_columns}},
+                 {result.scales.data(), info.scales, {rows, columns}},
+                 {&result.global_scale, DType::kF32, {1}});
+  return result;
+}
+
+// Every scheme of the table loads, each projection with codes and scales of its own: as one that is
+// alone in its weight.
+TEST_F(WeightsTest, EverySchemeQuantizesEachProjectionByItself) {
+  // Rows of q, k and v, and of gate and up, that end within blocks of 128.
+  const ModelConfig config =
+      SmallConfig(R"({"hidden_size": 160, "intermediate_size": 224, "num_hidden_layers": 1})");
+  const Model plain = Load(config, {.scheme = kPlainWeights});
+  for (const NamedScheme& named : WeightSchemes()) {
+    if (!named.scheme.has_value() || GetQuantFormatInfo(named.scheme->format).codec.bits == 0) {
+      continue;
+    }
+    SCOPED_TRACE(named.name);
+    const QuantFormatInfo& info = GetQuantFormatInfo(named.scheme->format);
+    const Model model = Load(config, {.scheme = named.scheme});
+    for (size_t i = 0; i < plain.layers[0].linears().size(); ++i) {
+      const Linear& linear = *model.layers[0].linears()[i];
+      const Weight& weight = linear.weight;
+      const std::vector<float> all = Values(plain.layers[0].linears()[i]->weight);
+      const int64_t k = weight.k;
+      for (const LinearPart& part : linear.parts) {
+        std::vector<float> values;
+        for (int64_t row = 0; row < part.rows; ++row) {
+          const auto begin = all.begin() + (part.dest_begin + row * part.dest_step) * k;
+          values.insert(values.end(), begin, begin + k);
+        }
+        const Quantized alone = QuantizeAlone(values, part.rows, k, *named.scheme, threads_);
+        const auto [scale_rows, scale_columns] = ScaleShape(*named.scheme, part.rows, k);
+        const int64_t row_bytes = k * info.codec.bits / 8;
+        const int64_t scale_width = scale_columns == 1    ? k
+                                    : info.group_size > 0 ? info.group_size
+                                                          : 128;
+        for (int64_t row = 0; row < part.rows; ++row) {
+          const int64_t dest = part.dest_begin + row * part.dest_step;
+          ASSERT_EQ(std::memcmp(weight.values.as<uint8_t>() + dest * row_bytes,
+                                alone.codes.data() + row * row_bytes, row_bytes),
+                    0)
+              << linear.name << " row " << dest;
+          std::vector<float> decoded(k);
+          reference::DecodeWeightRow(weight, Precision::kFp16, dest, decoded.data());
+          for (int64_t column = 0; column < k; ++column) {
+            const int64_t scale_row = scale_rows == part.rows ? row
+                                      : scale_rows == 1       ? 0
+                                                              : row / 128;
+            const int64_t at = scale_row * scale_columns + column / scale_width;
+            const uint8_t* scale = alone.scales.data() + at * DTypeSize(info.scales);
+            float expected;
+            std::memcpy(&expected, scale, DTypeSize(info.scales) == 4 ? 4 : 0);
+            if (info.scales == DType::kF8E4M3) {
+              expected = E4m3ToFloat(*scale) * alone.global_scale;
+            } else if (info.scales == DType::kF8E8M0) {
+              expected = E8m0ToFloat(*scale);
+            }
+            const uint8_t byte = alone.codes[row * row_bytes + column * info.codec.bits / 8];
+            const uint8_t code = info.codec.bits == 8 ? byte
+                                 : column % 2 == 0    ? byte & 15
+                                                      : byte >> 4;
+            ASSERT_EQ(decoded[column], info.codec.decode(code) * expected)
+                << linear.name << " row " << dest << ", column " << column;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Refills go through the filler that loads: the same tensor makes the same weight, in place.
+TEST_F(WeightsTest, RefillMakesWhatLoadingMakes) {
+  const ModelConfig config =
+      SmallConfig(R"({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1})");
+  for (const NamedScheme& named : WeightSchemes()) {
+    if (!named.scheme.has_value()) {
+      continue;
+    }
+    SCOPED_TRACE(named.name);
+    const LoadOptions options{.scheme = named.scheme};
+    Model model = Load(config, options, 1);
+    const Model other = Load(config, options, 2);
+    const void* values = model.layers[0].qkv.weight.values.data;
+    DummySource source(2);
+    for (Linear* linear : model.layers[0].linears()) {
+      for (const LinearPart& part : linear->parts) {
+        const auto rows =
+            source.Open(part.tensor + ".weight", {part.tensor_rows, part.tensor_columns});
+        std::vector<uint16_t> tensor(part.tensor_rows * part.tensor_columns);
+        for (int64_t row = 0; row < part.tensor_rows; ++row) {
+          rows->Row(row, tensor.data() + row * part.tensor_columns);
+        }
+        model.Refill(part.tensor + ".weight",
+                     {tensor.data(), DType::kF16, {part.tensor_rows, part.tensor_columns}},
+                     threads_);
+      }
+    }
+    EXPECT_EQ(model.layers[0].qkv.weight.values.data, values);
+    for (size_t i = 0; i < model.layers[0].linears().size(); ++i) {
+      const Weight& a = model.layers[0].linears()[i]->weight;
+      const Weight& b = other.layers[0].linears()[i]->weight;
+      std::vector<float> row_a(a.k);
+      std::vector<float> row_b(a.k);
+      for (int64_t row = 0; row < a.n; ++row) {
+        reference::DecodeWeightRow(a, Precision::kFp16, row, row_a.data());
+        reference::DecodeWeightRow(b, Precision::kFp16, row, row_b.data());
+        ASSERT_EQ(row_a, row_b) << model.layers[0].linears()[i]->name << " row " << row;
+      }
+    }
+  }
+}
+
+// Parts of one weight may have different types in the checkpoint.
+TEST_F(WeightsTest, TypesMayDifferWithinAWeight) {
+  // F16 weights, but k_proj's are F32 and v_proj's BF16.
+  class MixedSource : public DummySource {
+   public:
+    MixedSource() : DummySource(1) {}
+    std::unique_ptr<TensorRows> Open(const std::string& name,
+                                     const std::vector<int64_t>& shape) override {
+      auto rows = DummySource::Open(name, shape);
+      const bool k = name.ends_with("k_proj.weight");
+      const bool v = name.ends_with("v_proj.weight");
+      if (!k && !v) {
+        return rows;
+      }
+      return std::make_unique<Converted>(std::move(rows), k ? DType::kF32 : DType::kBF16,
+                                         shape.back());
+    }
+
+   private:
+    class Converted : public TensorRows {
+     public:
+      Converted(std::unique_ptr<TensorRows> rows, DType dtype, int64_t columns)
+          : TensorRows(dtype, columns), rows_(std::move(rows)) {}
+      const void* Row(int64_t index, void* scratch) const override {
+        std::vector<uint16_t> row(columns_);
+        const auto* halves = static_cast<const uint16_t*>(rows_->Row(index, row.data()));
+        for (int64_t i = 0; i < columns_; ++i) {
+          const float value = Fp16ToFloat(halves[i]);
+          if (dtype_ == DType::kF32) {
+            static_cast<float*>(scratch)[i] = value;
+          } else {
+            static_cast<uint16_t*>(scratch)[i] = FloatToBf16(value);
+          }
+        }
+        return scratch;
+      }
+
+     private:
+      std::unique_ptr<TensorRows> rows_;
+    };
+  };
+  const ModelConfig config = SmallConfig(R"({"hidden_size": 64, "intermediate_size": 96})");
+  const Model uniform = Load(config, {.scheme = kPlainWeights});
+  for (const NamedScheme& named : WeightSchemes()) {
+    SCOPED_TRACE(named.name);
+    MixedSource source;
+    const Model model = LoadModel(config, source, {.scheme = named.scheme}, threads_);
+    if (named.scheme != kPlainWeights) {
+      continue;
+    }
+    const Weight& weight = model.layers[0].qkv.weight;
+    EXPECT_EQ(weight.values.dtype, DType::kF32);
+    EXPECT_EQ(model.layers[0].o.weight.values.dtype, DType::kF16);
+    const std::vector<float> mixed = Values(weight);
+    std::vector<float> expected = Values(uniform.layers[0].qkv.weight);
+    for (int64_t i = (weight.n - 2 * config.head_dim) * weight.k; i < weight.n * weight.k; ++i) {
+      expected[i] = Bf16ToFloat(FloatToBf16(expected[i]));
+    }
+    EXPECT_EQ(mixed, expected);
+  }
 }
 
 TEST_F(WeightsTest, TiedHeadSharesTheEmbedding) {

@@ -9,6 +9,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/quantize.h"
 #include "dualfp/model/decoder.h"
+#include "dualfp/model/fill_linear.h"
 
 namespace dualfp {
 namespace {
@@ -66,7 +67,7 @@ void CalibrateInputScales(const Context& context, Model& model, std::span<const 
     }
   }
   const auto set = [&largest](Linear& linear) {
-    linear.weight.input_scale = ActivationScale(largest.at(&linear));
+    SetInputScale(linear, ActivationScale(largest.at(&linear)));
   };
   for (LayerWeights& layer : model.layers) {
     for (Linear* linear : layer.linears()) {

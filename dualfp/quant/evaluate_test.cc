@@ -6,7 +6,9 @@
 #include <cmath>
 #include <filesystem>
 
+#include "dualfp/base/check.h"
 #include "dualfp/base/error.h"
+#include "dualfp/model/test_models.h"
 #include "dualfp/model/weights.h"
 #include "dualfp/quant/calibrate.h"
 
@@ -157,7 +159,8 @@ TEST_F(EvaluateTest, StaticScalesAreTheLargestInputsOver448) {
            std::vector<Subject>{{&observer, &fp16}});
   for (const LayerWeights& layer : model.layers) {
     for (const Linear* linear : layer.linears()) {
-      EXPECT_EQ(linear->weight.input_scale, largest.at(linear->name) / 448.0f) << linear->name;
+      EXPECT_EQ(*linear->weight.input_scale.as<float>(), largest.at(linear->name) / 448.0f)
+          << linear->name;
     }
   }
   const auto scores = Run(std::vector<Subject>{{&decoder, &fp8}});
@@ -185,6 +188,41 @@ TEST_F(EvaluateTest, Fp8FormatsAreCloseToPlain) {
     EXPECT_LT(sum / 159, 0.05);
   }
   EXPECT_THROW(Load(kFp8PerTensor, true), Error);  // lm_head is the embedding table
+}
+
+// Whatever the table names loads and runs at every precision that it offers.
+TEST_F(EvaluateTest, EverySchemeIsCloseToPlain) {
+  const ModelConfig config =
+      SmallConfig(R"({"hidden_size": 128, "intermediate_size": 96, "vocab_size": 500})");
+  const auto load = [&](const std::optional<WeightScheme>& scheme) {
+    DummySource source(4);
+    return LoadModel(config, source, {.scheme = scheme}, threads_);
+  };
+  const Model plain = load(kPlainWeights);
+  Decoder reference(plain, Options());
+  const PrecisionPlan exact = PrecisionPlan::Uniform(3, Precision::kFp16);
+  for (const NamedScheme& named : WeightSchemes()) {
+    const Model model = load(named.scheme);
+    const QuantFormatInfo& info = GetQuantFormatInfo(model.layers[0].qkv.weight.format);
+    Decoder decoder(model, Options());
+    for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+      if (!Offers(info, precision)) {
+        continue;
+      }
+      SCOPED_TRACE(StrCat(named.name, " at ", PrecisionName(precision)));
+      const PrecisionPlan plan = PrecisionPlan::Uniform(3, precision);
+      const auto scores = Run(std::vector<Subject>{{&reference, &exact}, {&decoder, &plan}});
+      double sum = 0;
+      for (const double kl : scores[1].kl) {
+        sum += kl;
+      }
+      // Dummy weights are F16, which 12 bits round to BF16.
+      const bool is_exact =
+          precision == Precision::kFp16 && info.codec.bits == 0 && named.scheme != kNested12Weights;
+      EXPECT_EQ(sum == 0, is_exact);
+      EXPECT_LT(sum / 159, info.codec.bits == 4 ? 0.2 : 0.03);
+    }
+  }
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "dualfp/tensor/weight.h"
 
+#include <algorithm>
+
 #include "dualfp/base/check.h"
 
 namespace dualfp {
@@ -17,6 +19,17 @@ std::string Weight::Unsupported(Precision precision) const {
 
 bool Weight::UsesOutliers(Precision precision) const {
   return outliers.size() > 0 && (format == QuantFormat::kNested || precision == Precision::kFp16);
+}
+
+int64_t Weight::NumBlockRows() const {
+  int64_t rows = 0;
+  for (int part = 0; part < parts.count; ++part) {
+    const int64_t last = parts.interleaved != 0   ? n - 1 - (n - 1 + part) % 2
+                         : part + 1 < parts.count ? parts.first_row[part + 1] - 1
+                                                  : n - 1;
+    rows = std::max<int64_t>(rows, parts.BlockRow(last) + 1);
+  }
+  return rows;
 }
 
 int64_t Weight::BytesRead(Precision precision) const {

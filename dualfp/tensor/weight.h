@@ -7,6 +7,7 @@
 #include <string>
 
 #include "dualfp/tensor/quant_format.h"
+#include "dualfp/tensor/row_parts.h"
 #include "dualfp/tensor/tensor_view.h"
 
 namespace dualfp {
@@ -48,12 +49,18 @@ struct Weight {
   ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255; kSm90: NestedDeviceLower.
                           // kNested12: U8 [N, ceil(K/2)], nibbles, even k in the low half
 
+  // All scales are tensors on the weight's device, so that a captured graph reads their values
+  // anew; value = q * scale (* global_scale). Projections that are fused in one weight keep their
+  // own (`parts`). Scales per tensor that differ between parts are spread to kPerChannel.
   ScaleGranularity scale_granularity = ScaleGranularity::kNone;
-  // F32, or F8_E4M3 (kNvfp4) or F8_E8M0 (MX); value = q * scale. kNested12: I8 [N], row shifts:
-  // value = plane * 2^-shift (numeric/nested12.h), of granularity kNone.
+  // Of the format's dtype: [1], [N], [NumBlockRows(), ceil(K/128)] or [N, K / group size].
+  // kNested12: I8 [N], row shifts: value = plane * 2^-shift (numeric/nested12.h), of granularity
+  // kNone.
   ConstTensorView scales;
-  float global_scale = 1.0f;  // kNvfp4: multiplies every block scale
-  float input_scale = 0.0f;   // static activation scale; 0 = activations are scaled dynamically
+  RowParts parts;
+  ConstTensorView global_scale;  // with F8_E4M3 scales: F32 [1] or [parts.count]; absent = 1
+  // Static activation scales, F32 [1] or [parts.count]; absent: activations are scaled dynamically.
+  ConstTensorView input_scale;
 
   OutlierList outliers;  // kNested, kNested12
 
@@ -65,6 +72,9 @@ struct Weight {
   // Empty when a GEMM can run at this precision, else the reason, e.g. "a plain weight has no FP8
   // plane; load with --quantization nested".
   std::string Unsupported(Precision precision) const;
+
+  // Rows of kBlock128's scales.
+  int64_t NumBlockRows() const;
 
   // Bytes that a GEMM at this precision reads: planes, scales and outliers.
   int64_t BytesRead(Precision precision) const;

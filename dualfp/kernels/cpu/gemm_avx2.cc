@@ -284,7 +284,7 @@ struct E4m3BlockedTraits256 : E4m3Traits256 {
     const float* scales;
     Row() = default;
     [[gnu::always_inline]] Row(const WeightRows& w, int64_t n)
-        : codes(w, n), scales(w.block_scales + n / 128 * w.blocks_per_row) {}
+        : codes(w, n), scales(w.block_scales + w.parts.BlockRow(n) * w.blocks_per_row) {}
   };
   struct Packed {
     Words256 words;

@@ -389,7 +389,7 @@ struct E4m3BlockedTraits512 : E4m3Traits512 {
     const float* scales;
     Row() = default;
     [[gnu::always_inline]] Row(const WeightRows& w, int64_t n)
-        : codes(w, n), scales(w.block_scales + n / 128 * w.blocks_per_row) {}
+        : codes(w, n), scales(w.block_scales + w.parts.BlockRow(n) * w.blocks_per_row) {}
   };
   struct Packed {
     E4m3Pairs pairs;

@@ -243,9 +243,12 @@ void PrepareInput(const Context& context, Problem& problem) {
     next += problem.TileLayout().bytes();
   }
   auto* scales = reinterpret_cast<float*>(next);
-  float tensor_scale = problem.args.weight->input_scale;
-  if (desc.activation_quant == ActivationQuant::kDynamicPerTensor &&
-      desc.x_dtype != DType::kF8E4M3) {
+  float tensor_scale = 1.0f;
+  const bool codes = desc.x_dtype == DType::kF8E4M3;
+  if (desc.activation_quant == ActivationQuant::kStaticPerTensor && !codes) {
+    tensor_scale = *problem.args.weight->input_scale.as<float>();
+  }
+  if (desc.activation_quant == ActivationQuant::kDynamicPerTensor && !codes) {
     tensor_scale = TensorScale(context, problem, scales);
   }
   const auto body = [&](int64_t begin, int64_t end, int) {
@@ -504,6 +507,7 @@ void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& d
   if (desc.weight_scale == ScaleGranularity::kBlock128) {
     problem.weights.block_scales = weight.scales.as<float>();
     problem.weights.blocks_per_row = weight.scales.shape[1];
+    problem.weights.parts = weight.parts;
   }
   PrepareInput(context, problem);
   Multiply(context, problem);

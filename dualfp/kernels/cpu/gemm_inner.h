@@ -17,6 +17,8 @@
 
 #include <cstdint>
 
+#include "dualfp/tensor/row_parts.h"
+
 namespace dualfp::cpu {
 
 // Weight rows as the inner loops read them.
@@ -24,9 +26,10 @@ struct WeightRows {
   const uint8_t* values = nullptr;
   const uint8_t* lower = nullptr;  // nested: the second plane, same layout; nested12: nibbles
   int64_t row_bytes = 0;           // from one row of a plane to the next
-  // 128x128 block scales: of the block row and column 0 at weight row 0; else null.
+  // 128x128 block scales: row parts.BlockRow(n) of them belongs to weight row n; else null.
   const float* block_scales = nullptr;
   int64_t blocks_per_row = 0;
+  RowParts parts;
   int64_t n = 0;
   int64_t k = 0;
 };

@@ -193,6 +193,9 @@ std::string Supports(const GemmDesc& desc) {
   if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
     return "has one activation scale a row";
   }
+  if (desc.part_input_scales) {
+    return "has one static activation scale";
+  }
   const Listed& listed = kList[kIndex];
   if (const std::string_view reason = listed.accepts(desc); !reason.empty()) {
     return std::string(reason);

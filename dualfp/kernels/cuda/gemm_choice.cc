@@ -85,6 +85,12 @@ std::string E4m3Unsupported(const GemmDesc& desc, const GemmHardware& hardware) 
   if (desc.has_outliers && desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
     return "outliers want one activation scale a row";
   }
+  if (desc.part_input_scales) {
+    return "has one static activation scale";
+  }
+  if (desc.weight_scale == ScaleGranularity::kBlock128 && !sm90::PartsAligned(desc.parts, 16)) {
+    return "parts with block scales must begin at multiples of 16 rows";
+  }
   return HopperUnsupported(desc, hardware);
 }
 
@@ -155,6 +161,10 @@ sm90::Plan ChoosePlan(const GemmDesc& desc, bool aligned_rows, const GemmHardwar
   p.epilogue.residual = desc.has_residual ? some_operand : nullptr;
   p.epilogue.residual_stride = desc.has_residual ? p.epilogue.y_stride : 0;
   p.outliers.count = desc.has_outliers ? 1 : 0;
+  if (desc.weight_scale == ScaleGranularity::kBlock128) {
+    p.block.w = reinterpret_cast<const float*>(some_operand);
+    p.block.parts = desc.parts;
+  }
   return sm90::Choose(p, hardware.model, hardware.tables).plan;
 }
 

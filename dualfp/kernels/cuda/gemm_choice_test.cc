@@ -73,6 +73,28 @@ int64_t BytesAt(std::span<const GemmKernel> kernels, const GemmDesc& desc) {
   return kernel.workspace_bytes == nullptr ? 0 : kernel.workspace_bytes(desc);
 }
 
+// Tiles by token want parts that begin with blocks of scales; other tiles take any that the op
+// does.
+TEST(GemmChoiceTest, PartsWithBlockScalesNarrowTheChoice) {
+  GemmDesc desc = DescOf(sm90::WeightFormat::kE4m3Promoted, 4096, 6144, 4096);
+  desc.weight_format = QuantFormat::kFp8;
+  desc.weight_scale = ScaleGranularity::kBlock128;
+  desc.activation_quant = ActivationQuant::kDynamicPerGroup;
+  const auto by_token = [&desc] {
+    EXPECT_EQ(E4m3Unsupported(desc, WithCublasLt(0)), "");
+    return ChoosePlan(desc, true, WithCublasLt(0)).config->by_token;
+  };
+  EXPECT_TRUE(by_token());
+  desc.parts = {.count = 3, .first_row = {0, 4096, 5120}, .scale_base = {0, 4096, 5120}};
+  EXPECT_TRUE(by_token());
+  desc.parts = {.count = 2, .interleaved = 1, .scale_base = {0, 3072}};
+  EXPECT_TRUE(by_token());
+  desc.parts = {.count = 3, .first_row = {0, 4112, 5120}, .scale_base = {0, 4224, 5248}};
+  EXPECT_FALSE(by_token());
+  desc.parts.first_row[1] = 4100;
+  EXPECT_THAT(E4m3Unsupported(desc, WithCublasLt(0)), HasSubstr("multiples of 16 rows"));
+}
+
 // What is sized for up to M rows serves every smaller M, where another kernel may run.
 TEST(GemmChoiceTest, AWorkspaceForMRowsServesFewer) {
   ASSERT_FALSE(sm90::BuiltInTable().rows.empty());

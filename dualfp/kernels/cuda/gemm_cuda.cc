@@ -109,12 +109,13 @@ GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
 Plan CachedPlan(const GemmDesc& desc, bool aligned_rows) {
   static std::mutex mutex;
   static std::map<
-      std::tuple<int, int, int64_t, int64_t, int64_t, DType, Activation, bool, bool, bool>, Plan>
+      std::tuple<int, int, int64_t, int64_t, int64_t, DType, Activation, bool, bool, bool, bool>,
+      Plan>
       plans;
   const std::lock_guard lock(mutex);
-  Plan& plan =
-      plans[{desc.device.index, static_cast<int>(Sm90Format(desc)), desc.m, desc.n, desc.k,
-             desc.y_dtype, desc.activation, desc.has_residual, desc.has_outliers, aligned_rows}];
+  Plan& plan = plans[{desc.device.index, static_cast<int>(Sm90Format(desc)), desc.m, desc.n, desc.k,
+                      desc.y_dtype, desc.activation, desc.has_residual, desc.has_outliers,
+                      aligned_rows, sm90::PartsAligned(desc.parts, 128)}];
   if (plan.config == nullptr) {
     plan = ChoosePlan(desc, aligned_rows, HardwareOf(desc.device.index));
   }
@@ -141,8 +142,9 @@ void QuantizeX(const GemmDesc& desc, const GemmArgs& args, const E4m3Workspace& 
   quantize.k = desc.k;
   quantize.x = args.x.data;
   quantize.x_stride = RowStride(args.x);
-  quantize.static_scale =
-      desc.activation_quant == ActivationQuant::kStaticPerTensor ? args.weight->input_scale : 0.0f;
+  quantize.static_scale = desc.activation_quant == ActivationQuant::kStaticPerTensor
+                              ? args.weight->input_scale.as<float>()
+                              : nullptr;
   quantize.group_stride =
       desc.activation_quant == ActivationQuant::kDynamicPerGroup ? layout.group_stride : 0;
   quantize.q = codes;
@@ -204,6 +206,7 @@ void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args)
   } else if (desc.weight_scale == ScaleGranularity::kBlock128) {
     p.block.w = weight.scales.as<float>();
     p.block.w_stride = static_cast<int>((desc.k + 127) / 128);
+    p.block.parts = weight.parts;
   } else {
     p.epilogue.w_scale = weight.scales.as<float>();
     p.epilogue.w_scale_stride = desc.weight_scale == ScaleGranularity::kPerChannel ? 1 : 0;

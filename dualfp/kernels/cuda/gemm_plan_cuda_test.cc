@@ -37,16 +37,27 @@ double RelativeDifference(const std::vector<float>& a, const std::vector<float>&
 
 using PlanFilter = std::function<bool(const sm90::Plan&)>;
 
-enum class Extra { kNone, kOutliers, kBlockScales };
+enum class Extra { kNone, kOutliers, kBlockScales, kPartsBelow, kInterleavedParts };
+
+bool HasBlockScales(Extra extra) {
+  return extra == Extra::kBlockScales || extra == Extra::kPartsBelow ||
+         extra == Extra::kInterleavedParts;
+}
 
 // What kernels of this format compute: on a plain weight or a nested one; block scales are of FP8
 // weights.
 TestFormat FormatFor(sm90::WeightFormat kernel, Extra extra) {
   const bool outliers = extra == Extra::kOutliers;
-  if (extra == Extra::kBlockScales) {
-    return {"blocks",        QuantFormat::kFp8,
-            DType::kF8E4M3,  ScaleGranularity::kBlock128,
-            Precision::kFp8, ActivationQuant::kDynamicPerGroup};
+  if (HasBlockScales(extra)) {
+    return {.name = "blocks",
+            .format = QuantFormat::kFp8,
+            .dtype = DType::kF8E4M3,
+            .scale = ScaleGranularity::kBlock128,
+            .precision = Precision::kFp8,
+            .quant = ActivationQuant::kDynamicPerGroup,
+            .parts = extra == Extra::kPartsBelow         ? TestParts::kBelow
+                     : extra == Extra::kInterleavedParts ? TestParts::kInterleaved
+                                                         : TestParts::kOne};
   }
   switch (kernel) {
     case sm90::WeightFormat::kF16:
@@ -78,7 +89,7 @@ class PlanProblem {
         device_(Upload(weight_.weight, 0, static_cast<cudaStream_t>(ops.native()))),
         gpu_(expected_, device_.weight),
         codes_(GemmWorkspaceBytes(gpu_.desc)),
-        scale_(std::vector<float>(1, weight_.weight.input_scale)),
+        scale_(std::vector<float>(1, *weight_.weight.input_scale.as<float>())),
         workspace_(sm90::kWorkspaceBytes),
         y_bytes_(((shape.m - 1) * gpu_.args.y.strides[0] + expected_.y_columns) * 2) {
     expected_.args.accumulation =
@@ -97,13 +108,14 @@ class PlanProblem {
     problem.w_lower = device_.weight.lower.data;
     problem.x = fp8_ ? codes_.as() : gpu_.args.x.data;
     problem.x_stride = fp8_ ? shape.k : gpu_.args.x.strides[0];
-    if (extra == Extra::kBlockScales) {
+    if (HasBlockScales(extra)) {
       // As the op lays them out.
       const int64_t code_bytes = (shape.m * shape.k + 255) / 256 * 256;
       problem.block.x = reinterpret_cast<const float*>(codes_.as<uint8_t>() + code_bytes);
       problem.block.x_stride = static_cast<int>((shape.m + 3) / 4 * 4);
       problem.block.w = device_.weight.scales.as<float>();
       problem.block.w_stride = static_cast<int>((shape.k + 127) / 128);
+      problem.block.parts = weight_.weight.parts;
     } else if (fp8_) {
       problem.epilogue.alpha = kNestedScale;
       problem.epilogue.x_scale = scale_.as<float>();
@@ -256,7 +268,8 @@ TEST_F(GemmPlanGpuTest, EveryKernelFinishes) {
   }
 }
 
-// Scales of every stage: tiles that lie in one block of 128 weights and in two, whole and in part.
+// Scales of every stage: tiles that lie in one block of 128 weights and in two, whole and in part;
+// weights of several parts.
 TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
   const auto filter = [](const sm90::Plan& plan) {
     return plan.cluster.size() <= 2 && plan.parts <= 3;
@@ -264,13 +277,14 @@ TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
   int runs = 0;
   for (const Shape& shape :
        {Shape{1, 272, 144}, {139, 656, 1040}, {300, 400, 2064}, {64, 1200, 128}}) {
-    RunPlans(sm90::WeightFormat::kE4m3Promoted, Extra::kBlockScales, shape, filter, false, *ops_,
-             &runs);
-    if (HasFailure()) {
-      return;
+    for (const Extra extra : {Extra::kBlockScales, Extra::kPartsBelow, Extra::kInterleavedParts}) {
+      RunPlans(sm90::WeightFormat::kE4m3Promoted, extra, shape, filter, false, *ops_, &runs);
+      if (HasFailure()) {
+        return;
+      }
     }
   }
-  EXPECT_GT(runs, 100);
+  EXPECT_GT(runs, 250);
 }
 
 // Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups take

@@ -33,7 +33,8 @@ struct QuantizeArgs {
   void* residual = nullptr;      // kRmsNorm, optional; contiguous rows
   const void* weight = nullptr;  // kRmsNorm: [K]; not written by the previous kernel of the stream
   float epsilon = 1e-5f;         // kRmsNorm
-  float static_scale = 0.0f;     // 0 = dynamic
+  // One scale for all rows, on the device; positive. nullptr = dynamic.
+  const float* static_scale = nullptr;
   // Dynamic: 0 = a scale per token, scale [M]; else one per token and 128 of K, that of group g
   // and row m at scale[g * group_stride + m].
   int64_t group_stride = 0;

@@ -101,7 +101,8 @@ TEST_F(QuantizeGpuTest, CodesAndScalesAreTheDefinition) {
             continue;
           }
           QuantizeArgs args = Args(QuantizeSource::kPlain, type, shape);
-          args.static_scale = fixed;
+          const GuardedDevice fixed_scale(std::vector<float>(1, fixed));
+          args.static_scale = fixed == 0 ? nullptr : fixed_scale.as<float>();
           args.group_stride = group == 0 ? 0 : (shape.m + 3) / 4 * 4;
           const Result result = Run(args, x, {}, {});
           const int64_t width = group == 0 ? shape.k : group;
@@ -321,9 +322,9 @@ TEST(QuantizeArgumentsTest, SaysWhatIsWrong) {
   expect("and weight", [](QuantizeArgs& a) { a.source = QuantizeSource::kRmsNorm; });
   expect("multiples of 16 bytes", [&](QuantizeArgs& a) { a.x = memory + 2; });
   expect("multiples of 16 bytes", [](QuantizeArgs& a) { a.x_stride = 18; });
-  expect("group stride 0", [](QuantizeArgs& a) { a.static_scale = -1; });
-  expect("static scale 1", [](QuantizeArgs& a) {
-    a.static_scale = 1;
+  expect("group stride -1", [](QuantizeArgs& a) { a.group_stride = -1; });
+  expect("static scale", [](QuantizeArgs& a) {
+    a.static_scale = a.scale;
     a.group_stride = 4;
   });
   expect("3 chunks", [](QuantizeArgs& a) { a.chunks = 3; });

@@ -8,6 +8,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/planes.h"
+#include "dualfp/kernels/device.h"
 
 namespace dualfp::cuda {
 namespace {
@@ -15,6 +16,10 @@ namespace {
 constexpr int64_t kAlignment = 256;  // of planes and scales in an allocation
 
 int64_t RoundUp(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+Buffer AllocateOn(int device, int64_t bytes) {
+  return Allocate({DeviceType::kCuda, device}, bytes);
+}
 
 void CopyIn(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
   CheckCuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
@@ -32,7 +37,7 @@ void SetOutliers(const std::vector<int64_t>& index, const std::vector<float>& va
   }
   const auto count = static_cast<int64_t>(index.size());
   const int64_t value_offset = count * static_cast<int64_t>(sizeof(int64_t));
-  weight->outliers = Allocate(value_offset + count * sizeof(float), device);
+  weight->outliers = AllocateOn(device, value_offset + count * static_cast<int64_t>(sizeof(float)));
   weight->weight.outliers.index = weight->outliers.View(DType::kI64, {count});
   weight->weight.outliers.value = weight->outliers.View(DType::kF32, {count}, value_offset);
   CopyIn(weight->outliers.data(), index.data(), value_offset, stream);
@@ -52,7 +57,8 @@ struct Listed {
   int64_t capacity;
 
   Listed(int64_t capacity_in, int device, cudaStream_t stream)
-      : memory(Allocate(kAlignment + capacity_in * (sizeof(int64_t) + sizeof(float)), device)),
+      : memory(AllocateOn(device, kAlignment + capacity_in * static_cast<int64_t>(sizeof(int64_t) +
+                                                                                  sizeof(float)))),
         capacity(capacity_in) {
     static_assert(sizeof(SplitCounts) <= kAlignment);
     CheckCuda(cudaMemsetAsync(memory.data(), 0, sizeof(SplitCounts), stream), "cudaMemsetAsync");
@@ -88,20 +94,6 @@ struct Listed {
 
 }  // namespace
 
-Buffer Allocate(size_t bytes, int device) {
-  if (bytes == 0) {
-    return Buffer();
-  }
-  CheckCuda(cudaSetDevice(device), "cudaSetDevice");
-  void* data = nullptr;
-  const cudaError_t status = cudaMalloc(&data, bytes);
-  Check(status == cudaSuccess,
-        status == cudaErrorMemoryAllocation ? ErrorCode::kResourceExhausted : ErrorCode::kInternal,
-        "cannot allocate ", bytes, " bytes on GPU ", device, ": ", cudaGetErrorString(status));
-  return Buffer(data, bytes, Device{DeviceType::kCuda, device},
-                [](void* pointer, size_t) { cudaFree(pointer); });
-}
-
 DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
   const bool plain = weight.format == QuantFormat::kPlain;
   Check(plain || weight.format == QuantFormat::kNested || weight.format == QuantFormat::kFp8,
@@ -116,26 +108,28 @@ DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
         "upload: the nested weight has no lower plane");
   DeviceWeight result;
   result.weight = weight;
-  const int64_t lower_offset = RoundUp(weight.values.num_bytes());
-  const int64_t scale_offset =
-      lower_offset + (weight.lower ? RoundUp(weight.lower.num_bytes()) : 0);
-  const int64_t bytes = scale_offset + (weight.scales ? weight.scales.num_bytes() : 0);
-  result.storage = Allocate(bytes, device);
-  char* base = static_cast<char*>(result.storage.data());
-  const auto place = [&](ConstTensorView& view, int64_t offset) {
-    if (view) {
-      CopyIn(base + offset, view.data, view.num_bytes(), stream);
-      view.data = base + offset;
-      view.device = result.storage.device();
+  ConstTensorView* const views[] = {&result.weight.values, &result.weight.lower,
+                                    &result.weight.scales, &result.weight.global_scale,
+                                    &result.weight.input_scale};
+  int64_t bytes = 0;
+  for (const ConstTensorView* view : views) {
+    bytes += *view ? RoundUp(view->num_bytes()) : 0;
+  }
+  result.storage = AllocateOn(device, bytes);
+  char* next = static_cast<char*>(result.storage.data());
+  for (ConstTensorView* view : views) {
+    if (*view) {
+      CopyIn(next, view->data, view->num_bytes(), stream);
+      view->data = next;
+      view->device = result.storage.device();
+      next += RoundUp(view->num_bytes());
     }
-  };
-  place(result.weight.values, 0);
-  place(result.weight.lower, lower_offset);
-  place(result.weight.scales, scale_offset);
+  }
+  auto* values = static_cast<uint8_t*>(const_cast<void*>(result.weight.values.data));
   if (weight.format == QuantFormat::kNested) {
-    PlanesToDevice(base, base + lower_offset, weight.n, weight.k, stream);
+    PlanesToDevice(values, const_cast<void*>(result.weight.lower.data), weight.n, weight.k, stream);
   } else if (!plain) {
-    PermuteBytes(base, base, weight.values.num_bytes(), stream);
+    PermuteBytes(values, values, weight.values.num_bytes(), stream);
   }
   result.weight.layout = plain ? WeightLayout::kRowMajor : WeightLayout::kSm90;
   const int64_t outliers = weight.outliers.size();
@@ -156,7 +150,7 @@ NestReport PlaneUploader::Nest(std::string_view name, const ConstTensorView& sou
   const int64_t k = source.shape[1];
   *weight = {};
   const int64_t plane = RoundUp(n * k);
-  weight->storage = Allocate(2 * plane, device_);
+  weight->storage = AllocateOn(device_, 2 * plane);
   weight->weight.format = QuantFormat::kNested;
   weight->weight.n = n;
   weight->weight.k = k;
@@ -185,7 +179,7 @@ NestReport PlaneUploader::Refill(std::string_view name, const ConstTensorView& s
   const int64_t rows = std::min(n, std::max<int64_t>(1, piece_bytes_ / row_bytes));
   if (staging_.size() < static_cast<size_t>(rows * row_bytes)) {
     staging_.Reset();
-    staging_ = Allocate(rows * row_bytes, device_);
+    staging_ = AllocateOn(device_, rows * row_bytes);
   }
   const Listed listed(std::max<int64_t>(0, max_outliers), device_, stream);
   auto* upper = static_cast<uint8_t*>(const_cast<void*>(weight->weight.values.data));

@@ -15,9 +15,6 @@
 
 namespace dualfp::cuda {
 
-// Uninitialised memory of a device. Throws kResourceExhausted, saying how much was wanted.
-Buffer Allocate(size_t bytes, int device);
-
 // A weight and the memory that it shows.
 struct DeviceWeight {
   Weight weight;

@@ -15,9 +15,12 @@ std::string Supports(const GemmDesc& desc) {
   return desc.device.type == DeviceType::kCpu ? "" : "runs on the CPU only";
 }
 
-// X as it enters the product, [M, K] floats, and the factor that each row of it stands for.
+// Ways in which X enters the product: one for each part that has an input scale of its own.
+int64_t Inputs(const GemmDesc& desc) { return desc.part_input_scales ? desc.parts.count : 1; }
+
+// X as it enters the product, [inputs, M, K] floats, and the factor that each row of it stands for.
 int64_t WorkspaceBytes(const GemmDesc& desc) {
-  return desc.m * (desc.k + 1) * static_cast<int64_t>(sizeof(float));
+  return desc.m * (Inputs(desc) * desc.k + 1) * static_cast<int64_t>(sizeof(float));
 }
 
 const void* XRow(const GemmArgs& args, int64_t m) { return args.x.Rows(m, m + 1).data; }
@@ -36,7 +39,7 @@ float RowScale(const GemmDesc& desc, const GemmArgs& args, int64_t m, float tens
     case ActivationQuant::kDynamicPerTensor:
       return ActivationScale(tensor_amax);
     case ActivationQuant::kStaticPerTensor:
-      return args.weight->input_scale;
+      return desc.part_input_scales ? 1.0f : *args.weight->input_scale.as<float>();
     case ActivationQuant::kDynamicPerGroup:
       return 1.0f;  // QuantizeGroups multiplies by each group's
   }
@@ -80,6 +83,13 @@ void PrepareRows(const GemmDesc& desc, const GemmArgs& args, float* values, floa
       kRowInner.to_float(XRow(args, m), desc.x_dtype, desc.k, out);
     } else if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
       QuantizeGroups(desc, args, m, out);
+    } else if (desc.part_input_scales) {
+      for (int part = 0; part < desc.parts.count; ++part) {
+        const float scale = args.weight->input_scale.as<float>()[part];
+        float* row = out + part * desc.m * desc.k;
+        kRowInner.quantize(XRow(args, m), desc.x_dtype, desc.k, scale, row);
+        std::transform(row, row + desc.k, row, [scale](float q) { return q * scale; });
+      }
     } else {
       kRowInner.quantize(XRow(args, m), desc.x_dtype, desc.k, scales[m], out);
     }
@@ -96,9 +106,11 @@ void RunColumns(const GemmDesc& desc, const GemmArgs& args, const float* values,
   std::vector<float> sums(count);
   for (int64_t m = 0; m < desc.m; ++m) {
     for (int64_t c = 0; c < count; ++c) {
+      const int64_t input = desc.part_input_scales ? desc.parts.Part(column + c) : 0;
+      const float* x = values + (input * desc.m + m) * desc.k;
       float sum = 0.0f;
       for (int64_t k = 0; k < desc.k; ++k) {
-        sum += values[m * desc.k + k] * weights[c * desc.k + k];
+        sum += x[k] * weights[c * desc.k + k];
       }
       sums[c] = sum;
     }
@@ -117,7 +129,7 @@ void RunColumns(const GemmDesc& desc, const GemmArgs& args, const float* values,
 
 void Run(const Context& context, const GemmDesc& desc, const GemmArgs& args) {
   auto* values = static_cast<float*>(context.workspace.data);
-  float* scales = values + desc.m * desc.k;
+  float* scales = values + Inputs(desc) * desc.m * desc.k;
   PrepareRows(desc, args, values, scales);
   // A pair of weight rows makes one output with silu-mul, so threads take rows in pairs.
   const int64_t pair = desc.activation == Activation::kSiluMul ? 2 : 1;

@@ -7,7 +7,6 @@
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/e8m0.h"
 #include "dualfp/numeric/fp16.h"
-#include "dualfp/numeric/fp4.h"
 #include "dualfp/numeric/fp8.h"
 #include "dualfp/numeric/nested.h"
 #include "dualfp/numeric/nested12.h"
@@ -104,10 +103,18 @@ void AddOutliers(const Weight& weight, int64_t row, float* values) {
   }
 }
 
+float GlobalScale(const Weight& weight, int64_t row) {
+  if (!weight.global_scale) {
+    return 1.0f;
+  }
+  const bool by_part = weight.global_scale.num_elements() > 1;
+  return weight.global_scale.as<float>()[by_part ? weight.parts.Part(row) : 0];
+}
+
 // The scale of element (row, column).
 float ScaleOf(const Weight& weight, int64_t row, int64_t column) {
   const void* scales = weight.scales.data;
-  const int group_size = GetQuantFormatInfo(weight.format).group_size;
+  const QuantFormatInfo& info = GetQuantFormatInfo(weight.format);
   switch (weight.scale_granularity) {
     case ScaleGranularity::kNone:
       return 1.0f;
@@ -116,12 +123,18 @@ float ScaleOf(const Weight& weight, int64_t row, int64_t column) {
     case ScaleGranularity::kPerChannel:
       return static_cast<const float*>(scales)[row];
     case ScaleGranularity::kBlock128:
-      return static_cast<const float*>(scales)[row / 128 * ((weight.k + 127) / 128) + column / 128];
+      return static_cast<const float*>(
+          scales)[weight.parts.BlockRow(row) * ((weight.k + 127) / 128) + column / 128];
     case ScaleGranularity::kGroup: {
-      const uint8_t code =
-          static_cast<const uint8_t*>(scales)[row * (weight.k / group_size) + column / group_size];
-      return weight.format == QuantFormat::kNvfp4 ? E4m3ToFloat(code) * weight.global_scale
-                                                  : E8m0ToFloat(code);
+      const int64_t index = row * (weight.k / info.group_size) + column / info.group_size;
+      switch (info.scales) {
+        case DType::kF8E4M3:
+          return E4m3ToFloat(static_cast<const uint8_t*>(scales)[index]) * GlobalScale(weight, row);
+        case DType::kF8E8M0:
+          return E8m0ToFloat(static_cast<const uint8_t*>(scales)[index]);
+        default:
+          return static_cast<const float*>(scales)[index];
+      }
     }
   }
   Fail(ErrorCode::kInternal, "unknown scale granularity");
@@ -170,19 +183,16 @@ void DecodeWeightRow(const Weight& weight, Precision precision, int64_t row, flo
       AddOutliers(weight, row, values);
       return;
     }
-    case QuantFormat::kFp8:
-    case QuantFormat::kMxfp8:
+    default: {
+      const ElementCodec& codec = GetQuantFormatInfo(weight.format).codec;
+      const uint8_t* codes = bytes + row * k * codec.bits / 8;
       for (int64_t i = 0; i < k; ++i) {
-        values[i] = E4m3ToFloat(bytes[row * k + i]) * ScaleOf(weight, row, i);
+        const uint8_t code = codec.bits == 8 ? codes[i]
+                             : i % 2 == 0    ? codes[i / 2] & 15
+                                             : codes[i / 2] >> 4;
+        values[i] = codec.decode(code) * ScaleOf(weight, row, i);
       }
-      return;
-    case QuantFormat::kNvfp4:
-    case QuantFormat::kMxfp4:
-      for (int64_t i = 0; i < k; ++i) {
-        const uint8_t pair = bytes[row * (k / 2) + i / 2];
-        values[i] = E2m1ToFloat(i % 2 == 0 ? pair & 15 : pair >> 4) * ScaleOf(weight, row, i);
-      }
-      return;
+    }
   }
 }
 

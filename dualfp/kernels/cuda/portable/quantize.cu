@@ -144,9 +144,10 @@ __global__ void __launch_bounds__(MostThreads(kChunks), kBlocks<kSource, kChunks
   }
 
   const bool grouped = a.group_stride != 0;
-  float scale = a.static_scale;
+  const bool dynamic = a.static_scale == nullptr;
+  float scale = dynamic ? 0.0f : __ldg(a.static_scale);
   float norm = 1.0f;
-  if (kNorm || (scale == 0.0f && !grouped)) {
+  if (kNorm || (dynamic && !grouped)) {
     SumMax part{0.0f, 0.0f};
     uint32_t magnitude = 0;
 #pragma unroll
@@ -173,7 +174,7 @@ __global__ void __launch_bounds__(MostThreads(kChunks), kBlocks<kSource, kChunks
     if constexpr (kNorm) {
       norm = rsqrtf(part.sum / static_cast<float>(a.k) + a.epsilon);
     }
-    if (scale == 0.0f) {
+    if (dynamic) {
       // Rounding is monotone: the largest product is that of the largest factor.
       scale = ScaleOf(part.max * norm);
     }
@@ -267,10 +268,9 @@ void Quantize(const QuantizeArgs& args, cudaStream_t stream, bool overlap) {
             args.x_stride % kChunk == 0,
         ErrorCode::kInvalidArgument,
         "quantize: rows of x, residual, weight and q must start at multiples of 16 bytes");
-  Check(args.static_scale >= 0.0f && args.group_stride >= 0 &&
-            (args.group_stride == 0 || (args.group_stride >= args.m && args.static_scale == 0.0f)),
-        ErrorCode::kInvalidArgument, "quantize: static scale ", args.static_scale,
-        " with group stride ", args.group_stride, " for ", args.m, " rows");
+  Check(args.group_stride == 0 || (args.group_stride >= args.m && args.static_scale == nullptr),
+        ErrorCode::kInvalidArgument, "quantize: group stride ", args.group_stride, " for ", args.m,
+        " rows with a ", args.static_scale == nullptr ? "dynamic" : "static", " scale");
   const int chunks = args.chunks != 0 ? args.chunks : ChooseChunks(args);
   Check((chunks == 1 || chunks == 2 || chunks == 4 || chunks == 8) &&
             Threads(args.k, chunks) <= MostThreads(chunks),

@@ -255,6 +255,17 @@ std::string Name(const Plan& plan) {
   return how.empty() ? name : name + "/" + how;
 }
 
+bool PartsAligned(const RowParts& parts, int rows) {
+  for (int i = 0; i < parts.count; ++i) {
+    const int base = parts.interleaved != 0 && rows < 128 ? rows / 2 : rows;
+    if (parts.scale_base[i] % base != 0 ||
+        (parts.interleaved == 0 && parts.first_row[i] % rows != 0)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   const KernelConfig& config = *plan.config;
   const ClusterShape& c = plan.cluster;
@@ -266,6 +277,10 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   }
   if (IsPlain(problem.format) && problem.outliers.count > 0) {
     return "plain weights have no outliers";
+  }
+  if (problem.block.w != nullptr &&
+      !PartsAligned(problem.block.parts, config.by_token ? 128 : 16)) {
+    return "parts of the weight begin where lanes would need several scales";
   }
   if (c.split < 1 || c.share_x < 1 || c.share_w < 1 || c.size() > kMostClusterSize) {
     return "a cluster has 1..8 CTAs";

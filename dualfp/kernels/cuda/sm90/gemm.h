@@ -92,6 +92,10 @@ struct Plan {
 // group, where not 8; k = parts, where not 1, "k" alone for kStream.
 std::string Name(const Plan& plan);
 
+// Whether all parts begin at multiples of `rows` rows, in W and in their blocks of scales (half of
+// it in blocks where they are interleaved and `rows` is less than a block's 128).
+bool PartsAligned(const RowParts& parts, int rows);
+
 // Empty when the plan can run the problem, else why not.
 std::string Unsupported(const Plan& plan, const GemmProblem& problem);
 

@@ -10,6 +10,7 @@
 
 #include "dualfp/numeric/host_device.h"
 #include "dualfp/numeric/nested.h"
+#include "dualfp/tensor/row_parts.h"
 
 namespace dualfp::sm90 {
 
@@ -41,9 +42,12 @@ struct Outliers {
   int64_t x_stride = 0;     // elements between rows
 };
 
-// kE4m3Promoted: scales that change along K; nullptr = 1.
+// kE4m3Promoted: scales that change along K; nullptr = 1. Where parts of the weight have blocks of
+// their own, they begin at multiples of 16 rows, in W and in a block alike (interleaved parts: 8 in
+// a block), so that the two rows of a lane share a scale.
 struct BlockScales {
-  const float* w = nullptr;  // [ceil(N/128), ceil(K/128)]
+  const float* w = nullptr;  // [rows of blocks, ceil(K/128)]: row parts.BlockRow(n) is row n's
+  RowParts parts;
   int w_stride = 0;          // ceil(K/128)
   const float* x = nullptr;  // [ceil(K/128), x_stride], of each token and 128 of K
   int x_stride = 0;          // >= M, even; rows are aligned to 8 bytes

@@ -90,13 +90,13 @@ class PromotedConsumer {
     float w;
   };
 
-  // Of one stage, for the tokens of this lane's accumulators. Issued a stage early, so that nothing
-  // waits for them.
+  // Of one stage, for the rows and tokens of this lane's accumulators. Issued a stage early, so
+  // that nothing waits for them.
   __device__ __forceinline__ void Fetch(const GemmParams& p, int stage, int row0, int token0,
                                         Scales& scales) {
     const BlockScales& b = p.block;
-    const int row = min(row0 + static_cast<int>(warpgroup_) * 64, p.n - 1);
-    scales.w = b.w == nullptr ? 1.0f : __ldg(b.w + row / 128 * b.w_stride + stage);
+    const int row = min(row0 + static_cast<int>(threadIdx.x / 32 * 16 + lane_ / 4), p.n - 1);
+    scales.w = b.w == nullptr ? 1.0f : __ldg(b.w + b.parts.BlockRow(row) * b.w_stride + stage);
     if (b.x == nullptr) {
 #pragma unroll
       for (float2& scale : scales.x) {

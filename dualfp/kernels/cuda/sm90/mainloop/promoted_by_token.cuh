@@ -42,32 +42,32 @@ class PromotedByTokenConsumer {
     }
     const ScalePlace place(p, row0, token0 + static_cast<int>(warpgroup_) * 64);
     if constexpr (!T::kTwoStages) {
-      Scales next(place, first);
+      Scales next(p.block, place, first);
       for (int i = 0; i < stages; ++i) {
         float part[T::kTokens / 2];
         const Scales scales = next;
         Multiply(part);
         if (i + 1 < stages) {
-          next = Scales(place, first + i + 1);
+          next = Scales(p.block, place, first + i + 1);
         }
         Add<0>(part, scales, place);
       }
     } else {
       float even[T::kTokens / 2];
       float odd[T::kTokens / 2];
-      Scales of_even(place, first);
+      Scales of_even(p.block, place, first);
       Multiply(even);
       int i = 1;
       for (; i + 1 < stages; i += 2) {
-        const Scales of_odd(place, first + i);
+        const Scales of_odd(p.block, place, first + i);
         Multiply(odd);
         Add<1>(even, of_even, place);
-        of_even = Scales(place, first + i + 1);
+        of_even = Scales(p.block, place, first + i + 1);
         Multiply(even);
         Add<1>(odd, of_odd, place);
       }
       if (i < stages) {
-        const Scales of_odd(place, first + i);
+        const Scales of_odd(p.block, place, first + i);
         Multiply(odd);
         Add<1>(even, of_even, place);
         Add<0>(odd, of_odd, place);
@@ -78,48 +78,49 @@ class PromotedByTokenConsumer {
   }
 
  private:
-  // Where this lane's scales are: of two tokens, eight apart, and of the one or two blocks of 128
-  // weights that the tile lies in.
+  // Where this lane's scales are: of two tokens, eight apart, and of the one or two blocks that the
+  // tile lies in. A lane's weights come in pairs, even and odd rows, which may be of two parts.
+  // Places in p.block's arrays, not pointers: registers are short.
   struct ScalePlace {
-    const float* x[2];
-    const float* w[kBlockScales];
-    int64_t x_stride;
+    int x[2];
+    int w[kBlockScales];
+    int odd;         // from an even row's scales to those of the next row
     int own_octets;  // of weights in the first block
 
     __device__ ScalePlace(const GemmParams& p, int row0, int token0) {
       const BlockScales& b = p.block;
       const int token = token0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-      x_stride = b.x_stride;
-      own_octets = (128 - row0 % 128) / 8;
+      const int block_rows = b.parts.interleaved != 0 ? 256 : 128;
+      own_octets = (block_rows - row0 % block_rows) / 8;
+      odd = b.parts.interleaved != 0
+                ? (b.parts.BlockRow(row0 + 1) - b.parts.BlockRow(row0)) * b.w_stride
+                : 0;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        x[h] = b.x == nullptr ? nullptr : b.x + min(token + 8 * h, p.m - 1);
+        x[h] = min(token + 8 * h, p.m - 1);
       }
 #pragma unroll
       for (int i = 0; i < kBlockScales; ++i) {
-        const int block = min(row0 + i * (own_octets * 8), p.n - 1) / 128;
-        w[i] = b.w == nullptr ? nullptr : b.w + static_cast<int64_t>(block) * b.w_stride;
+        w[i] = b.parts.BlockRow(min(row0 + i * (own_octets * 8), p.n - 2)) * b.w_stride;
       }
     }
   };
 
-  // Of one stage: by token and block of weights. Asked for a stage early, so that nothing waits.
+  // Of one stage: by token, and by block and parity of weights. Asked for a stage early, so that
+  // nothing waits.
   struct Scales {
-    float of[2][kBlockScales];
+    float x[2];
+    float w[kBlockScales][2];
 
-    __device__ __forceinline__ Scales(const ScalePlace& place, int stage) {
-      float w[kBlockScales];
+    __device__ __forceinline__ Scales(const BlockScales& b, const ScalePlace& place, int stage) {
 #pragma unroll
       for (int i = 0; i < kBlockScales; ++i) {
-        w[i] = place.w[i] == nullptr ? 1.0f : __ldg(place.w[i] + stage);
+        w[i][0] = b.w == nullptr ? 1.0f : __ldg(b.w + place.w[i] + stage);
+        w[i][1] = b.w == nullptr ? 1.0f : __ldg(b.w + place.w[i] + place.odd + stage);
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float x = place.x[h] == nullptr ? 1.0f : place.x[h][stage * place.x_stride];
-#pragma unroll
-        for (int i = 0; i < kBlockScales; ++i) {
-          of[h][i] = x * w[i];
-        }
+        x[h] = b.x == nullptr ? 1.0f : b.x[static_cast<int64_t>(stage) * b.x_stride + place.x[h]];
       }
     }
   };
@@ -144,12 +145,13 @@ class PromotedByTokenConsumer {
       const bool own = run == 0 || run < place.own_octets;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float scale = own ? scales.of[h][0] : scales.of[h][kBlockScales - 1];
+        const float even = scales.x[h] * (own ? scales.w[0][0] : scales.w[kBlockScales - 1][0]);
+        const float odd = scales.x[h] * (own ? scales.w[0][1] : scales.w[kBlockScales - 1][1]);
 #pragma unroll
         for (int octet = run; octet < run + kRun; ++octet) {
           const int j = 4 * octet + 2 * h;
-          acc[0][j] = fmaf(part[j], scale, acc[0][j]);
-          acc[0][j + 1] = fmaf(part[j + 1], scale, acc[0][j + 1]);
+          acc[0][j] = fmaf(part[j], even, acc[0][j]);
+          acc[0][j + 1] = fmaf(part[j + 1], odd, acc[0][j + 1]);
         }
       }
     }
