@@ -5,7 +5,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -13,13 +12,12 @@
 
 #include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
+#include "apps/eval_report.h"
 #include "apps/progress_bar.h"
-#include "bench/charts/bars.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/json.h"
 #include "dualfp/model/rope_frequencies.h"
-#include "dualfp/quant/bootstrap.h"
 #include "dualfp/quant/calibrate.h"
 #include "dualfp/quant/evaluate.h"
 #include "dualfp/text/tokenizer.h"
@@ -30,7 +28,6 @@ namespace {
 constexpr int64_t kMaxTextBytes = int64_t{1} << 30;
 // Without --context: the model's, but no more than this, since attention grows with it.
 constexpr int64_t kDefaultContext = 2048;
-constexpr double kTailQuantile = 0.99;
 // Percentile intervals from fewer groups are known to cover less than they say.
 constexpr int64_t kFewWindows = 10;
 
@@ -60,30 +57,6 @@ struct Candidate {
   PrecisionPlan plan;
 };
 
-// Figures over all scored tokens.
-struct Quality {
-  Estimate loss;
-  Estimate perplexity;
-  Estimate bits_per_byte;
-};
-
-// The same against the reference; perplexity_change is the ratio less one, paired by token.
-struct Deviation {
-  Estimate mean_kl;
-  Estimate tail_kl;
-  Estimate top1_agreement;
-  Estimate perplexity_change;
-};
-
-template <typename Function>
-Estimate Map(const Estimate& estimate, const Function& increasing) {
-  return {increasing(estimate.value), increasing(estimate.low), increasing(estimate.high)};
-}
-
-Json ToJson(const Estimate& estimate) {
-  return {{"value", estimate.value}, {"low", estimate.low}, {"high", estimate.high}};
-}
-
 class Evaluation {
  public:
   explicit Evaluation(const EvalArguments& arguments)
@@ -98,14 +71,9 @@ class Evaluation {
   ActivationQuant ActivationScheme() const;
   void Calibrate();
   std::vector<Candidate> Candidates() const;
-  Quality QualityOf(const TokenScores& scores) const;
-  Deviation DeviationOf(const TokenScores& scores, const TokenScores& reference) const;
-  void PrintTable(const std::vector<Candidate>& candidates,
-                  const std::vector<TokenScores>& scores) const;
-  void PrintJson(const std::vector<Candidate>& candidates,
-                 const std::vector<TokenScores>& scores) const;
-  void WriteSvg(const std::vector<Candidate>& candidates,
-                const std::vector<TokenScores>& scores) const;
+  EvalReport Report(const std::vector<Candidate>& candidates,
+                    const std::vector<TokenScores>& scores) const;
+  void PrintJson(const EvalReport& report) const;
   Json Describe() const;
 
   bool compares() const { return reference_precision_.has_value(); }
@@ -249,68 +217,27 @@ std::vector<Candidate> Evaluation::Candidates() const {
   return candidates;
 }
 
-Quality Evaluation::QualityOf(const TokenScores& scores) const {
-  const double tokens_per_byte =
-      static_cast<double>(scored_) / static_cast<double>(std::max<int64_t>(1, num_bytes_));
-  Quality quality;
-  quality.loss = bootstrap_->MeanOf(scores.loss);
-  quality.perplexity = Map(quality.loss, [](double x) { return std::exp(x); });
-  quality.bits_per_byte =
-      Map(quality.loss, [&](double x) { return x / std::log(2.0) * tokens_per_byte; });
-  return quality;
-}
-
-Deviation Evaluation::DeviationOf(const TokenScores& scores, const TokenScores& reference) const {
-  std::vector<double> change(scores.loss.size());
-  std::transform(scores.loss.begin(), scores.loss.end(), reference.loss.begin(), change.begin(),
-                 std::minus<>());
-  return {bootstrap_->MeanOf(scores.kl), bootstrap_->QuantileOf(scores.kl, kTailQuantile),
-          bootstrap_->MeanOf(scores.same_top),
-          Map(bootstrap_->MeanOf(change), [](double x) { return std::expm1(x); })};
-}
-
-std::string WithInterval(const Estimate& estimate, const char* format, double factor = 1) {
-  const auto number = [&](double x) { return fmt::format(fmt::runtime(format), factor * x); };
-  return fmt::format("{} ({} to {})", number(estimate.value), number(estimate.low),
-                     number(estimate.high));
-}
-
-void Evaluation::PrintTable(const std::vector<Candidate>& candidates,
-                            const std::vector<TokenScores>& scores) const {
-  fmt::print("{}: {} tokens ({} bytes) scored in {} windows; 95 % intervals in parentheses\n",
-             arguments_.text, scored_, num_bytes_, windows_.size());
-  const auto print_quality = [&](std::string_view name, const TokenScores& subject) {
-    const Quality quality = QualityOf(subject);
-    fmt::print("{}: perplexity {}, {} bits per byte\n", name,
-               WithInterval(quality.perplexity, "{:.4f}"),
-               WithInterval(quality.bits_per_byte, "{:.4f}"));
-  };
+EvalReport Evaluation::Report(const std::vector<Candidate>& candidates,
+                              const std::vector<TokenScores>& scores) const {
+  EvalReport report;
+  report.text = arguments_.text;
+  report.scored_tokens = scored_;
+  report.num_bytes = num_bytes_;
+  report.windows = static_cast<int64_t>(windows_.size());
+  report.precision = precision_;
+  report.reference_precision = reference_precision_;
   const size_t first = compares() ? 1 : 0;
   if (compares()) {
-    print_quality(fmt::format("{} (reference)", PrecisionName(*reference_precision_)), scores[0]);
+    report.reference = QualityOf(*bootstrap_, scores[0], num_bytes_);
   }
-  print_quality(PrecisionName(precision_), scores[first]);
-  if (!compares()) {
-    return;
-  }
-  const Deviation all = DeviationOf(scores[first], scores[0]);
-  fmt::print("  KL divergence {} nats, 99th percentile {}\n", WithInterval(all.mean_kl, "{:.3g}"),
-             WithInterval(all.tail_kl, "{:.3g}"));
-  fmt::print("  same likeliest token {} %; perplexity {} %\n",
-             WithInterval(all.top1_agreement, "{:.2f}", 100),
-             WithInterval(all.perplexity_change, "{:+.3f}", 100));
-  if (!arguments_.per_layer) {
-    return;
-  }
-  fmt::print("\n{:<12}  {:<34}  {:>8}  {:>7}  {}\n",
-             fmt::format("{} alone", PrecisionName(precision_)), "KL divergence, nats", "99 %",
-             "top-1 %", "perplexity, %");
   for (size_t i = 0; i < candidates.size(); ++i) {
-    const Deviation d = DeviationOf(scores[first + i], scores[0]);
-    fmt::print("{:<12}  {:<34}  {:>8.2e}  {:>7.2f}  {}\n", candidates[i].name,
-               WithInterval(d.mean_kl, "{:.2e}"), d.tail_kl.value, 100 * d.top1_agreement.value,
-               WithInterval(d.perplexity_change, "{:+.3f}", 100));
+    const TokenScores& subject = scores[first + i];
+    report.rows.push_back(
+        {candidates[i].name, candidates[i].plan.linears.empty(),
+         QualityOf(*bootstrap_, subject, num_bytes_),
+         compares() ? DeviationOf(*bootstrap_, subject, scores[0]) : Deviation()});
   }
+  return report;
 }
 
 Json Evaluation::Describe() const {
@@ -335,59 +262,19 @@ Json Evaluation::Describe() const {
   return json;
 }
 
-void Evaluation::PrintJson(const std::vector<Candidate>& candidates,
-                           const std::vector<TokenScores>& scores) const {
+void Evaluation::PrintJson(const EvalReport& report) const {
   Json json = Describe();
-  const auto add_quality = [&](Json& out, const TokenScores& subject) {
-    const Quality quality = QualityOf(subject);
-    out["loss"] = ToJson(quality.loss);
-    out["perplexity"] = ToJson(quality.perplexity);
-    out["bits_per_byte"] = ToJson(quality.bits_per_byte);
-  };
-  const auto add_deviation = [&](Json& out, const TokenScores& subject) {
-    const Deviation deviation = DeviationOf(subject, scores[0]);
-    out["mean_kl"] = ToJson(deviation.mean_kl);
-    out["kl_99"] = ToJson(deviation.tail_kl);
-    out["top1_agreement"] = ToJson(deviation.top1_agreement);
-    out["perplexity_change"] = ToJson(deviation.perplexity_change);
-  };
-  const size_t first = compares() ? 1 : 0;
-  add_quality(json, scores[first]);
+  Json against;
+  AddFigures(report, json, against);
   if (compares()) {
-    add_deviation(json, scores[first]);
-    Json reference = {
-        {"precision", PrecisionName(*reference_precision_)},
-        {"model", reference_model_ && !arguments_.against_model.empty() ? arguments_.against_model
-                                                                        : arguments_.model.model},
-        {"quantization", reference_model_ ? "none" : arguments_.model.quantization}};
-    add_quality(reference, scores[0]);
-    json["against"] = std::move(reference);
-  }
-  for (size_t i = 1; i < candidates.size(); ++i) {
-    Json row = {{"name", candidates[i].name}};
-    add_quality(row, scores[first + i]);
-    add_deviation(row, scores[first + i]);
-    json["per_layer"].push_back(std::move(row));
+    against["precision"] = PrecisionName(*reference_precision_);
+    against["model"] = reference_model_ && !arguments_.against_model.empty()
+                           ? arguments_.against_model
+                           : arguments_.model.model;
+    against["quantization"] = reference_model_ ? "none" : arguments_.model.quantization;
+    json["against"] = std::move(against);
   }
   fmt::print("{}\n", json.dump(2));
-}
-
-void Evaluation::WriteSvg(const std::vector<Candidate>& candidates,
-                          const std::vector<TokenScores>& scores) const {
-  BarChart chart;
-  chart.title =
-      fmt::format("{}: one part at {}, the rest at {}",
-                  std::filesystem::weakly_canonical(arguments_.model.model).filename().string(),
-                  PrecisionName(precision_), PrecisionName(*reference_precision_));
-  chart.axis = fmt::format("mean KL divergence of the next token from {}, nats (95 % interval)",
-                           PrecisionName(*reference_precision_));
-  chart.groups.resize(2);
-  for (size_t i = 1; i < candidates.size(); ++i) {
-    const Estimate kl = DeviationOf(scores[1 + i], scores[0]).mean_kl;
-    const bool layer = candidates[i].plan.linears.empty();
-    chart.groups[layer ? 0 : 1].push_back({candidates[i].name, kl.value, kl.low, kl.high});
-  }
-  WriteFileAtomically(arguments_.svg, DrawBars(chart).File());
 }
 
 void Evaluation::Run() {
@@ -427,10 +314,11 @@ void Evaluation::Run() {
     scores = Evaluate(context_, cache_dtype, tokens_, windows_, subjects,
                       [&](int64_t done) { bar.Update(done, scored_); });
   }
+  const EvalReport report = Report(candidates, scores);
   if (arguments_.json) {
-    PrintJson(candidates, scores);
+    PrintJson(report);
   } else {
-    PrintTable(candidates, scores);
+    PrintTable(report);
   }
   if (bootstrap_->num_groups() < kFewWindows) {
     fmt::print(stderr,
@@ -439,7 +327,8 @@ void Evaluation::Run() {
                bootstrap_->num_groups());
   }
   if (!arguments_.svg.empty()) {
-    WriteSvg(candidates, scores);
+    const auto folder = std::filesystem::weakly_canonical(arguments_.model.model);
+    WriteFileAtomically(arguments_.svg, DrawParts(report, folder.filename().string()));
   }
 }
 
