@@ -96,12 +96,9 @@ Decoder::Decoder(const Model& model, const DecoderOptions& options)
                                                     options_.limits.max_logit_rows)),
                             attention_plan_.workspace_bytes)) {
   ranges_.reserve(options_.limits.max_tokens + options_.limits.max_logit_rows);
-  for (const int64_t rows : {int64_t{1}, options_.limits.max_tokens}) {
-    ForEachProduct(rows, [this](const GemmDesc& product) {
-      rows_independent_ = rows_independent_ && SelectGemmKernel(product).row_invariant &&
-                          product.activation_quant != ActivationQuant::kDynamicPerTensor;
-    });
-  }
+  ForEachProduct(options_.limits.max_tokens, [this](const GemmDesc& product) {
+    rows_independent_ = rows_independent_ && GemmRowsAreIndependent(product);
+  });
 }
 
 StepBatch Decoder::NewBatch() const {
