@@ -3,12 +3,14 @@
 //
 //   bench_elementwise_cuda quantize [FILE]   activation quantizers
 //   bench_elementwise_cuda planes [FILE]     split, check, merge and permute of weights
+//   bench_elementwise_cuda planes12 [FILE]   split and merge of Nested12 weights
 //   bench_elementwise_cuda formats [FILE]    outliers, promoted sums and block scales
 //
 // "of copy" is the bytes that must move (counted beside each source) over the time, as a share of
 // what a copy kernel reaches on a gigabyte; "of same" the share of a copy of as many bytes as this
 // launch moves, launched in the same way. FILE gets one JSON line a measurement.
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -20,6 +22,7 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/nested12_planes.h"
 #include "dualfp/kernels/cuda/planes.h"
 #include "dualfp/kernels/cuda/quantize.h"
 #include "dualfp/kernels/cuda/sm90/select/choose.h"
@@ -259,6 +262,59 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
   }
 }
 
+// FP16 values rounded to BF16, in place.
+__global__ void ToBf16(uint16_t* w, int64_t count) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    w[i] = __bfloat16_as_ushort(__float2bfloat16_rn(__half2float(__ushort_as_half(w[i]))));
+  }
+}
+
+void Planes12(cudaStream_t stream, FILE* out) {
+  const double copy = CopyBytesPerMicrosecond(stream);
+  for (const auto& [n, k] : {std::pair{4096, 4096}, {28672, 4096}, {4096, 14336}, {65536, 5120}}) {
+    const int64_t size = int64_t{n} * k;
+    const int64_t nibble_bytes = cuda::NibblePlaneBytes(n, k);
+    const int copies = std::max<int>(2, static_cast<int>(170'000'000 / size) + 1);
+    Memory w(copies * size * 2);
+    Memory upper(copies * size);
+    Memory nibbles(copies * nibble_bytes);
+    Memory row_scale(copies * int64_t{n} * 4);
+    Memory merged(copies * size * 2);
+    Memory counts(sizeof(cuda::Nested12Counts));
+    Fill(w.bytes(), copies * size, 0.02f, stream);
+    ToBf16<<<2048, 256, 0, stream>>>(reinterpret_cast<uint16_t*>(w.bytes()), copies * size);
+    CheckCuda(cudaMemsetAsync(counts.bytes(), 0, sizeof(cuda::Nested12Counts), stream), "memset");
+    cuda::TinySink sink;
+    sink.counts = reinterpret_cast<cuda::Nested12Counts*>(counts.bytes());
+    const int launches = copies * std::max(1, 8 / copies);
+    const auto at = [&](const Memory& m, int i, int64_t bytes) {
+      return m.bytes() + (i % copies) * bytes;
+    };
+    const auto scale = [&](int i) {
+      return reinterpret_cast<float*>(at(row_scale, i, int64_t{n} * 4));
+    };
+    const auto share = [&](const auto& enqueue) {
+      return 3.5 * size / Time(stream, launches, enqueue) / copy;
+    };
+    const double split = share([&](int i, cudaStream_t s) {
+      cuda::SplitNested12(at(w, i, 2 * size), n, k, at(upper, i, size),
+                          at(nibbles, i, nibble_bytes), scale(i), sink, s);
+    });
+    const double merge = share([&](int i, cudaStream_t s) {
+      cuda::MergeNested12(at(upper, i, size), at(nibbles, i, nibble_bytes), scale(i), nullptr, n, k,
+                          at(merged, i, 2 * size), s);
+    });
+    std::printf("planes12 %5d,%-5d: split %.3f, merge %.3f of copy\n", n, k, split, merge);
+    if (out != nullptr) {
+      std::fprintf(out,
+                   "{\"kind\":\"planes12\",\"n\":%d,\"k\":%d,\"split_of_copy\":%.3f,"
+                   "\"merge_of_copy\":%.3f,\"copy_tb_s\":%.3f}\n",
+                   n, k, split, merge, copy * 1e-6);
+    }
+  }
+}
+
 void Planes(cudaStream_t stream, FILE* out) {
   const double copy = CopyBytesPerMicrosecond(stream);
   for (const auto& [n, k] : {std::pair{4096, 4096}, {28672, 4096}, {65536, 5120}}) {
@@ -433,7 +489,7 @@ void Formats(cudaStream_t stream, FILE* out) {
 }
 
 int Main(int argc, char** argv) {
-  Check(argc >= 2, ErrorCode::kInvalidArgument, "expected quantize, planes or formats");
+  Check(argc >= 2, ErrorCode::kInvalidArgument, "expected quantize, planes, planes12 or formats");
   const std::string command = argv[1];
   FILE* out = argc > 2 ? std::fopen(argv[2], "a") : nullptr;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
@@ -441,6 +497,8 @@ int Main(int argc, char** argv) {
   CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   if (command == "quantize") {
     QuantizeSpeed(stream, out);
+  } else if (command == "planes12") {
+    Planes12(stream, out);
   } else if (command == "planes") {
     Planes(stream, out);
   } else if (command == "formats") {

@@ -57,6 +57,13 @@ __global__ void ToBf16Kernel(const __half* from, __nv_bfloat16* to, int64_t coun
   }
 }
 
+__global__ void ToF16Kernel(const __nv_bfloat16* from, __half* to, int64_t count) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    to[i] = __float2half_rn(__bfloat162float(from[i]));
+  }
+}
+
 // A warp per output column, up to 8 rows at a time.
 template <class T>
 __global__ void ReferenceKernel(const void* x, const void* w, sm90::BlockScales block,
@@ -98,7 +105,7 @@ __global__ void ReferenceKernel(const void* x, const void* w, sm90::BlockScales 
 template <class T>
 __global__ void CompareKernel(const void* y, int64_t stride, const int* rows, int row_count, int n,
                               const double* reference, double scale, const float* row_scale,
-                              double* result) {
+                              const float* column_scale, double* result) {
   double difference = 0.0;
   double norm = 0.0;
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < int64_t{row_count} * n;
@@ -107,6 +114,9 @@ __global__ void CompareKernel(const void* y, int64_t stride, const int* rows, in
     double expected = reference[i];
     if (row_scale != nullptr) {
       expected *= row_scale[row];
+    }
+    if (column_scale != nullptr) {
+      expected *= column_scale[i % n];
     }
     const double got = scale * Element<T>(y, row * stride + i % n);
     difference += (got - expected) * (got - expected);
@@ -145,6 +155,12 @@ void ToBf16(const void* f16, void* bf16, int64_t count, cudaStream_t stream) {
   cuda::CheckCuda(cudaGetLastError(), "ToBf16");
 }
 
+void ToF16(const void* bf16, void* f16, int64_t count, cudaStream_t stream) {
+  ToF16Kernel<<<2048, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(bf16),
+                                        static_cast<__half*>(f16), count);
+  cuda::CheckCuda(cudaGetLastError(), "ToF16");
+}
+
 void FillByte(void* data, int64_t bytes, int value, cudaStream_t stream) {
   cuda::CheckCuda(cudaMemsetAsync(data, value, bytes, stream), "cudaMemsetAsync");
 }
@@ -159,11 +175,11 @@ void Reference(cudaDataType_t type, const void* x, const void* w, const sm90::Bl
 }
 
 void Compare(cudaDataType_t type, const void* y, int64_t y_stride, const int* rows, int row_count,
-             int n, const double* reference, double scale, const float* row_scale, double* result,
-             cudaStream_t stream) {
+             int n, const double* reference, double scale, const float* row_scale,
+             const float* column_scale, double* result, cudaStream_t stream) {
   auto* const kernel = type == CUDA_R_16BF ? CompareKernel<__nv_bfloat16> : CompareKernel<__half>;
   kernel<<<264, 256, 0, stream>>>(y, y_stride, rows, row_count, n, reference, scale, row_scale,
-                                  result);
+                                  column_scale, result);
   cuda::CheckCuda(cudaGetLastError(), "Compare");
 }
 

@@ -80,11 +80,16 @@ GemmData::GemmData(int n, int k, int max_m, int copies, cudaStream_t stream)
 void GemmData::Prepare(const GemmFormat& format, int m, cudaStream_t stream) {
   format_ = &format;
   m_ = m;
-  if (format.weights == WeightFormat::kBf16 && !w_bf16_) {
+  const bool nested12 = sm90::IsNested12(format.weights) || format.row_scaled;
+  if (nested12 || format.weights == WeightFormat::kBf16) {
+    MakeBf16(stream);
+  }
+  if (nested12 && !nested12_) {
+    nested12_.emplace(w_bf16_->bytes(), copies_, n_, k_, stream);
+  }
+  if (format.weights == WeightFormat::kNested12F16 && !w_bf16_in_f16_) {
     const int64_t weights = int64_t{copies_} * n_ * k_;
-    const int64_t activations = int64_t{max_m_} * k_;
-    ToBf16(w16_.bytes(), w_bf16_.emplace(weights * 2).bytes(), weights, stream);
-    ToBf16(x16_.bytes(), x_bf16_.emplace(activations * 2).bytes(), activations, stream);
+    ToF16(w_bf16_->bytes(), w_bf16_in_f16_.emplace(weights * 2).bytes(), weights, stream);
   }
   if (IsFp8(format.name)) {
     QuantizeX(stream);
@@ -102,6 +107,15 @@ void GemmData::Prepare(const GemmFormat& format, int m, cudaStream_t stream) {
             "cudaMemcpyAsync");
   Reference(Type(), X(), BaselineWeights(0), Scales(), rows_.as<int>(), kSampledRows, n_, k_,
             reference_.as<double>(), stream);
+}
+
+void GemmData::MakeBf16(cudaStream_t stream) {
+  if (!w_bf16_) {
+    const int64_t weights = int64_t{copies_} * n_ * k_;
+    const int64_t activations = int64_t{max_m_} * k_;
+    ToBf16(w16_.bytes(), w_bf16_.emplace(weights * 2).bytes(), weights, stream);
+    ToBf16(x16_.bytes(), x_bf16_.emplace(activations * 2).bytes(), activations, stream);
+  }
 }
 
 void GemmData::QuantizeX(cudaStream_t stream) const {
@@ -125,9 +139,12 @@ void GemmData::QuantizeX(int64_t group_stride, float* scale, cudaStream_t stream
 }
 
 cudaDataType_t GemmData::Type() const {
-  return IsFp8(format_->name)                      ? CUDA_R_8F_E4M3
-         : format_->weights == WeightFormat::kBf16 ? CUDA_R_16BF
-                                                   : CUDA_R_16F;
+  if (IsFp8(format_->name)) {
+    return CUDA_R_8F_E4M3;
+  }
+  const bool bf16 =
+      format_->weights == WeightFormat::kBf16 || format_->weights == WeightFormat::kNested12Bf16;
+  return bf16 ? CUDA_R_16BF : CUDA_R_16F;
 }
 
 const void* GemmData::X() const {
@@ -166,6 +183,16 @@ sm90::GemmProblem GemmData::Problem(int copy) const {
     problem.epilogue.y_type = sm90::OutputType::kBf16;
   }
   problem.block = Scales();
+  if (sm90::IsNested12(format_->weights) || format_->row_scaled) {
+    const int own = copy % copies_;
+    problem.w = nested12_->upper(own);
+    problem.epilogue.w_scale = nested12_->row_scale(own);
+    problem.epilogue.w_scale_stride = 1;
+    if (!format_->row_scaled) {
+      problem.w_lower = nested12_->nibbles(own);
+      problem.tiny = nested12_->tiny(own);
+    }
+  }
   if (ScaledByToken()) {
     problem.epilogue.alpha = kNestedScale;
     problem.epilogue.x_scale = x_scale_.as<float>();
@@ -192,6 +219,12 @@ CublasLt::Problem GemmData::BaselineProblem() const {
 
 const void* GemmData::BaselineWeights(int copy) const {
   const int64_t offset = int64_t{copy % copies_} * n_ * k_;
+  if (format_->row_scaled) {
+    return nested12_->upper(copy % copies_);
+  }
+  if (format_->weights == WeightFormat::kNested12F16) {
+    return w_bf16_in_f16_->bytes() + offset * 2;
+  }
   return Type() == CUDA_R_8F_E4M3 ? upper_.bytes() + offset
          : Type() == CUDA_R_16BF  ? w_bf16_->bytes() + offset * 2
                                   : w16_.bytes() + offset * 2;
@@ -201,11 +234,13 @@ void GemmData::Poison(cudaStream_t stream) const {
   FillByte(y_.bytes(), int64_t{m_} * n_ * 2, 0xFF, stream);
 }
 
-double GemmData::Error(const float* token_scale, cudaStream_t stream) const {
+double GemmData::Error(bool scaled, cudaStream_t stream) const {
   FillByte(error_.bytes(), 2 * sizeof(double), 0, stream);
   Compare(Type(), y_.bytes(), n_, rows_.as<int>(), kSampledRows, n_, reference_.as<double>(),
-          ScaledByToken() ? 1.0 / kNestedScale : 1.0, ScaledByToken() ? token_scale : nullptr,
-          error_.as<double>(), stream);
+          ScaledByToken() ? 1.0 / kNestedScale : 1.0,
+          scaled && ScaledByToken() ? x_scale_.as<float>() : nullptr,
+          scaled && format_->row_scaled ? nested12_->row_scale(0) : nullptr, error_.as<double>(),
+          stream);
   double sums[2];
   CheckCuda(cudaMemcpyAsync(sums, error_.bytes(), sizeof(sums), cudaMemcpyDeviceToHost, stream),
             "cudaMemcpyAsync");

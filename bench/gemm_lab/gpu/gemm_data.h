@@ -9,6 +9,7 @@
 
 #include "bench/gemm_lab/gpu/cublaslt.h"
 #include "bench/gemm_lab/gpu/device_memory.h"
+#include "bench/gemm_lab/gpu/nested12_data.h"
 #include "bench/gemm_lab/report/formats.h"
 #include "bench/gemm_lab/report/record.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
@@ -39,8 +40,8 @@ class GemmData {
   // quantized X: with a scale a token it writes Y / 256, with block scales Y.
   sm90::GemmProblem Problem(int copy) const;
 
-  // The same for cuBLASLt, whose FP8 product lacks the tokens' scales unless there are block
-  // scales.
+  // The same for cuBLASLt, whose FP8 product lacks the tokens' and the rows' scales unless there
+  // are block scales.
   CublasLt::Problem BaselineProblem() const;
   const void* BaselineWeights(int copy) const;
 
@@ -55,8 +56,8 @@ class GemmData {
   // Y becomes not-a-numbers.
   void Poison(cudaStream_t stream) const;
   // Relative Frobenius error of Y over the sampled rows; not a number where Y is. Waits.
-  double Error(cudaStream_t stream) const { return Error(x_scale_.as<float>(), stream); }
-  double BaselineError(cudaStream_t stream) const { return Error(nullptr, stream); }
+  double Error(cudaStream_t stream) const { return Error(true, stream); }
+  double BaselineError(cudaStream_t stream) const { return Error(false, stream); }
 
  private:
   bool ScaledByToken() const { return IsFp8(format_->name) && !format_->block_scaled; }
@@ -64,7 +65,8 @@ class GemmData {
   const void* X() const;
   sm90::BlockScales Scales() const;
   void QuantizeX(int64_t group_stride, float* scale, cudaStream_t stream) const;
-  double Error(const float* token_scale, cudaStream_t stream) const;
+  double Error(bool scaled, cudaStream_t stream) const;
+  void MakeBf16(cudaStream_t stream);
 
   int n_;
   int k_;
@@ -84,6 +86,8 @@ class GemmData {
   DeviceMemory x_group_scale_baseline_;  // and M apart, as it wants these
   std::optional<DeviceMemory> w_bf16_;   // once BF16 was asked for
   std::optional<DeviceMemory> x_bf16_;
+  std::optional<DeviceMemory> w_bf16_in_f16_;  // for Nested12 with FP16 activations
+  std::optional<Nested12Data> nested12_;
   DeviceMemory y_;
   DeviceMemory rows_;
   DeviceMemory reference_;

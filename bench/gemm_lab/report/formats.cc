@@ -14,17 +14,24 @@ namespace {
 using sm90::WeightFormat;
 
 constexpr GemmFormat kFormats[] = {
-    {"nested", "NestedFP16", "cuBLASLt FP16", WeightFormat::kNested, false, 5e-4},
-    {"f16", "FP16", "cuBLASLt FP16", WeightFormat::kF16, false, 5e-4},
-    {"bf16", "BF16", "cuBLASLt BF16", WeightFormat::kBf16, false, 4e-3},
-    {"fp8", "FP8", "cuBLASLt FP8", WeightFormat::kE4m3, false, 5e-3},
+    {"nested", "NestedFP16", "cuBLASLt FP16", WeightFormat::kNested, false, false, 5e-4},
+    {"nested12", "BF16 in 12 bits", "cuBLASLt BF16", WeightFormat::kNested12Bf16, false, false,
+     4e-3},
+    {"nested12-f16", "BF16 in 12 bits, FP16 activations", "cuBLASLt FP16",
+     WeightFormat::kNested12F16, false, false, 5e-4},
+    {"f16", "FP16", "cuBLASLt FP16", WeightFormat::kF16, false, false, 5e-4},
+    {"bf16", "BF16", "cuBLASLt BF16", WeightFormat::kBf16, false, false, 4e-3},
+    {"fp8", "FP8", "cuBLASLt FP8", WeightFormat::kE4m3, false, false, 5e-3},
+    {"fp8-nested12", "FP8 of 12 bits", "cuBLASLt FP8", WeightFormat::kE4m3, false, true, 5e-3},
     {"fp8-promoted", "FP8, promoted", "cuBLASLt FP8 promoted", WeightFormat::kE4m3Promoted, false,
-     5e-3},
+     false, 5e-3},
     {"fp8-block", "FP8, block scales", "cuBLASLt FP8 block scales", WeightFormat::kE4m3Promoted,
-     true, 5e-3},
+     true, false, 5e-3},
 };
 
 }  // namespace
+
+bool IsTuned(const GemmFormat& format) { return !format.block_scaled && !format.row_scaled; }
 
 std::span<const GemmFormat> GemmFormats() { return kFormats; }
 
@@ -42,9 +49,8 @@ const GemmFormat& FormatByName(std::string_view name) {
 }
 
 const GemmFormat& FormatOf(WeightFormat weights) {
-  return *std::find_if(std::begin(kFormats), std::end(kFormats), [&](const GemmFormat& f) {
-    return f.weights == weights && !f.block_scaled;
-  });
+  return *std::find_if(std::begin(kFormats), std::end(kFormats),
+                       [&](const GemmFormat& f) { return f.weights == weights && IsTuned(f); });
 }
 
 std::vector<std::string> FormatNames() {
@@ -58,7 +64,7 @@ std::vector<std::string> FormatNames() {
 std::vector<std::string> TunedFormatNames() {
   std::vector<std::string> names;
   for (const GemmFormat& format : kFormats) {
-    if (!format.block_scaled) {
+    if (IsTuned(format)) {
       names.emplace_back(format.name);
     }
   }

@@ -19,6 +19,8 @@ struct GemmFormat {
   // FP32 scales of 128x128 weights and of each token's 128 elements of K. The kernels are those of
   // the format without, and so are the tuned rows.
   bool block_scaled;
+  // The upper planes of Nested12 weights, with a scale for each row. Tuned rows as above.
+  bool row_scaled;
   // Relative, against FP64 on the same operands: beyond the rounding of Y and the inexact sums of
   // the FP8 tensor cores, something is wrong.
   double largest_error;
@@ -33,7 +35,10 @@ const GemmFormat* FindFormat(std::string_view name);
 // Throws kInvalidArgument with the names that there are.
 const GemmFormat& FormatByName(std::string_view name);
 
-// The format without block scales that these weights are.
+// Whether the tuner knows the format; the kernels of others are those of one that it knows.
+bool IsTuned(const GemmFormat& format);
+
+// The tuned format that these weights are.
 const GemmFormat& FormatOf(sm90::WeightFormat weights);
 
 std::vector<std::string> FormatNames();

@@ -74,11 +74,12 @@ TEST(GemmShapesTest, ShardsDivideNOfQkvAndKOfDown) {
 TEST(GemmFormatsTest, NamesAndWeightsFindTheFormat) {
   EXPECT_THAT(FormatNames(),
               ElementsAre("nested", "f16", "bf16", "fp8", "fp8-promoted", "fp8-block"));
-  EXPECT_THAT(TunedFormatNames(), ElementsAre("nested", "f16", "bf16", "fp8", "fp8-promoted"));
+  EXPECT_THAT(TunedFormatNames(), ElementsAre("nested", "nested12", "nested12-f16", "f16", "bf16",
+                                              "fp8", "fp8-promoted"));
   for (const GemmFormat& format : GemmFormats()) {
     EXPECT_EQ(FindFormat(format.name), &format);
     // With and without block scales the kernels are the same ones.
-    EXPECT_EQ(&FormatOf(format.weights) == &format, !format.block_scaled) << format.name;
+    EXPECT_EQ(&FormatOf(format.weights) == &format, IsTuned(format)) << format.name;
   }
   EXPECT_EQ(FormatByName("fp8-block").weights, sm90::WeightFormat::kE4m3Promoted);
   EXPECT_EQ(FormatByName("bf16").weights, sm90::WeightFormat::kBf16);

@@ -14,9 +14,13 @@ double Rounded(double microseconds) { return std::round(microseconds * 1000) / 1
 
 bool IsFp8(const std::string& format) { return format.starts_with("fp8"); }
 
+double WeightBytes(const std::string& format) {
+  return IsFp8(format) ? 1.0 : format.starts_with("nested12") ? 1.5 : 2.0;
+}
+
 double GemmRecord::Bytes() const {
-  const double element = IsFp8(format) ? 1.0 : 2.0;
-  return (static_cast<double>(n) + m) * k * element + 2.0 * m * n;
+  const double x_bytes = IsFp8(format) ? 1.0 : 2.0;
+  return (n * WeightBytes(format) + m * x_bytes) * k + 2.0 * m * n;
 }
 
 Json ToJson(const GemmRecord& r) {

@@ -11,6 +11,9 @@ namespace dualfp {
 // Whether a format's operands are a byte each, on the FP8 tensor cores: its name begins with "fp8".
 bool IsFp8(const std::string& format);
 
+// Of one weight, as a format's kernels read it.
+double WeightBytes(const std::string& format);
+
 struct GemmRecord {
   std::string format;  // a name of formats.h
   int n = 0;

@@ -17,7 +17,7 @@ constexpr double kReplayMicroseconds = 400;
 
 int ReplayLaunches(const GemmData& data) {
   const double weights = static_cast<double>(data.n()) * data.k();
-  const double weight_bytes = weights * (IsFp8(data.format().name) ? 1 : 2);
+  const double weight_bytes = weights * WeightBytes(data.format().name);
   const double guess = 3 + std::max(2.0 * data.m() * weights / 7e8, weight_bytes / 4.2e6);
   return data.copies() *
          std::max(1, static_cast<int>(kReplayMicroseconds / (guess * data.copies())));

@@ -27,7 +27,7 @@ constexpr double kMostTime = 1e9;
 TunePoint ReadPoint(const JsonFields& fields) {
   TunePoint point;
   const GemmFormat* format = FindFormat(fields.GetString("format"));
-  if (format == nullptr || format->block_scaled) {
+  if (format == nullptr || !IsTuned(*format)) {
     fields.FailExpected("format", fmt::format("{}", fmt::join(TunedFormatNames(), ", ")));
   }
   point.format = format->weights;
@@ -197,7 +197,7 @@ sm90::TunedTable TableFromRecords(const std::vector<std::filesystem::path>& path
       } else if (kind == "tuned" || kind == "point") {
         // The plan that is fastest with block scales is not that of the rows, which are for all.
         const GemmFormat* format = FindFormat(fields.GetString("format"));
-        if (kind == "point" && format != nullptr && format->block_scaled) {
+        if (kind == "point" && format != nullptr && !IsTuned(*format)) {
           return;
         }
         const TunePoint point = ReadPoint(fields);

@@ -15,6 +15,14 @@ __device__ __forceinline__ void LoadMatrix4(uint32_t (&r)[4], uint32_t row_addre
                : "memory");
 }
 
+// The same of two matrices, by the addresses of lanes 0..15.
+__device__ __forceinline__ void LoadMatrix2(uint32_t (&r)[2], uint32_t row_address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(row_address)
+               : "memory");
+}
+
 // The reverse: lanes 8i..8i+7 give the addresses of matrix i's rows.
 __device__ __forceinline__ void StoreMatrix4(uint32_t row_address, uint32_t r0, uint32_t r1,
                                              uint32_t r2, uint32_t r3) {

@@ -11,8 +11,8 @@ namespace dualfp::cuda {
 
 enum class MapElement { kU8, kF16 };
 
-// A row-major matrix and the box that one copy moves. Boxes are 64 or 128 bytes wide and swizzled
-// by their width; coordinates outside the matrix read as zero.
+// A row-major matrix and the box that one copy moves. Boxes are 32, 64 or 128 bytes wide and
+// swizzled by their width; coordinates outside the matrix read as zero.
 struct MatrixMap {
   const void* data = nullptr;  // aligned to 16 bytes
   MapElement element = MapElement::kU8;

@@ -20,6 +20,10 @@ namespace dualfp::sm90 {
 
 void AddNestedSplit(std::vector<KernelConfig>& table);
 void AddNestedPersistent(std::vector<KernelConfig>& table);
+void AddNested12F16Split(std::vector<KernelConfig>& table);
+void AddNested12F16Persistent(std::vector<KernelConfig>& table);
+void AddNested12Bf16Split(std::vector<KernelConfig>& table);
+void AddNested12Bf16Persistent(std::vector<KernelConfig>& table);
 void AddE4m3Split(std::vector<KernelConfig>& table);
 void AddE4m3Persistent(std::vector<KernelConfig>& table);
 void AddE4m3Turns(std::vector<KernelConfig>& table);
@@ -112,22 +116,31 @@ uint32_t Peers(int count, int step) {
 GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters) {
   const KernelConfig& config = *plan.config;
   GemmParams p;
-  const bool nested = config.format == WeightFormat::kNested;
   const bool plain = IsPlain(config.format);
+  const bool x8 = IsE4m3(config.format);
   // For the copy engine 16 bits are 16 bits.
   p.maps[kW] = cuda::EncodeTensorMap(
       {problem.w, plain ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.n, problem.k,
        problem.k, config.rows / plan.cluster.share_w, config.k});
   p.maps[kLower] = p.maps[kW];
-  if (nested) {
+  if (config.format == WeightFormat::kNested) {
     p.maps[kLower] =
         cuda::EncodeTensorMap({problem.w_lower, cuda::MapElement::kU8, problem.n, problem.k,
                                problem.k, config.rows / plan.cluster.share_w, config.k});
+  } else if (IsNested12(config.format)) {
+    // Blocks of columns one below the other.
+    const int64_t blocks = CeilDiv(problem.k, cuda::kNibbleBlock);
+    p.maps[kLower] = cuda::EncodeTensorMap(
+        {problem.w_lower, cuda::MapElement::kU8, blocks * problem.n, cuda::kNibbleBlock / 2,
+         cuda::kNibbleBlock / 2, config.rows / plan.cluster.share_w, config.k / 2});
+    p.tiny = problem.tiny;
+  }
+  if (config.format == WeightFormat::kNested12Bf16) {
+    p.decode_mask = kNested12SignMask;
   }
   p.maps[kX] = cuda::EncodeTensorMap(
-      {problem.x, nested || plain ? cuda::MapElement::kF16 : cuda::MapElement::kU8, problem.m,
-       problem.k, problem.x_stride, config.tokens / plan.cluster.share_x,
-       nested || plain ? 64 : 128});
+      {problem.x, x8 ? cuda::MapElement::kU8 : cuda::MapElement::kF16, problem.m, problem.k,
+       problem.x_stride, config.tokens / plan.cluster.share_x, x8 ? 128 : 64});
   p.epilogue = problem.epilogue;
   p.outliers = problem.outliers;
   p.outliers.x = problem.x;
@@ -202,6 +215,10 @@ std::span<const KernelConfig> KernelConfigs() {
     std::vector<KernelConfig> t;
     AddNestedSplit(t);
     AddNestedPersistent(t);
+    AddNested12F16Split(t);
+    AddNested12F16Persistent(t);
+    AddNested12Bf16Split(t);
+    AddNested12Bf16Persistent(t);
     AddE4m3Split(t);
     AddE4m3Persistent(t);
     AddE4m3Turns(t);
@@ -218,6 +235,10 @@ std::string_view FormatName(WeightFormat format) {
   switch (format) {
     case WeightFormat::kNested:
       return "nested";
+    case WeightFormat::kNested12F16:
+      return "nested12_f16";
+    case WeightFormat::kNested12Bf16:
+      return "nested12_bf16";
     case WeightFormat::kE4m3:
       return "e4m3";
     case WeightFormat::kE4m3Promoted:
@@ -275,8 +296,8 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
   if (problem.n % 16 != 0 || problem.k % 16 != 0) {
     return "N and K must be multiples of 16";
   }
-  if (IsPlain(problem.format) && problem.outliers.count > 0) {
-    return "plain weights have no outliers";
+  if (problem.outliers.count > 0 && (IsPlain(problem.format) || IsNested12(problem.format))) {
+    return "weights of this format have no outliers";
   }
   if (problem.block.w != nullptr &&
       !PartsAligned(problem.block.parts, config.by_token ? 128 : 16)) {

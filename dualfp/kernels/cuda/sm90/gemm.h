@@ -1,5 +1,5 @@
-// The Hopper GEMMs: Y[M,N] = X[M,K] · W[N,K]ᵀ over nested, E4M3, FP16 or BF16 weights. Raw device
-// pointers and a stream; nothing here allocates or synchronises.
+// The Hopper GEMMs: Y[M,N] = X[M,K] · W[N,K]ᵀ over nested, Nested12, E4M3, FP16 or BF16 weights.
+// Raw device pointers and a stream; nothing here allocates or synchronises.
 
 #pragma once
 
@@ -22,12 +22,15 @@ struct GemmProblem {
   int m = 0;
   int n = 0;
   int k = 0;
-  const void* w = nullptr;        // [N, K], U8: upper plane or E4M3 values; or F16, BF16
-  const void* w_lower = nullptr;  // U8 [N, K]: nested only, as NestedDeviceLower has it
-  const void* x = nullptr;        // [M, K]: F16 (nested), E4M3, or the weight's type
-  int64_t x_stride = 0;           // elements between rows
+  const void* w = nullptr;  // [N, K], U8: upper plane or E4M3 values; or F16, BF16
+  const void* w_lower =
+      nullptr;              // nested: U8 [N, K], as NestedDeviceLower has it; Nested12: nibbles
+  const void* x = nullptr;  // [M, K]: F16 (nested), E4M3, or what the format's name says
+  int64_t x_stride = 0;     // elements between rows
   Epilogue epilogue;
-  Outliers outliers;  // not of plain weights; `x` and `x_stride` are set from those above
+  // Nested12, whose row scales are Epilogue::w_scale: batches, or nullptr.
+  const cuda::TinyWeight* tiny = nullptr;
+  Outliers outliers;  // of nested and E4M3 weights; `x` and `x_stride` are set from those above
   BlockScales block;  // kE4m3Promoted only
   // kWorkspaceBytes on 256, see InitWorkspace; persistent kernels are faster with one and some
   // plans want one. Kernels that may run at one time need one each.
@@ -63,10 +66,11 @@ struct KernelConfig {
   bool two_stages;   // promoted: one is added while the next multiplies
   bool shareable;    // CTAs can share a tile (persistent family)
   bool finishes;     // has registers for activations and residuals (persistent family)
+  bool patches;      // Nested12: what planes lack becomes part of fragments, as their type has it
   const void* function;
 };
 
-// "nested", "e4m3", "e4m3_promoted", "f16", "bf16".
+// "nested", "nested12_f16", "nested12_bf16", "e4m3", "e4m3_promoted", "f16", "bf16".
 std::string_view FormatName(WeightFormat format);
 
 // "nested_split_r128_t16_k128_c1": for tables, logs and --kernel. What comes first, weight rows (r)

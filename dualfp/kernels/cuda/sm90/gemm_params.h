@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "dualfp/kernels/cuda/nested12_planes.h"
 #include "dualfp/numeric/host_device.h"
 #include "dualfp/numeric/nested.h"
 #include "dualfp/tensor/row_parts.h"
@@ -41,6 +42,9 @@ struct Outliers {
   const void* x = nullptr;  // as the copy engine sees it: F16, or permuted E4M3 codes
   int64_t x_stride = 0;     // elements between rows
 };
+
+// For DecodeNested12 to BF16: the signs of two weights.
+constexpr uint32_t kNested12SignMask = 0x80008000;
 
 // kE4m3Promoted: scales that change along K; nullptr = 1. Where parts of the weight have blocks of
 // their own, they begin at multiples of 16 rows, in W and in a block alike (interleaved parts: 8 in
@@ -134,7 +138,7 @@ constexpr int kMostParts = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
 
 // What a loader's warp brings: weights, U8 [N, K] (nested: upper plane); X, F16 or E4M3 [M, K];
-// lower plane of nested weights.
+// lower plane of weights that have two.
 enum Operand : int { kW, kX, kLower, kOperands };
 
 // For tiles by token (Tile::kByToken) the weights and X have changed places in maps,
@@ -143,6 +147,7 @@ struct GemmParams {
   CUtensorMap maps[kOperands];
   Epilogue epilogue;
   Outliers outliers;
+  const cuda::TinyWeight* tiny = nullptr;  // batches of a Nested12 weight; may be none
   BlockScales block;
   int m = 0;
   int n = 0;
@@ -155,7 +160,7 @@ struct GemmParams {
   int token_clusters = 0;  // and along M
   Divisor stages;          // of all K
   Divisor split;
-  uint32_t decode_mask = kNestedDecodeMask;  // see DecodeNested
+  uint32_t decode_mask = kNestedDecodeMask;  // see DecodeNested, DecodeNested12
   int rehearsals = 1;                        // see Rehearsed
   Seats seats;                               // persistent family
   uint64_t w_policy = 0;                     // L2 eviction priority of the weights

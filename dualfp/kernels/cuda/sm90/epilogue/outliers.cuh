@@ -27,9 +27,9 @@ __device__ __forceinline__ int FirstOutlier(const Outliers& o, int64_t key) {
   return low;
 }
 
-template <bool kNested>
+template <bool kDecoded>
 __device__ __forceinline__ float LoadOperand(const Outliers& o, int token, int column) {
-  if constexpr (kNested) {
+  if constexpr (kDecoded) {
     return __half2float(static_cast<const __half*>(o.x)[token * o.x_stride + column]);
   } else {
     // Codes are permuted inside their sixteen: byte 4t + j holds k = {2t, 2t+1, 2t+8, 2t+9}[j].
@@ -39,6 +39,10 @@ __device__ __forceinline__ float LoadOperand(const Outliers& o, int token, int c
     return __half2float(__half(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3)));
   }
 }
+
+// Whether weights of this format have outliers.
+template <class T>
+constexpr bool kHasOutliers = T::kFormat == WeightFormat::kNested || T::kFp8;
 
 // The rows of the tile that a consumer warp holds in block `block` (wgmma.cuh).
 template <class T>
@@ -57,7 +61,7 @@ struct OutlierPlace {
 #pragma unroll
     for (int block = 0; block < T::kBlocks; ++block) {
       first[block] = 0;
-      if (!T::kPlain && p.outliers.count > 0) {
+      if (kHasOutliers<T> && p.outliers.count > 0) {
         first[block] =
             FirstOutlier(p.outliers, static_cast<int64_t>(row0 + WarpRow<T>(block)) * p.k);
       }
@@ -72,7 +76,7 @@ template <class T, int kStride>
 __device__ __forceinline__ void AddOutliers(const GemmParams& p, const OutlierPlace<T>& place,
                                             uint32_t partials, int row0, int token0) {
   const Outliers& o = p.outliers;
-  if (T::kPlain || o.count == 0) {
+  if (!kHasOutliers<T> || o.count == 0) {
     return;
   }
   __syncwarp();
@@ -91,7 +95,7 @@ __device__ __forceinline__ void AddOutliers(const GemmParams& p, const OutlierPl
       const float value = __ldg(o.value + i) * o.factor;
       for (int token = threadIdx.x % 32; token < tokens; token += 32) {
         const uint32_t address = partials + (token * kStride + warp_row + row) * 4;
-        const float x = LoadOperand<T::kNested>(o, token0 + token, column);
+        const float x = LoadOperand<T::kDecoded>(o, token0 + token, column);
         StoreShared(address, fmaf(value, x, LoadShared(address)));
       }
     }

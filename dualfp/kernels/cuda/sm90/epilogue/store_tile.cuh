@@ -136,6 +136,10 @@ __device__ __forceinline__ void StoreByThreads(const GemmParams& p, const Consum
   const int64_t row_bytes = e.y_stride * 2;
   // The compiler would compute these again for every chunk.
   asm("" : "+r"(target), "+r"(read), "+r"(scales), "+r"(left));
+  // What lies behind a chunk is another's.
+  const auto in_chunk = [own](int i) {
+    return C::kTokens >= 16 * (i + 1) || own < C::kTokens - 16 * i;
+  };
 #pragma unroll
   for (int block = 0; block < T::kBlocks; ++block) {
     const RowConstants rows(constants, block);
@@ -158,13 +162,12 @@ __device__ __forceinline__ void StoreByThreads(const GemmParams& p, const Consum
       float4 bits[kReads];
 #pragma unroll
       for (int i = 0; i < kReads; ++i) {
-        bits[i] = LoadShared4(read + i * 16 * 128);
+        bits[i] = LoadShared4(read + (in_chunk(i) ? i * 16 * 128 : 0));
       }
 #pragma unroll
       for (int i = 0; i < kReads; ++i) {
-        const bool in_chunk = C::kTokens >= 16 * (i + 1) || own < C::kTokens - 16 * i;
-        StoreGlobalIf(in_chunk && chunk * C::kTokens + i * 16 < tokens, first + i * 16 * row_bytes,
-                      bits[i]);
+        StoreGlobalIf(in_chunk(i) && chunk * C::kTokens + i * 16 < tokens,
+                      first + i * 16 * row_bytes, bits[i]);
       }
       target += to_other;
       read += to_other;

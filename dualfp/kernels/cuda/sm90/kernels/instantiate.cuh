@@ -30,6 +30,7 @@ KernelConfig Describe(Family family, const void* function) {
           T::kTwoStages,
           family == Family::kPersistent && T::kShareable,
           T::kFinishes,
+          T::kPatches,
           function};
 }
 
@@ -42,9 +43,17 @@ void AddSplit(std::vector<KernelConfig>& table) {
    ...);
 }
 
+// Of all warpgroups. TinySums lie in the same memory.
+template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens>
+constexpr int PersistentStagingBytes =
+    kWarpgroups*(HasSums(kFormat, kWarpgroups* kBlocks, kTokens) &&
+                         StagingBytes(kTokens) < kBlocks * 64 * SumsStride(kTokens)
+                     ? kBlocks * 64 * SumsStride(kTokens)
+                     : StagingBytes(kTokens));
+
 template <WeightFormat kFormat, int kWarpgroups, int kBlocks, int kTokens, int kK, int kCtas>
-using PersistentTile =
-    Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas, kWarpgroups * StagingBytes(kTokens)>;
+using PersistentTile = Tile<kFormat, kWarpgroups, kBlocks, kTokens, kK, kCtas,
+                            PersistentStagingBytes<kFormat, kWarpgroups, kBlocks, kTokens>>;
 
 template <class T>
 KernelConfig DescribePersistent() {

@@ -31,6 +31,23 @@ __device__ __forceinline__ void LoadTiles(const GemmParams& p, const SharedLayou
   loader.AwaitRelease(place);
 }
 
+// See TinySums.
+template <class T>
+__device__ __forceinline__ void SumTiles(const GemmParams& p, const SharedLayout<T>& shared,
+                                         const ClusterPlace& place) {
+  if constexpr (T::kSums) {
+    if (p.tiny != nullptr) {
+      Walk<T> walk(p, place);
+      walk.Begin(shared.Seat());
+      cuda::GridWaitForPrevious();
+      TinySums<T> sums(p, shared);
+      walk.ForEach([&](const Work& work, const TilePosition& position, bool) {
+        sums.Sum(position.row, position.token, work.begin, work.end);
+      });
+    }
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     PersistentGemm(const __grid_constant__ GemmParams p) {
@@ -41,8 +58,9 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
   const ClusterPlace place(p, cuda::ClusterRank());
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    RunLoaders<T>(p, shared, place, request,
-                  [&](auto& loader) { LoadTiles(p, shared, place, loader); });
+    RunLoaders<T>(
+        p, shared, place, request, [&](auto& loader) { LoadTiles(p, shared, place, loader); },
+        [&] { SumTiles(p, shared, place); });
   } else {
     InitRing(shared, place);
     StartTogether<T>(place);
@@ -62,12 +80,13 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     const PartialSums<T> partials(p, LoadLaunchNumber(shared.Seat()));
     const int cluster = walk.cluster();
     const int cta = cluster * p.cluster.size() + cuda::ClusterRank();  // whose slot sums go to
-    walk.ForEach([&](const Work& work, const TilePosition& position, bool) {
+    const auto run = [&](const Work& work, const TilePosition& position) {
       const int row0 = T::kByToken ? position.token : position.row;
       const int token0 = T::kByToken ? position.row : position.token;
       // This warpgroup's part.
       const int own_row0 = T::kByToken ? row0 : row0 + offset;
       const int own_token0 = T::kByToken ? token0 + offset : token0;
+      FetchTile<T>(consumer, p, row0);
       constants.Fetch(p, own_row0, own_token0);
       RunTile<T>(consumer, p, work.begin, work.end - work.begin,
                  work.end == all_stages ? last_k : T::kK, row0, token0);
@@ -98,6 +117,12 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
         }
       }
       store.Take(kind, consumer, own_row0, own_token0, range);
+    };
+    walk.ForEach([&](const Work& work, const TilePosition& position, bool) {
+      run(work, position);
+      if constexpr (T::kSums) {
+        ReleaseTinySums(shared);
+      }
     });
   }
 #endif

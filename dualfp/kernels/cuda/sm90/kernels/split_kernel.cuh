@@ -144,16 +144,26 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
 
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    RunLoaders<T>(p, shared, place, {}, [&](auto& loader) {
-      const int first = loader.is_x() ? token0 : row0;
-      Rehearsed(p, [&](bool really) {
-        if (really) {
-          StartTogether<T>(place);
-        }
-        loader.Begin(first, begin * T::kK, true, really);
-      });
-      loader.Run(first, begin * T::kK, stages, true);
-    });
+    RunLoaders<T>(
+        p, shared, place, {},
+        [&](auto& loader) {
+          const int first = loader.is_x() ? token0 : row0;
+          Rehearsed(p, [&](bool really) {
+            if (really) {
+              StartTogether<T>(place);
+            }
+            loader.Begin(first, begin * T::kK, true, really);
+          });
+          loader.Run(first, begin * T::kK, stages, true);
+        },
+        [&] {
+          if constexpr (T::kSums) {
+            if (p.tiny != nullptr) {
+              cuda::GridWaitForPrevious();
+              TinySums<T>(p, shared).Sum(row0, token0, begin, begin + stages);
+            }
+          }
+        });
     if (p.cluster.size() > 1) {
       cuda::ClusterSyncRelaxed();
       cuda::ClusterSyncRelaxed();
@@ -165,6 +175,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     AwaitFirstCopies<T>();
     SplitConstants<T> constants(shared.Constants(0));
     ConsumerOf<T> consumer(p, shared, place);
+    FetchTile<T>(consumer, p, row0);
     constants.Fetch(p, row0, token0);
     OutlierPlace<T> outliers;
     outliers.Find(p, row0);

@@ -21,8 +21,9 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
   const ClusterPlace place(p, cuda::ClusterRank());
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
-    RunLoaders<T>(p, shared, place, request,
-                  [&](auto& loader) { LoadTiles(p, shared, place, loader); });
+    RunLoaders<T>(
+        p, shared, place, request, [&](auto& loader) { LoadTiles(p, shared, place, loader); },
+        [] {});
   } else {
     InitRing(shared, place);
     StartTogether<T>(place);

@@ -16,8 +16,16 @@ using PromotedConsumerOf =
     std::conditional_t<T::kByToken, PromotedByTokenConsumer<T>, PromotedConsumer<T>>;
 template <class T>
 using ConsumerOf =
-    std::conditional_t<T::kNested, NestedConsumer<T>,
+    std::conditional_t<T::kDecoded, NestedConsumer<T>,
                        std::conditional_t<T::kPromoted, PromotedConsumerOf<T>, SharedConsumer<T>>>;
+
+// Some time before RunTile.
+template <class T>
+__device__ __forceinline__ void FetchTile(ConsumerOf<T>& consumer, const GemmParams& p, int row0) {
+  if constexpr (T::kDecoded) {
+    consumer.Fetch(p, row0);
+  }
+}
 
 // Stages `first`, first + 1, ... of the problem's K, the last of which holds `last_k` elements, of
 // the CTA's tile at weight row0 and token0.
@@ -26,8 +34,8 @@ __device__ __forceinline__ void RunTile(ConsumerOf<T>& consumer, const GemmParam
                                         int stages, int last_k, int row0, int token0) {
   if constexpr (T::kPromoted) {
     consumer.Run(p, first, stages, row0, token0);
-  } else if constexpr (T::kNested) {
-    consumer.Run(stages, last_k);
+  } else if constexpr (T::kDecoded) {
+    consumer.Run(first, stages, last_k);
   } else {
     consumer.Run(stages, [] {});
   }

@@ -1,11 +1,14 @@
-// The K loop of NestedFP16: planes become FP16 fragments in registers, which multiply X in shared
-// memory.
+// The K loop of weights in two planes: these become FP16 or BF16 fragments in registers, which
+// multiply X in shared memory.
 
 #pragma once
 
-#include "dualfp/kernels/cuda/common/matrix.cuh"
-#include "dualfp/kernels/cuda/common/nested_decode.cuh"
+#include <type_traits>
+
 #include "dualfp/kernels/cuda/common/wgmma.cuh"
+#include "dualfp/kernels/cuda/sm90/mainloop/nested12_planes.cuh"
+#include "dualfp/kernels/cuda/sm90/mainloop/nested_planes.cuh"
+#include "dualfp/kernels/cuda/sm90/mainloop/tiny_sums.cuh"
 #include "dualfp/kernels/cuda/sm90/pipeline/ring.cuh"
 
 namespace dualfp::sm90 {
@@ -19,24 +22,24 @@ class NestedConsumer {
   __device__ NestedConsumer(const GemmParams& p, const SharedLayout<T>& shared,
                             const ClusterPlace& place)
       : shared_(shared),
-        decode_mask_(p.decode_mask),
+        planes_(p, shared),
         x_((shared.X(0) & 0x3FFFF) >> 4),
-        release_(shared, place) {
-    // The shuffle tells the compiler that the value is uniform across the warp.
-    const uint32_t warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
-    // This lane's row address for ldmatrix, see LoadRaw.
-    const int lane = threadIdx.x % 32;
-    const int row = threadIdx.x / 32 % 4 * 16 + (lane & 15) + warpgroup * T::kBlocks * 64;
-    const int swizzle = T::kK == 128 ? (row & 7) : ((row >> 1) & 3);
+        release_(shared, place),
+        has_sums_(p.tiny != nullptr) {}
+
+  // Before Run, and well before it: asks for what a tile at weight `row0` wants from global memory.
+  __device__ __forceinline__ void Fetch(const GemmParams& p, int row0) {
+    if constexpr (T::kPatches) {
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      raw_address_[i] = shared.ring + row * T::kK + (((2 * i + (lane >> 4)) ^ swizzle) << 4);
+      for (int b = 0; b < T::kBlocks; ++b) {
+        tiny_[b].Fetch(p, row0 + (MatrixRow<T>() & ~63) + b * 64);
+      }
     }
   }
 
-  // acc = W tile · X tileᵀ over `stages` stages of the ring, of which the last holds
-  // `last_k` <= kK elements of K. Needs stages >= 1.
-  __device__ __forceinline__ void Run(int stages, int last_k) {
+  // acc = W tile · X tileᵀ over `stages` stages of the ring, which begin with stage `begin` of K
+  // and of which the last holds `last_k` <= kK elements of it. Needs stages >= 1.
+  __device__ __forceinline__ void Run(int begin, int stages, int last_k) {
 #pragma unroll
     for (int b = 0; b < T::kBlocks; ++b) {
 #pragma unroll
@@ -55,11 +58,59 @@ class NestedConsumer {
         index_.template Advance<T::kStages>();
       }
     }
-    int left = stages * kGranules;
+    // The shuffle tells the compiler that the value is uniform across the warp.
+    int left = __shfl_sync(0xFFFFFFFFu, stages * kGranules, 0);
+    BeginTiny(begin, left);
+    Prime(left, last_k);
+    RunLoop(left, last_k);
+#pragma unroll
+    for (int b = 0; b < T::kBlocks; ++b) {
+      cuda::WgmmaPin(acc[b]);
+    }
+    if constexpr (T::kSums) {
+      if (has_sums_) {
+        AddTinySums(shared_, sums_phase_, acc);
+        sums_phase_ ^= 1;
+      }
+    }
+  }
+
+ private:
+  // 16-element steps of K that are decoded together and committed as one group: a granule. Two, so
+  // that decoding begins while half a stage still multiplies; four where there are too few tokens
+  // for the tensor cores to bound anything.
+  static constexpr int kSteps = T::kBlocks == 1 && T::kTokens < 48 ? 4 : 2;
+  static constexpr int kGranules = T::kK / (16 * kSteps);  // in a stage
+  // Granules by which reading runs ahead of multiplying. Two hide the latency of shared memory
+  // behind the decoding of the granule between.
+  static constexpr int kAhead = T::kBlocks == 1 && kSteps == 2 ? 2 : 1;
+
+  using Planes =
+      std::conditional_t<T::kNested12, Nested12Planes<T, kSteps>, NestedPlanes<T, kSteps>>;
+  using Raw = typename Planes::Raw;
+
+  // A RingIndex whose stage the compiler knows.
+  template <uint32_t kStage>
+  struct KnownIndex {
+    static constexpr uint32_t stage = kStage;
+    uint32_t phase;
+  };
+
+  __device__ __forceinline__ void BeginTiny(int begin, int left) {
+    if constexpr (T::kPatches) {
+#pragma unroll
+      for (int b = 0; b < T::kBlocks; ++b) {
+        tiny_[b].Begin(begin * T::kK, left);
+      }
+    }
+  }
+
+  // Reads and decodes what RunLoop wants to find, of at least one granule.
+  __device__ __forceinline__ void Prime(int left, int last_k) {
     read_ = index_;
     Read<0>(read_, raw_[0]);
-    if (stages == 1 && last_k != T::kK) {
-      ZeroPast(raw_[0], last_k / 16);
+    if (left == kGranules && last_k != T::kK) {
+      planes_.ZeroPast(raw_[0], last_k / 16);
     }
     if constexpr (kGranules == 1) {
       read_.template Advance<T::kStages>();
@@ -68,14 +119,18 @@ class NestedConsumer {
       if (left > 1) {
         Read<1 % kGranules>(read_, raw_[1]);
         if (left - 1 <= kGranules && last_k != T::kK) {
-          ZeroPast(raw_[1], last_k / 16 - (kGranules - (left - 1)) * kSteps);
+          planes_.ZeroPast(raw_[1], last_k / 16 - (kGranules - (left - 1)) * kSteps);
         }
       }
       if constexpr (kGranules <= 2) {
         read_.template Advance<T::kStages>();
       }
     }
-    Decode(raw_[0], fragments_[0]);
+    Decode(raw_[0], fragments_[0], left);
+  }
+
+  // The next `left` granules of the ring, at least one.
+  __device__ __forceinline__ void RunLoop(int left, int last_k) {
     bool first = true;
     if constexpr (T::kUnrolled) {
       while (Rounds(left, first)) {
@@ -97,83 +152,53 @@ class NestedConsumer {
     }
     cuda::WgmmaWait<0>();
     release_.X(Before(index_.stage));
-#pragma unroll
-    for (int b = 0; b < T::kBlocks; ++b) {
-      cuda::WgmmaPin(acc[b]);
-    }
   }
-
- private:
-  // 16-element steps of K that are decoded together and committed as one group: a granule. Two, so
-  // that decoding begins while half a stage still multiplies; four where there are too few tokens
-  // for the tensor cores to bound anything.
-  static constexpr int kSteps = T::kBlocks == 1 && T::kTokens < 48 ? 4 : 2;
-  static constexpr int kGranules = T::kK / (16 * kSteps);  // in a stage
-  static constexpr int kPairs = T::kK / 32;                // of steps in a stage: one ldmatrix each
-  // Granules by which reading runs ahead of multiplying. Two hide the latency of shared memory
-  // behind the decoding of the granule between.
-  static constexpr int kAhead = T::kBlocks == 1 && kSteps == 2 ? 2 : 1;
-
-  struct Raw {
-    uint32_t upper[T::kBlocks][kSteps / 2][4];
-    uint32_t lower[T::kBlocks][kSteps / 2][4];
-  };
-  using Fragments = uint32_t[T::kBlocks][kSteps][4];
 
   __device__ __forceinline__ static uint32_t Before(uint32_t stage) {
     return stage == 0 ? T::kStages - 1 : stage - 1;
   }
 
-  // Bytes of the planes: one ldmatrix reads rows r..r+15 and 32 bytes of K of this warp, so that
-  // words 0, 1 are rows g and g+8 of the first 16 bytes and words 2, 3 of the second.
-  __device__ __forceinline__ void LoadRaw(Raw& raw, uint32_t stage, int granule) {
-    const uint32_t offset = stage * T::kStageBytes;
-#pragma unroll
-    for (int i = 0; i < kSteps / 2; ++i) {
-      const uint32_t address = raw_address_[granule * (kSteps / 2) + i] + offset;
-#pragma unroll
-      for (int b = 0; b < T::kBlocks; ++b) {
-        cuda::LoadMatrix4(raw.upper[b][i], address + b * 64 * T::kK);
-        cuda::LoadMatrix4(raw.lower[b][i], address + b * 64 * T::kK + T::kPlaneBytes);
-      }
-    }
+  // Of the granule after which `left - 1` are left.
+  __device__ __forceinline__ void Decode(const Raw& raw, Fragments<T, kSteps>& a, int left) {
+    planes_.Decode(raw, a);
+    PatchTiny(a, left);
   }
 
-  // Past K the planes read as zero bytes, which is not the code of zero: make it so.
-  __device__ __forceinline__ void ZeroPast(Raw& raw, int valid_steps) {
+  __device__ __forceinline__ void PatchTiny(Fragments<T, kSteps>& a, int left) {
+    if constexpr (T::kPatches) {
 #pragma unroll
-    for (int b = 0; b < T::kBlocks; ++b) {
-#pragma unroll
-      for (int j = 0; j < kSteps; ++j) {
-        if (j >= valid_steps) {
-          raw.upper[b][j / 2][2 * (j % 2)] = raw.upper[b][j / 2][2 * (j % 2) + 1] = 0;
-          raw.lower[b][j / 2][2 * (j % 2)] = raw.lower[b][j / 2][2 * (j % 2) + 1] = 0x40404040;
+      for (int b = 0; b < T::kBlocks; ++b) {
+        if (__builtin_expect(tiny_[b].Due(left), 0)) {
+          tiny_[b].Patch(left, a[b]);
         }
       }
     }
   }
 
-  __device__ __forceinline__ void Decode(const Raw& raw, Fragments& a) {
-#pragma unroll
-    for (int j = 0; j < kSteps; ++j) {
-#pragma unroll
-      for (int b = 0; b < T::kBlocks; ++b) {
-        const int i = j / 2;
-        const int w = 2 * (j % 2);
-        cuda::DecodeNested(raw.upper[b][i][w], raw.lower[b][i][w], a[b][j][0], a[b][j][2],
-                           decode_mask_);
-        cuda::DecodeNested(raw.upper[b][i][w + 1], raw.lower[b][i][w + 1], a[b][j][1], a[b][j][3],
-                           decode_mask_);
-      }
+  __device__ __forceinline__ void Multiply(float (&d)[T::kTokens / 2], const uint32_t (&a)[4],
+                                           uint64_t x) const {
+    if constexpr (T::kFormat == WeightFormat::kNested12Bf16) {
+      cuda::Mma<T::kTokens>::RegistersBf16(d, a, x, 1);
+    } else {
+      cuda::Mma<T::kTokens>::RegistersF16(d, a, x, 1);
     }
   }
 
-  // A RingIndex whose stage the compiler knows.
-  template <uint32_t kStage>
-  struct KnownIndex {
-    static constexpr uint32_t stage = kStage;
-    uint32_t phase;
-  };
+  // Of the stage whose X begins at `x`, as descriptors have it, the part-th granule.
+  __device__ __forceinline__ void MultiplyGranule(const Fragments<T, kSteps>& a, uint32_t x,
+                                                  int part) {
+#pragma unroll
+    for (int j = 0; j < kSteps; ++j) {
+      const int step = part * kSteps + j;
+      const uint64_t descriptor = cuda::WgmmaDescriptor128B(0) |
+                                  (x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2);
+#pragma unroll
+      for (int b = 0; b < T::kBlocks; ++b) {
+        Multiply(acc[b], a[b][j], descriptor);
+      }
+    }
+    cuda::WgmmaCommit();
+  }
 
   // Granule g, in stage `at`, multiplies while g + 1 is decoded and g + kAhead, in stage `ahead`,
   // is read: the wgmma queue never drains. kFragment alternates, since registers of a wgmma in
@@ -186,27 +211,15 @@ class NestedConsumer {
       cuda::BarrierWait(shared_.FullX(at.stage), at.phase);
     }
     cuda::WgmmaFence();
-    const uint32_t x = x_ + at.stage * (T::kStageBytes / 16);
-#pragma unroll
-    for (int j = 0; j < kSteps; ++j) {
-      constexpr int kBase = kPart * kSteps;
-      const int step = kBase + j;
-      const uint64_t descriptor = cuda::WgmmaDescriptor128B(0) |
-                                  (x + (step / 4) * (T::kTokens * 128 / 16) + (step % 4) * 2);
-#pragma unroll
-      for (int b = 0; b < T::kBlocks; ++b) {
-        cuda::Mma<T::kTokens>::RegistersF16(acc[b], fragments_[kFragment][b][j], descriptor, 1);
-      }
-    }
-    cuda::WgmmaCommit();
+    MultiplyGranule(fragments_[kFragment], x_ + at.stage * (T::kStageBytes / 16), kPart);
     if constexpr (T::kSeparate && kPart == kGranules - 1) {
       release_.Weights(at.stage);  // they have become fragments
     }
     if (kSteady || left > kAhead) {
       Read<(kPart + kAhead) % kGranules>(ahead, raw_[(kFragment + kAhead) % kAhead]);
       if (!kSteady && left - kAhead <= kGranules && last_k != T::kK) {
-        ZeroPast(raw_[(kFragment + kAhead) % kAhead],
-                 last_k / 16 - (kGranules - (left - kAhead)) * kSteps);
+        planes_.ZeroPast(raw_[(kFragment + kAhead) % kAhead],
+                         last_k / 16 - (kGranules - (left - kAhead)) * kSteps);
       }
     }
     cuda::WgmmaWait<1>();
@@ -214,7 +227,7 @@ class NestedConsumer {
       release_.X(Before(at.stage), !first);
     }
     if (kSteady || left > 1) {
-      Decode(raw_[(kFragment + 1) % kAhead], fragments_[kFragment ^ 1]);
+      Decode(raw_[(kFragment + 1) % kAhead], fragments_[kFragment ^ 1], left - 1);
     }
   }
 
@@ -224,7 +237,7 @@ class NestedConsumer {
     if constexpr (kPart == 0) {
       cuda::BarrierWait(shared_.Full(at.stage), at.phase);
     }
-    LoadRaw(raw, at.stage, kPart);
+    planes_.Load(raw, at.stage, kPart);
   }
 
   // Granules that a loop takes at a time: both buffers of fragments, whole stages.
@@ -274,7 +287,7 @@ class NestedConsumer {
     this->template Granule<0, kGranule % kGranules, true>(At<kGranule>(), At<kGranule + kAhead>(),
                                                           left, first, T::kK);
     this->template Granule<1, (kGranule + 1) % kGranules, true>(
-        At<kGranule + 1>(), At<kGranule + 1 + kAhead>(), left, false, T::kK);
+        At<kGranule + 1>(), At<kGranule + 1 + kAhead>(), left - 1, false, T::kK);
     left -= 2;
     first = false;
     if constexpr (kGranule + 2 < kRounds * kRound) {
@@ -286,14 +299,16 @@ class NestedConsumer {
   }
 
   const SharedLayout<T>& shared_;
-  uint32_t decode_mask_;
+  Planes planes_;
   RingIndex index_;
   RingIndex read_;  // of the granule that is read next
   uint32_t x_;      // X of stage 0, as descriptors have it
   StageRelease<T> release_;
-  uint32_t raw_address_[kPairs];
+  bool has_sums_;
+  uint32_t sums_phase_ = 0;
+  TinyWeights<T, kSteps> tiny_[T::kBlocks];  // where fragments are patched
   Raw raw_[kAhead];
-  Fragments fragments_[2];
+  Fragments<T, kSteps> fragments_[2];
 };
 
 }  // namespace dualfp::sm90

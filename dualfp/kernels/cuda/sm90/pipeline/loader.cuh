@@ -11,7 +11,7 @@ namespace dualfp::sm90 {
 
 constexpr int kFirstCopies = 15;  // named barrier
 template <class T>
-constexpr int kFirstCopiesThreads = T::kConsumers + (T::kNested ? 64 : 32);
+constexpr int kFirstCopiesThreads = T::kConsumers + (T::kDecoded ? 64 : 32);
 
 // A warp that fills stages of the ring with one operand: weights need not wait for the previous
 // kernel, X must not queue behind a ringful of weights, and issuing a copy takes a warp longer than
@@ -26,9 +26,10 @@ class Loader {
         policy_(is_x_ ? p.x_policy : p.w_policy),
         mask_(is_x_ ? place.x_mask : place.w_mask),
         offset_(is_x_ ? place.XOffset(T::kTokens) : place.WOffset(T::kRows)),
-        target_(is_x_ ? shared.X(0) + offset_ * 128
-                      : (operand == kW ? shared.Weights(0) : shared.Lower(0)) +
-                            offset_ * T::kWRowBytes),
+        target_(is_x_           ? shared.X(0) + offset_ * 128
+                : operand == kW ? shared.Weights(0) + offset_ * T::kWRowBytes
+                                : shared.Lower(0) + offset_ * T::kLowerRowBytes),
+        nibble_rows_(T::kNested12 && operand == kLower ? p.n : 0),
         full_(is_x_ ? shared.FullX(0) : shared.Full(0)),
         empty_(is_x_ ? shared.EmptyX(0) : shared.Empty(0)),
         announced_(operand == kW           ? (T::kSeparate ? T::kWeightBytes : T::kStageBytes)
@@ -118,7 +119,12 @@ class Loader {
       // All bytes that complete the barrier, other warps' and other CTAs' parts included.
       cuda::BarrierArriveExpect(full, announced_);
     }
-    Load(target, full, column, first + offset_);
+    if (T::kNested12 && nibble_rows_ != 0) {  // see nested12_planes.h
+      Load(target, full, column % cuda::kNibbleBlock / 2,
+           column / cuda::kNibbleBlock * nibble_rows_ + first + offset_);
+    } else {
+      Load(target, full, column, first + offset_);
+    }
     if (T::kXBoxes > 1 && is_x_) {
       Load(target + T::kTokens * 128, full, column + T::kXBoxElements, first + offset_);
     }
@@ -138,7 +144,8 @@ class Loader {
   uint16_t mask_;  // CTAs that share the tile
   int offset_;     // of this CTA's share of the tile
   uint32_t target_;
-  uint32_t full_;  // barriers of stage 0
+  int nibble_rows_;  // of the weight, where this loads nibbles
+  uint32_t full_;    // barriers of stage 0
   uint32_t empty_;
   uint32_t announced_;  // bytes
   RingIndex index_;
@@ -151,14 +158,14 @@ __device__ __forceinline__ void AwaitFirstCopies() {
 }
 
 // The loader warpgroup: a warp for each operand, which runs body(loader), the start included, and
-// one that takes the CTA's seat and lets the next kernel start.
-template <class T, class Body>
+// one that takes the CTA's seat, lets the next kernel start and then runs rest().
+template <class T, class Body, class Rest>
 __device__ __forceinline__ void RunLoaders(const GemmParams& p, const SharedLayout<T>& shared,
                                            const ClusterPlace& place, const SeatRequest& request,
-                                           const Body& body) {
+                                           const Body& body, const Rest& rest) {
   const int warp =
       __shfl_sync(0xFFFFFFFFu, (static_cast<int>(threadIdx.x) - T::kConsumers) / 32, 0);
-  if (warp < (T::kNested ? 3 : 2)) {
+  if (warp < (T::kDecoded ? 3 : 2)) {
     Loader<T> loader(p, shared, place, warp);
     body(loader);
   } else {
@@ -173,6 +180,8 @@ __device__ __forceinline__ void RunLoaders(const GemmParams& p, const SharedLayo
       __syncwarp();
       StartTogether<T>(place);
       LaunchDependents(p.seats);
+      __syncwarp();
+      rest();
     } else {
       StartTogether<T>(place);
     }

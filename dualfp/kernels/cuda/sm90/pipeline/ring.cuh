@@ -72,6 +72,10 @@ __device__ __forceinline__ void InitRing(const SharedLayout<T>& shared, const Cl
     if (warp == 0) {
       cuda::BarrierInit(shared.SumBarrier(), 1);
     }
+    if (T::kSums && warp == 1) {
+      cuda::BarrierInit(shared.SumsFull(), 32);
+      cuda::BarrierInit(shared.SumsEmpty(), T::kConsumers);
+    }
     cuda::BarrierInitFence();
   }
   __syncwarp();

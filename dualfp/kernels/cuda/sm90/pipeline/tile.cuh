@@ -24,6 +24,16 @@ DUALFP_HOST_DEVICE constexpr int StagingBytes(int tokens) {
   return 2 * StoreChunkTokens(tokens) * 128;
 }
 
+// Bytes between the rows of TinySums, free of bank conflicts.
+DUALFP_HOST_DEVICE constexpr int SumsStride(int tokens) {
+  return 2 * tokens + (tokens % 16 == 0 ? 16 : 0);
+}
+
+// Whether there is room for those of a tile of `blocks` times 64 rows.
+DUALFP_HOST_DEVICE constexpr bool HasSums(WeightFormat format, int blocks, int tokens) {
+  return IsNested12(format) && blocks * 64 * SumsStride(tokens) <= 36 * 1024;
+}
+
 // How the warpgroups of a CTA share tiles.
 enum class Sharing {
   kTogether,  // each computes kBlocks * 64 of a tile's rows
@@ -50,11 +60,12 @@ struct Tile {
   static constexpr int kK = kKValue;
   static constexpr int kCtas = kCtasValue;
 
-  static constexpr bool kNested = kFormat == WeightFormat::kNested;
+  static constexpr bool kDecoded = IsDecoded(kFormat);
+  static constexpr bool kNested12 = IsNested12(kFormat);
   static constexpr bool kPromoted = kFormat == WeightFormat::kE4m3Promoted;
   static constexpr bool kPlain = IsPlain(kFormat);
   // Both operands are E4M3, and values of Y always want their token's scale.
-  static constexpr bool kFp8 = !kNested && !kPlain;
+  static constexpr bool kFp8 = IsE4m3(kFormat);
   static constexpr bool kTurns = kSharing == Sharing::kTurns || kSharing == Sharing::kTurnsByToken;
   static constexpr bool kByToken =
       kSharing == Sharing::kTogetherByToken || kSharing == Sharing::kTurnsByToken;
@@ -69,7 +80,11 @@ struct Tile {
   // After the roles part, setmaxnreg moves registers inside that allocation from the loader to the
   // consumers; asking for one more than it holds would wait for ever. 0: leave them.
   static constexpr bool kMoveRegisters = kEntryRegisters < 256;
-  static constexpr int kLoaderRegisters = !kMoveRegisters ? 0 : kWarpgroups == 3 ? 32 : 24;
+  static constexpr int kLoaderRegisters =
+      !kMoveRegisters               ? 0
+      : kNested12 && kTokens <= 128 ? (kCtas == 1 || (kCtas == 2 && kWarpgroups == 1) ? 56 : 40)
+      : kWarpgroups == 3            ? 32
+                                    : 24;
   static constexpr int kConsumerRegisters =
       kMoveRegisters
           ? (kEntryRegisters * (kWarpgroups + 1) - kLoaderRegisters) / kWarpgroups / 8 * 8
@@ -77,9 +92,10 @@ struct Tile {
   static_assert(kWarpgroups * kConsumerRegisters + kLoaderRegisters <=
                 (kWarpgroups + 1) * kEntryRegisters);
 
-  static constexpr int kWRowBytes = kPlain ? 2 * kK : kK;  // nested: of a plane
+  static constexpr int kWRowBytes = kPlain ? 2 * kK : kK;         // of the upper plane,
+  static constexpr int kLowerRowBytes = kNested12 ? kK / 2 : kK;  // and of the lower
   static constexpr int kPlaneBytes = kRows * kWRowBytes;
-  static constexpr int kWeightBytes = kNested ? 2 * kPlaneBytes : kPlaneBytes;
+  static constexpr int kWeightBytes = kDecoded ? kPlaneBytes + kRows * kLowerRowBytes : kPlaneBytes;
   static constexpr int kXRowBytes = kFp8 ? kK : 2 * kK;
   static constexpr int kXBytes = kTokens * kXRowBytes;
   static constexpr int kXBoxes = kXRowBytes / 128;  // boxes are 128 bytes wide: the swizzle
@@ -91,10 +107,26 @@ struct Tile {
   // that is on its way: half as much again. But waiting twice takes time that narrow tiles do not
   // have between their multiplications, and deep rings have enough on its way.
   static constexpr bool kSeparate =
-      kNested && (kTokens >= (kWarpgroups == 3 ? 128 : 192) ||
-                  (kTokens >= 96 && kWarpgroups == 2 && (kK == 128 || kBlocks == 2)));
+      kDecoded && (kTokens >= (kWarpgroups == 3 ? 128 : 192) ||
+                   (kTokens >= 96 && kWarpgroups == 2 && (kK == 128 || kBlocks == 2)));
   static constexpr int kStageBarriers = kSeparate ? 4 : 2;
-  static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 40;
+
+  static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
+
+  static constexpr int kBarrierBytes = 8 * kStageBarriers * kMostStages + 56;
+
+  // Nested12: what planes lack is summed beside the products by a warp that has nothing else to do
+  // (TinySums), where there is room for the sums: where tiles are staged on their way to Y, in the
+  // same memory. Wider tiles put it into their fragments, which costs them a branch for each.
+  static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
+  static constexpr int kBlockSumsBytes = 64 * SumsStride(kTokens);
+  static constexpr bool kSums = HasSums(kFormat, kSharers* kBlocks, kTokens);
+  static constexpr bool kPatches = kNested12 && !kSums;
+  static constexpr bool kStagedSums = kSums && kStagingBytesValue > 0;
+  static constexpr int kWarpgroupSumsBytes =
+      kStagedSums ? kWarpgroupStagingBytes : kBlocks * kBlockSumsBytes;
+  static constexpr int kSumsBytes =
+      kSums && !kStagedSums ? kWarpgroups * kWarpgroupSumsBytes + 16 : 0;
 
   // Whether CTAs can share tiles of this size: for others ptxas serializes wgmma.
   static constexpr bool kShareable = kCtas == 1 && !kTurns && kTokens % 32 == 0 && kTokens >= 64 &&
@@ -105,40 +137,41 @@ struct Tile {
   static constexpr bool kTwoStages =
       kPromoted && kByToken && kTokens <= (kWarpgroups == 3 ? 64 : 128);
 
-  static constexpr int kAccumulators = kBlocks * kTokens / 2;  // registers of a thread
   // There are registers for activations and residuals beside the accumulators, so that no kernel
   // spills for them.
-  static constexpr bool kFinishes = kNested     ? kBlocks == 1 && kWarpgroups <= 2
+  static constexpr bool kFinishes = kDecoded    ? kBlocks == 1 && kWarpgroups <= 2
                                     : kPromoted ? kTokens < 128 || kCtas == 1
                                                 : kAccumulators <= (kByToken ? 120 : 160);
-  static constexpr int kWarpgroupStagingBytes = kStagingBytesValue / kWarpgroups;
 
   // Scales and bias of a tile, see TileConstants: token scales for each warpgroup.
   static constexpr int kConstantBytes =
       4 * kWarpgroups * (kByToken ? 64 * kBlocks + 2 * kTokens : kTokens + 2 * 64 * kBlocks);
   static constexpr int kBudget =
       (kCtas == 1 ? kSharedBytesPerCta : kSharedBytesPerSm / kCtas - 1024) - 1024 - kBarrierBytes -
-      kConstantBytes - kStagingBytesValue;
+      kConstantBytes - kStagingBytesValue - kSumsBytes;
   static constexpr int kMaxStages = kBudget / kStageBytes;
   static constexpr int kStages = kMaxStages > kMostStages ? kMostStages : kMaxStages;
   // Whether consumers know at compile time where in the ring they are, which leaves the integer
   // units to decoding: where these bound the loop and the ring is short. A tile then takes whole
   // rounds of the ring.
   static constexpr bool kUnrolled =
-      kNested && kTokens >= 48 && kTokens <= 160 && kStages * kK <= 12 * 64;
+      kDecoded && kTokens >= 48 && kTokens <= 160 && kStages * kK <= 12 * 64;
   static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kRegionBytes =  // ring and staging
       (kStagingBytesValue == 0 ? kBudget : kRingBytes + kStagingBytesValue) / 128 * 128;
   // Alignment slack, region, constants, barriers.
-  static constexpr int kSharedBytes = 1024 + kRegionBytes + kConstantBytes + kBarrierBytes;
+  static constexpr int kSharedBytes =
+      1024 + kRegionBytes + kConstantBytes + kBarrierBytes + kSumsBytes;
 
   static_assert(kStages >= 2);
+  static_assert(kBlocks * kBlockSumsBytes <= kWarpgroupSumsBytes || !kSums);
   static_assert(kK == 64 || kK == 128);
-  static_assert(kNested || kWRowBytes == 128);
+  static_assert(kDecoded || kWRowBytes == 128);
   static_assert(kTokens % 8 == 0 && kTokens <= 256);
   static_assert(kRows <= 256);
-  static_assert(!kTurns || (!kNested && !kPromoted && kWarpgroups == 2));
-  static_assert(kCtas == 1 || (kCtas == 2 && kWarpgroups <= 2));
+  static_assert(!kTurns || (!kDecoded && !kPromoted && kWarpgroups == 2));
+  static_assert(kCtas == 1 || (kCtas == 2 && kWarpgroups <= 2) || kWarpgroups == 1);
+  static_assert(kWeightBytes % 1024 == 0);  // X begins where the swizzle does
 };
 
 __host__ __device__ constexpr int CeilDiv(int a, int b) { return (a + b - 1) / b; }
@@ -204,6 +237,18 @@ struct SharedLayout {
   __device__ uint32_t SumBarrier() const { return Full(T::kStageBarriers * T::kStages); }
   // The CTA's seat and the number of the launch.
   __device__ uint32_t Seat() const { return SumBarrier() + 8; }
+  // Of what the tile's planes lack: full when it is there, empty when consumers have it.
+  __device__ uint32_t SumsFull() const { return Seat() + 8; }
+  __device__ uint32_t SumsEmpty() const { return Seat() + 16; }
+  // The sums of a block of 64 rows.
+  __device__ uint32_t Sums(int block) const {
+    const uint32_t begin =
+        T::kStagedSums
+            ? Staging()
+            : (ring + T::kRegionBytes + T::kConstantBytes + T::kBarrierBytes + 15) & ~15u;
+    return begin + block / T::kBlocks * T::kWarpgroupSumsBytes +
+           block % T::kBlocks * T::kBlockSumsBytes;
+  }
 };
 
 }  // namespace dualfp::sm90

@@ -15,7 +15,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3,
+constexpr WeightFormat kFormats[] = {WeightFormat::kNested,       WeightFormat::kNested12F16,
+                                     WeightFormat::kNested12Bf16, WeightFormat::kE4m3,
                                      WeightFormat::kE4m3Promoted, WeightFormat::kF16,
                                      WeightFormat::kBf16};
 

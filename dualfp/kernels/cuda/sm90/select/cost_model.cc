@@ -46,23 +46,44 @@ Placement Place(const Plan& plan, const GemmProblem& problem, const DeviceModel&
   return place;
 }
 
-// Cycles of an SM for a stage of each CTA on it. `element`: bytes.
-double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement& place,
-                   double element, bool seats, const PlanCosts& cost) {
+// Bytes of an element of the weights, and of X.
+double WeightBytes(WeightFormat format) {
+  return IsE4m3(format) ? 1.0 : IsNested12(format) ? 1.5 : 2.0;
+}
+double XBytes(WeightFormat format) { return IsE4m3(format) ? 1.0 : 2.0; }
+
+// Of 64 x 64 weights.
+double DecodeCycles(WeightFormat format, const PlanCosts& cost) {
+  switch (format) {
+    case WeightFormat::kNested:
+      return cost.decode_cycles;
+    case WeightFormat::kNested12F16:
+      return cost.decode12_f16_cycles;
+    case WeightFormat::kNested12Bf16:
+      return cost.decode12_bf16_cycles;
+    default:
+      return 0.0;
+  }
+}
+
+// Cycles of an SM for a stage of each CTA on it.
+double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement& place, bool seats,
+                   const PlanCosts& cost) {
   const KernelConfig& config = *plan.config;
   const ClusterShape& cluster = plan.cluster;
-  const bool nested = config.format == WeightFormat::kNested;
-  const double bytes = config.k * element;  // of a row of W, or of X
-  const double copied = bytes * (config.rows + config.tokens);
+  const bool decoded = IsDecoded(config.format);
+  const double w_bytes = config.k * WeightBytes(config.format);  // of a row
+  const double x_bytes = config.k * XBytes(config.format);
+  const double copied = w_bytes * config.rows + x_bytes * config.tokens;
 
   const int rows = config.by_token ? config.tokens : config.rows;  // of wgmma
   const int columns = config.by_token ? config.rows : config.tokens;
   const double blocks = rows / 64.0;
-  const double steps = bytes / 32 * blocks;  // wgmma instructions
+  const double steps = x_bytes / 32 * blocks;  // wgmma instructions
   const double tensor = steps * std::max(columns / 2.0, cost.wgmma_cycles);
-  const double operands = steps * ((nested ? 0.0 : 2048.0) + 32.0 * columns);
+  const double operands = steps * ((decoded ? 0.0 : 2048.0) + 32.0 * columns);
   const double shared = config.turns ? 0.0 : (operands + copied) / cost.shared_bytes_cycle;
-  const double decode = nested ? blocks * config.k / 64 * cost.decode_cycles : 0.0;
+  const double decode = blocks * config.k / 64 * DecodeCycles(config.format, cost);
 
   // Promoted sums: of all warps, and of one that multiplies and adds by turns.
   const bool promoted = config.format == WeightFormat::kE4m3Promoted;
@@ -74,13 +95,13 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
   // Tokens of the last tile that do not exist; of many waves it is in one.
   const int tile = config.tokens * cluster.share_w;
   const int missing = std::min(config.tokens, CeilDiv(problem.m, tile) * tile - problem.m);
-  const double outside = missing * bytes / 128 / cluster.share_x * place.sharing *
+  const double outside = missing * x_bytes / 128 / cluster.share_x * place.sharing *
                          cost.outside_cycles / std::max(1.0, place.ctas / place.slots);
   // What neighbours in a GPC ask for at the same time costs L2 nothing.
   const bool same_w = seats && problem.m > config.tokens;
   const bool same_x = seats && problem.n > config.rows && plan.parts < 16;
-  const double drawn = bytes * ((same_w ? 0.0 : 1.0 * config.rows / cluster.share_w) +
-                                (same_x ? 0.0 : 1.0 * config.tokens / cluster.share_x));
+  const double drawn = (same_w ? 0.0 : w_bytes * config.rows / cluster.share_w) +
+                       (same_x ? 0.0 : x_bytes * config.tokens / cluster.share_x);
   const double l2 = drawn * place.running / cost.l2_bytes_cycle;
   const double latency = cost.latency_cycles / (config.stages - 1);
 
@@ -96,9 +117,6 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const KernelConfig& config = *plan.config;
   const ClusterShape& cluster = plan.cluster;
   const PlanCosts& cost = device.cost;
-  const bool bytewise =
-      config.format == WeightFormat::kE4m3 || config.format == WeightFormat::kE4m3Promoted;
-  const double element = bytewise ? 1.0 : 2.0;
   const double values = static_cast<double>(config.rows) * config.tokens;
   const bool streamed = plan.parts == Plan::kStream;
   const bool seats =
@@ -115,8 +133,8 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
       CeilDiv(CeilDiv(problem.k, config.k),
               config.family == Family::kSplit ? cluster.split : std::max(1, plan.parts));
   // Streamed tiles begin anywhere in K, so that neighbours ask for different stages.
-  const double loop = estimate.waves * stages *
-                      StageCycles(plan, problem, place, element, seats && !streamed, cost);
+  const double loop =
+      estimate.waves * stages * StageCycles(plan, problem, place, seats && !streamed, cost);
 
   double outside = (seats ? cost.seat_start : 0.0) + cost.cluster_start * (cluster.size() - 1) +
                    (config.turns ? cost.turns_start : 0.0) +
@@ -137,8 +155,9 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   }
 
   const double cycles_per_us = device.clock_ghz * 1e3;
-  const double bytes = (static_cast<double>(problem.n) + problem.m) * problem.k * element +
-                       2.0 * problem.m * problem.n;
+  const double bytes =
+      (problem.n * WeightBytes(config.format) + problem.m * XBytes(config.format)) * problem.k +
+      2.0 * problem.m * problem.n;
   estimate.compute = (outside + loop) / cycles_per_us;
   estimate.dram = bytes / device.dram_bytes_per_us;
   estimate.total = outside / cycles_per_us + Together({loop / cycles_per_us, estimate.dram});

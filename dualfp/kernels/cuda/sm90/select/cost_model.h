@@ -17,14 +17,16 @@ struct PlanCosts {
   double wgmma_cycles = 21.53;  // of a wgmma instruction at least
   // Of shared memory, by wgmma's operands and copies, where warpgroups share a tile.
   double shared_bytes_cycle = 177.3;
-  double decode_cycles = 228.1;    // of 64 x 64 nested weights
-  double add_cycles = 2.231;       // of a warp's promoted sums of a wgmma column pair
-  double drain_cycles = 238.1;     // of products that are awaited before they are added
-  double tpc_bytes_cycle = 168.7;  // that copies bring to the two SMs of a TPC
-  double outside_cycles = 5.247;   // more of 128 bytes that lie beyond the last token
-  double l2_bytes_cycle = 5784;    // that all SMs draw together
-  double latency_cycles = 1692;    // of a copy; all stages of the ring but one hide it
-  double alone_cycles = 122.9;     // more of a stage where one warpgroup has the SM to itself
+  double decode_cycles = 228.1;       // of 64 x 64 nested weights,
+  double decode12_f16_cycles = 304;   // of Nested12 ones, to FP16
+  double decode12_bf16_cycles = 399;  // and to BF16
+  double add_cycles = 2.231;          // of a warp's promoted sums of a wgmma column pair
+  double drain_cycles = 238.1;        // of products that are awaited before they are added
+  double tpc_bytes_cycle = 168.7;     // that copies bring to the two SMs of a TPC
+  double outside_cycles = 5.247;      // more of 128 bytes that lie beyond the last token
+  double l2_bytes_cycle = 5784;       // that all SMs draw together
+  double latency_cycles = 1692;       // of a copy; all stages of the ring but one hide it
+  double alone_cycles = 122.9;        // more of a stage where one warpgroup has the SM to itself
   // Outside of the stages.
   double split_start = 2177;     // cycles of a tile of the split family
   double split_value = 0.2445;   // ... and of each of its values

@@ -18,7 +18,8 @@ namespace dualfp::sm90 {
 namespace {
 
 constexpr std::string_view kMagic = "dualfp-tuned-table 1";
-constexpr WeightFormat kFormats[] = {WeightFormat::kNested, WeightFormat::kE4m3,
+constexpr WeightFormat kFormats[] = {WeightFormat::kNested,       WeightFormat::kNested12F16,
+                                     WeightFormat::kNested12Bf16, WeightFormat::kE4m3,
                                      WeightFormat::kE4m3Promoted, WeightFormat::kF16,
                                      WeightFormat::kBf16};
 constexpr int64_t kMaxBytes = int64_t{64} << 20;
@@ -116,7 +117,7 @@ class Parser {
         std::find_if(std::begin(kFormats), std::end(kFormats),
                      [&](WeightFormat candidate) { return FormatName(candidate) == words[0]; });
     Expect(format != std::end(kFormats),
-           "expected format nested, e4m3, e4m3_promoted, f16 or bf16");
+           "expected format nested, nested12_f16, nested12_bf16, e4m3, e4m3_promoted, f16 or bf16");
     row.format = *format;
     constexpr const char* kNames[] = {"N", "K", "M"};
     int* const sizes[] = {&row.n, &row.k, &row.m};

@@ -70,7 +70,8 @@ TEST(TunedTableTest, ErrorsNameTheFileAndTheLine) {
   EXPECT_EQ(ErrorOf(kHeader + "nested 4096 4096 16\n"),
             "some.table:3: expected \"FORMAT N K M PLAN MICROSECONDS [CUBLASLT]\", got 4 words");
   EXPECT_EQ(ErrorOf(kHeader + "int4 4096 4096 16 p 1.5\n"),
-            "some.table:3: expected format nested, e4m3, e4m3_promoted, f16 or bf16");
+            "some.table:3: expected format nested, nested12_f16, nested12_bf16, e4m3, "
+            "e4m3_promoted, f16 or bf16");
   EXPECT_EQ(ErrorOf(kHeader + "nested 4096 -1 16 p 1.5\n"),
             "some.table:3: expected a positive integer for K");
   EXPECT_EQ(ErrorOf(kHeader + "nested 4096 4096 99999999999 p 1.5\n"),
