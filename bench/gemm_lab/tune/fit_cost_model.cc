@@ -45,6 +45,8 @@ constexpr Constant kConstants[] = {
     {"wgmma_cycles", &PlanCosts::wgmma_cycles},
     {"shared_bytes_cycle", &PlanCosts::shared_bytes_cycle},
     {"decode_cycles", &PlanCosts::decode_cycles},
+    {"decode12_f16_cycles", &PlanCosts::decode12_f16_cycles},
+    {"decode12_bf16_cycles", &PlanCosts::decode12_bf16_cycles},
     {"add_cycles", &PlanCosts::add_cycles},
     {"drain_cycles", &PlanCosts::drain_cycles},
     {"tpc_bytes_cycle", &PlanCosts::tpc_bytes_cycle},
