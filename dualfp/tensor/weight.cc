@@ -43,6 +43,9 @@ int64_t Weight::BytesRead(Precision precision) const {
   if (UsesOutliers(precision)) {
     bytes += outliers.index.num_bytes() + outliers.value.num_bytes();
   }
+  if (tiny && precision == Precision::kFp16) {
+    bytes += tiny.num_bytes();
+  }
   return bytes;
 }
 

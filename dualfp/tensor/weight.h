@@ -31,7 +31,8 @@ struct Shard {
   int64_t column_end = 0;
 };
 
-// How the planes of a weight lie in memory. Scales and outliers lie row-major in every layout.
+// How the planes of a weight lie in memory. Scales and outliers lie row-major in every layout, but
+// for those of kNested12.
 enum class WeightLayout : uint8_t {
   kRowMajor,  // as on disk: CPU kernels, and plain weights everywhere
   kSm90,      // as the Hopper kernels read each format (kernels/cuda/planes.h)
@@ -47,7 +48,8 @@ struct Weight {
   // kFp8, kMxfp8: F8_E4M3 [N, K].       kNvfp4, kMxfp4: U8 [N, K/2], even k in the low nibble.
   ConstTensorView values;
   ConstTensorView lower;  // kNested: U8 [N, K], E = (V + 64) & 255; kSm90: NestedDeviceLower.
-                          // kNested12: U8 [N, ceil(K/2)], nibbles, even k in the low half
+                          // kNested12: U8 [N, ceil(K/2)], nibbles, even k in the low half;
+                          // kSm90: U8 [ceil(K/128), N, 64] (kernels/cuda/nested12_planes.h)
 
   // All scales are tensors on the weight's device, so that a captured graph reads their values
   // anew; value = q * scale (* global_scale). Projections that are fused in one weight keep their
@@ -55,7 +57,7 @@ struct Weight {
   ScaleGranularity scale_granularity = ScaleGranularity::kNone;
   // Of the format's dtype: [1], [N], [NumBlockRows(), ceil(K/128)] or [N, K / group size].
   // kNested12: I8 [N], row shifts: value = plane * 2^-shift (numeric/nested12.h), of granularity
-  // kNone.
+  // kNone; kSm90: F32 [N], 2^-shift.
   ConstTensorView scales;
   RowParts parts;
   ConstTensorView global_scale;  // with F8_E4M3 scales: F32 [1] or [parts.count]; absent = 1
@@ -63,6 +65,7 @@ struct Weight {
   ConstTensorView input_scale;
 
   OutlierList outliers;  // kNested, kNested12
+  ConstTensorView tiny;  // kNested12, kSm90: I64 [batches, 32], cuda::TinyWeight, for `outliers`
 
   WeightLayout layout = WeightLayout::kRowMajor;
 

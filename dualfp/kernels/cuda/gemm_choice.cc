@@ -58,18 +58,25 @@ sm90::OutputType OutputTypeOf(DType dtype) {
 }  // namespace
 
 std::string NestedUnsupported(const GemmDesc& desc, const GemmHardware& hardware) {
-  if (desc.weight_format != QuantFormat::kNested || desc.precision != Precision::kFp16) {
+  const bool nested12 = desc.weight_format == QuantFormat::kNested12;
+  if ((desc.weight_format != QuantFormat::kNested && !nested12) ||
+      desc.precision != Precision::kFp16) {
     return "computes nested weights at fp16";
   }
-  if (desc.x_dtype != DType::kF16) {
+  if (nested12 && desc.x_dtype != DType::kF16 && desc.x_dtype != DType::kBF16) {
+    return "X must be F16 or BF16, to which the weights are decoded";
+  }
+  if (!nested12 && desc.x_dtype != DType::kF16) {
     return "X must be F16: weights are decoded to FP16, and the tensor cores take one type";
   }
   return HopperUnsupported(desc, hardware);
 }
 
 std::string E4m3Unsupported(const GemmDesc& desc, const GemmHardware& hardware) {
-  if ((desc.weight_format != QuantFormat::kNested && desc.weight_format != QuantFormat::kFp8) ||
-      desc.precision != Precision::kFp8) {
+  const bool has_codes = desc.weight_format == QuantFormat::kNested ||
+                         desc.weight_format == QuantFormat::kNested12 ||
+                         desc.weight_format == QuantFormat::kFp8;
+  if (!has_codes || desc.precision != Precision::kFp8) {
     return "computes nested or fp8 weights at fp8";
   }
   if (desc.activation_quant == ActivationQuant::kNone) {
@@ -146,6 +153,9 @@ WeightFormat Sm90Format(const GemmDesc& desc) {
   }
   if (desc.weight_format == QuantFormat::kNested) {
     return WeightFormat::kNested;
+  }
+  if (desc.weight_format == QuantFormat::kNested12) {
+    return desc.x_dtype == DType::kBF16 ? WeightFormat::kNested12Bf16 : WeightFormat::kNested12F16;
   }
   return desc.weight_dtype == DType::kF16 ? WeightFormat::kF16 : WeightFormat::kBf16;
 }

@@ -57,6 +57,13 @@ GemmDesc DescOf(sm90::WeightFormat format, int64_t m, int64_t n, int64_t k) {
       desc.weight_format = QuantFormat::kNested;
       desc.weight_dtype = DType::kF8E4M3;
       break;
+    case sm90::WeightFormat::kNested12F16:
+    case sm90::WeightFormat::kNested12Bf16:
+      desc.weight_format = QuantFormat::kNested12;
+      desc.weight_dtype = DType::kF8E4M3;
+      desc.x_dtype = desc.y_dtype =
+          format == sm90::WeightFormat::kNested12Bf16 ? DType::kBF16 : DType::kF16;
+      break;
     default:
       desc.weight_format = QuantFormat::kNested;
       desc.weight_dtype = DType::kF8E4M3;

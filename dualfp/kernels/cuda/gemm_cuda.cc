@@ -16,6 +16,7 @@
 #include "dualfp/kernels/cuda/sm90/select/device_model.h"
 #include "dualfp/kernels/cuda/stream.h"
 #include "dualfp/numeric/nested.h"
+#include "dualfp/numeric/nested12.h"
 
 namespace dualfp::cuda {
 namespace {
@@ -93,6 +94,11 @@ GemmProblem MakeProblem(const GemmDesc& desc, const GemmArgs& args) {
   p.epilogue.y_stride = RowStride(args.y);
   p.epilogue.y_type = OutputTypeOf(desc.y_dtype);
   p.epilogue.silu_mul = desc.activation == Activation::kSiluMul;
+  if (desc.weight_format == QuantFormat::kNested12) {
+    p.epilogue.w_scale = args.weight->scales.as<float>();
+    p.epilogue.w_scale_stride = 1;
+    p.tiny = static_cast<const TinyWeight*>(args.weight->tiny.data);
+  }
   if (desc.has_outliers) {
     const OutlierList& outliers = args.weight->outliers;
     Check(outliers.size() <= std::numeric_limits<int>::max(), ErrorCode::kUnsupported,
@@ -203,6 +209,8 @@ void RunE4m3(const Context& context, const GemmDesc& desc, const GemmArgs& args)
   if (desc.weight_format == QuantFormat::kNested) {
     p.epilogue.alpha = kNestedScale;
     p.outliers.factor = 1.0f / kNestedScale;
+  } else if (desc.weight_format == QuantFormat::kNested12) {
+    p.epilogue.alpha = 1.0f / kNested12Units;
   } else if (desc.weight_scale == ScaleGranularity::kBlock128) {
     p.block.w = weight.scales.as<float>();
     p.block.w_stride = static_cast<int>((desc.k + 127) / 128);

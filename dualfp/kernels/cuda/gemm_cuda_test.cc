@@ -33,6 +33,8 @@ bool RunsOnGpu(const TestFormat& format) {
     case QuantFormat::kNested:
       return !fp8 || (format.quant != ActivationQuant::kNone &&
                       !(format.outliers && format.quant == ActivationQuant::kDynamicPerGroup));
+    case QuantFormat::kNested12:
+      return !fp8 || format.quant != ActivationQuant::kNone;
     case QuantFormat::kFp8:
       return fp8 && format.quant != ActivationQuant::kNone;
     default:
@@ -90,8 +92,9 @@ TEST_F(GemmGpuTest, EveryFormatAtOddShapes) {
           continue;
         }
         ++step;
+        const bool any_x = fp8 || format.format == QuantFormat::kNested12;
         const DType x_dtype = format.format == QuantFormat::kPlain ? format.dtype
-                              : fp8 && step % 2 == 0               ? DType::kBF16
+                              : any_x && step % 2 == 0             ? DType::kBF16
                                                                    : DType::kF16;
         Check(format, weight, device, shape.m, x_dtype, kOutputs[step % 3], kEpilogues[e],
               Accumulation::kFast);

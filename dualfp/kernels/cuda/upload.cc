@@ -7,8 +7,11 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
+#include "dualfp/kernels/cuda/nested12_planes.h"
 #include "dualfp/kernels/cuda/planes.h"
 #include "dualfp/kernels/device.h"
+#include "dualfp/numeric/bf16.h"
+#include "dualfp/numeric/nested12.h"
 
 namespace dualfp::cuda {
 namespace {
@@ -92,17 +95,81 @@ struct Listed {
   }
 };
 
+// The row-major weight's batches of tiny weights, as `shift` I8 [N] moves its rows.
+std::vector<TinyWeight> BatchesOf(const Weight& weight, const int8_t* shift) {
+  const int64_t count = weight.outliers.size();
+  const auto* index = weight.outliers.index.as<int64_t>();
+  const auto* value = weight.outliers.value.as<float>();
+  std::vector<uint16_t> lack;
+  lack.reserve(count);
+  for (int64_t i = 0; i < count; ++i) {
+    lack.push_back(FloatToBf16(ScaleByPowerOfTwo(value[i], shift[index[i] / weight.k])));
+  }
+  return MakeTinyBatches(weight.n, weight.k, {index, static_cast<size_t>(count)}, lack);
+}
+
+// Of a row-major kNested12 weight.
+DeviceWeight UploadNested12(const Weight& weight, int device, cudaStream_t stream) {
+  const auto* shift = weight.scales.as<int8_t>();
+  std::vector<float> row_scale;
+  row_scale.reserve(weight.n);
+  for (int64_t row = 0; row < weight.n; ++row) {
+    Check(shift[row] >= -kNested12MaxShift, ErrorCode::kUnsupported, "upload: row ", row,
+          " has weights beyond 1.75 * 2^127");
+    row_scale.push_back(ScaleByPowerOfTwo(1.0f, -shift[row]));
+  }
+  const int64_t nibble_bytes = NibblePlaneBytes(weight.n, weight.k);
+  const int64_t nibbles_offset = RoundUp(weight.n * weight.k);
+  const int64_t scale_offset = nibbles_offset + RoundUp(nibble_bytes);
+  DeviceWeight result;
+  result.weight = weight;
+  result.weight.layout = WeightLayout::kSm90;
+  result.weight.outliers = {};
+  const int64_t input_offset =
+      scale_offset + RoundUp(weight.n * static_cast<int64_t>(sizeof(float)));
+  result.storage =
+      AllocateOn(device, input_offset + (weight.input_scale ? weight.input_scale.num_bytes() : 0));
+  result.weight.values = result.storage.View(DType::kF8E4M3, {weight.n, weight.k});
+  result.weight.lower = result.storage.View(DType::kU8, {nibble_bytes}, nibbles_offset);
+  result.weight.scales = result.storage.View(DType::kF32, {weight.n}, scale_offset);
+  char* base = static_cast<char*>(result.storage.data());
+  if (weight.input_scale) {
+    CopyIn(base + input_offset, weight.input_scale.data, weight.input_scale.num_bytes(), stream);
+    result.weight.input_scale.data = base + input_offset;
+    result.weight.input_scale.device = result.storage.device();
+  }
+  const Buffer row_major = AllocateOn(device, weight.lower.num_bytes());
+  CopyIn(base, weight.values.data, weight.values.num_bytes(), stream);
+  PermuteBytes(base, base, weight.values.num_bytes(), stream);
+  CopyIn(row_major.data(), weight.lower.data, weight.lower.num_bytes(), stream);
+  NibblesToDevice(row_major.data(), weight.n, weight.k, base + nibbles_offset, stream);
+  CopyIn(base + scale_offset, row_scale.data(), row_scale.size() * sizeof(float), stream);
+  const std::vector<TinyWeight> batches = BatchesOf(weight, shift);
+  const auto batch_bytes = static_cast<int64_t>(batches.size() * sizeof(TinyWeight));
+  result.outliers = AllocateOn(device, batch_bytes);
+  result.weight.tiny = result.outliers.View(
+      DType::kI64, {static_cast<int64_t>(batches.size()) / kTinyBatch, kTinyBatch});
+  CopyIn(result.outliers.data(), batches.data(), batch_bytes, stream);
+  Wait(stream);
+  return result;
+}
+
 }  // namespace
 
 DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
   const bool plain = weight.format == QuantFormat::kPlain;
-  Check(plain || weight.format == QuantFormat::kNested || weight.format == QuantFormat::kFp8,
+  const bool nested12 = weight.format == QuantFormat::kNested12;
+  Check(plain || nested12 || weight.format == QuantFormat::kNested ||
+            weight.format == QuantFormat::kFp8,
         ErrorCode::kUnsupported, "upload: no GPU kernel computes with ",
         GetQuantFormatInfo(weight.format).name, " weights");
   Check(weight.values.device.type == DeviceType::kCpu && weight.layout == WeightLayout::kRowMajor,
         ErrorCode::kInvalidArgument, "upload: expected a row-major weight on the CPU");
   if (!plain) {
     CheckK("upload", weight.k);
+  }
+  if (nested12) {
+    return UploadNested12(weight, device, stream);
   }
   Check(weight.format != QuantFormat::kNested || weight.lower, ErrorCode::kInvalidArgument,
         "upload: the nested weight has no lower plane");

@@ -19,12 +19,13 @@ namespace dualfp::cuda {
 struct DeviceWeight {
   Weight weight;
   Buffer storage;   // planes and scales
-  Buffer outliers;  // I64 indices, then F32 values
+  Buffer outliers;  // I64 indices, then F32 values; kNested12: batches
 };
 
-// Copies a CPU weight of a format that GPU kernels compute with (plain, nested, fp8) and makes its
-// planes what GPU memory holds (planes.h). Synchronises with `stream`. Throws kUnsupported for
-// other formats and where K of a nested or fp8 weight is not a multiple of 16.
+// Copies a CPU weight of a format that GPU kernels compute with (plain, nested, nested12, fp8) and
+// makes its planes what GPU memory holds (planes.h, nested12_planes.h). Synchronises with `stream`.
+// Throws kUnsupported for other formats and where K of a nested or fp8 weight is not a multiple
+// of 16.
 DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream);
 
 // Splits 16-bit CPU weights on the GPU. One object uploads many tensors, one after the other.
