@@ -30,7 +30,7 @@ DUALFP_HOST_DEVICE constexpr int SumsStride(int tokens) {
 }
 
 // Whether there is room for those of a tile of `blocks` times 64 rows.
-DUALFP_HOST_DEVICE constexpr bool HasSums(WeightFormat format, int blocks, int tokens) {
+constexpr bool HasSums(WeightFormat format, int blocks, int tokens) {
   return IsNested12(format) && blocks * 64 * SumsStride(tokens) <= 36 * 1024;
 }
 
