@@ -183,7 +183,7 @@ TEST_F(QuantizedArgumentsTest, AResultLeavesAsCodes) {
         args.y = {};
         args.y.dtype = y_dtype;
         const QuantizedOutput output{.quant = quant,
-                                     .static_scale = static_scale,
+                                     .static_scale = {&static_scale, DType::kF32, {1}},
                                      .codes = {codes.data(), DType::kF8E4M3, {5, columns}},
                                      .scales = {scales.data(), DType::kF32, {5}}};
         GemmQuantized(context, args, output);
@@ -226,14 +226,15 @@ TEST_P(RmsNormQuantizeTest, EqualsTheNormAndThenTheQuantizer) {
          {ActivationQuant::kDynamicPerToken, ActivationQuant::kStaticPerTensor}) {
       std::vector<uint8_t> expected(rows * width), codes(rows * width);
       std::vector<float> expected_scales(rows), scales(rows);
-      QuantizeActivations(context, normed, quant, 0.02f,
+      const float static_scale = 0.02f;
+      QuantizeActivations(context, normed, quant, static_scale,
                           {expected.data(), DType::kF8E4M3, {rows, width}},
                           {expected_scales.data(), DType::kF32, {rows}});
       ops.rms_norm_quantize(context, {.x = in,
                                       .weight = {weight.data(), DType::kF32, {width}},
                                       .epsilon = 1e-5f,
                                       .quant = quant,
-                                      .static_scale = 0.02f,
+                                      .static_scale = {&static_scale, DType::kF32, {1}},
                                       .codes = {codes.data(), DType::kF8E4M3, {rows, width}},
                                       .scales = {scales.data(), DType::kF32, {rows}}});
       ForgetNanSigns(&codes);
