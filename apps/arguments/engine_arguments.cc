@@ -76,9 +76,10 @@ void AddEngineOptions(CLI::App& app, LlmOptions& options) {
       ->option_text("0,1,2")
       ->excludes(at)
       ->group(kPrecision);
-  app.add_option("--policy", options.policy, "What auto goes by (default slo)")
-      ->check(CLI::IsMember({"slo", "threshold"}))
-      ->option_text("{slo,threshold}")
+  app.add_option("--policy", options.policy,
+                 "What auto goes by (default slo); prefill: FP8 prompts")
+      ->check(CLI::IsMember({"slo", "threshold", "prefill"}))
+      ->option_text("{slo,threshold,prefill}")
       ->group(kPrecision);
   app.add_option("--layer-sensitivity", options.layer_sensitivity,
                  "slo: order of layers, from eval --per-layer --json")

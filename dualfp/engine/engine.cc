@@ -123,7 +123,7 @@ Engine::Impl::Impl(EngineConfig config_in, std::unique_ptr<ModelRunner> runner_i
              info.max_draft_tokens};
 
   const bool both = info.fp16_unsupported.empty() && info.fp8_unsupported.empty();
-  if (!both && automatic != nullptr && automatic->adaptive()) {
+  if (!both && automatic != nullptr && (automatic->adaptive() || automatic->splits_prefill())) {
     LogWarning(StrCat("precision policy ", automatic->name(),
                       " is off, as the model has one precision only: ", info.fp16_unsupported,
                       info.fp8_unsupported));

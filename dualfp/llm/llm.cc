@@ -81,6 +81,10 @@ std::unique_ptr<PrecisionController> MakeController(const LlmOptions& options, i
   if (options.policy == "threshold") {
     return MakeThresholdController(options.max_fp16_tokens);
   }
+  if (options.policy == "prefill") {
+    return MakePhasedController(PrecisionPlan::Uniform(num_layers, Precision::kFp8),
+                                PrecisionPlan::Uniform(num_layers, Precision::kFp16));
+  }
   SloSlackOptions slo;
   if (!options.layer_sensitivity.empty()) {
     slo.layer_order = LayersBySensitivity(options.layer_sensitivity, num_layers);

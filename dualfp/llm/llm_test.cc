@@ -45,8 +45,51 @@ std::string ErrorOf(ErrorCode code, const Function& function) {
   return "no error";
 }
 
+constexpr int kTokens = 12;
+
+// What the engine writes after `prompt`, greedily.
+std::vector<int32_t> Write(const Llm& llm, const std::vector<int32_t>& prompt) {
+  Request request;
+  request.prompt = prompt;
+  request.sampling.temperature = 0;
+  request.sampling.max_tokens = kTokens;
+  request.sampling.ignore_eos = true;
+  std::promise<void> finished;
+  std::vector<int32_t> written;
+  llm.engine->Submit(std::move(request), [&](const RequestOutput& output) {
+    for (const auto& choice : output.choices) {
+      written.insert(written.end(), choice.token_ids.begin(), choice.token_ids.end());
+    }
+    if (output.finished) {
+      finished.set_value();
+    }
+  });
+  finished.get_future().wait();
+  return written;
+}
+
+// The same by a sequence on its decoder, with the prompt at one precision and the rest at another.
+std::vector<int32_t> WriteOnDecoder(const Llm& llm, const std::vector<int32_t>& prompt,
+                                    Precision prefill, Precision decode) {
+  DecoderOptions options;
+  options.limits = {.max_tokens = 32, .max_sequences = 1, .max_logit_rows = 1, .max_context = 64};
+  Decoder decoder(*llm.model, options);
+  Session session(decoder, llm.kv_dtype, 64);
+  const Context context{.threads = llm.threads.get()};
+  const int64_t layers = llm.config.num_hidden_layers;
+  session.Append(context, prompt, PrecisionPlan::Uniform(layers, prefill));
+  std::vector<int32_t> written;
+  for (int i = 0; i < kTokens; ++i) {
+    const std::span<const float> logits = session.last_logits();
+    const auto token =
+        static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    written.push_back(token);
+    session.Append(context, {&token, 1}, PrecisionPlan::Uniform(layers, decode));
+  }
+  return written;
+}
+
 TEST(Llm, TheEngineWritesWhatASequenceOnItsDecoderDoes) {
-  constexpr int kTokens = 12;
   int64_t loaded = 0;
   std::atomic<int64_t> steps{0};
   LlmHooks hooks;
@@ -56,42 +99,23 @@ TEST(Llm, TheEngineWritesWhatASequenceOnItsDecoderDoes) {
   EXPECT_GT(loaded, 0);
   EXPECT_THAT(llm->Describe(), HasSubstr("context 64"));
 
-  Request request;
-  request.prompt = llm->text->Encode("In the beginning", true, {});
-  request.sampling.temperature = 0;
-  request.sampling.max_tokens = kTokens;
-  request.sampling.ignore_eos = true;
-  const std::vector<int32_t> prompt = request.prompt;
-  std::promise<void> finished;
-  std::vector<int32_t> written;
-  llm->engine->Submit(std::move(request), [&](const RequestOutput& output) {
-    for (const auto& choice : output.choices) {
-      written.insert(written.end(), choice.token_ids.begin(), choice.token_ids.end());
-    }
-    if (output.finished) {
-      finished.set_value();
-    }
-  });
-  finished.get_future().wait();
+  const std::vector<int32_t> prompt = llm->text->Encode("In the beginning", true, {});
+  const std::vector<int32_t> written = Write(*llm, prompt);
   EXPECT_GE(steps, kTokens - 1);  // the last one may not have been reported yet
+  EXPECT_EQ(written, WriteOnDecoder(*llm, prompt, Precision::kFp16, Precision::kFp16));
+}
 
-  DecoderOptions options;
-  options.limits = {.max_tokens = 16, .max_sequences = 1, .max_logit_rows = 1, .max_context = 64};
-  Decoder decoder(*llm->model, options);
-  Session session(decoder, llm->kv_dtype, 64);
-  const Context context{.threads = llm->threads.get()};
-  const PrecisionPlan plan =
-      PrecisionPlan::Uniform(llm->config.num_hidden_layers, Precision::kFp16);
-  session.Append(context, prompt, plan);
-  std::vector<int32_t> expected;
-  for (int i = 0; i < kTokens; ++i) {
-    const std::span<const float> logits = session.last_logits();
-    const auto token =
-        static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    expected.push_back(token);
-    session.Append(context, {&token, 1}, plan);
+TEST(Llm, ThePrefillPolicyReadsInFp8AndWritesExactly) {
+  LlmOptions options = SmallOptions();
+  options.precision = "auto";
+  options.policy = "prefill";
+  const std::unique_ptr<Llm> llm = LoadLlm(options, {});
+  EXPECT_THAT(llm->Describe(), HasSubstr("precision: fp8+exact"));
+  std::vector<int32_t> prompt(30);
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    prompt[i] = static_cast<int32_t>(300 + i * i % 97);
   }
-  EXPECT_EQ(written, expected);
+  EXPECT_EQ(Write(*llm, prompt), WriteOnDecoder(*llm, prompt, Precision::kFp8, Precision::kFp16));
 }
 
 TEST(Llm, OptionsThatCannotBeAreErrorsThatSayWhatCan) {
