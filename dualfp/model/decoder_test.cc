@@ -187,10 +187,17 @@ TEST_F(DecoderTest, EveryStepUsesTheSameAddresses) {
 // A device's mirror of a batch is one copy of its first bytes.
 TEST_F(DecoderTest, TheUsedBytesOfABatchHoldAllOfIt) {
   Decoder decoder(model_, {.limits = {.max_tokens = 64, .max_sequences = 3, .max_logit_rows = 4}});
-  StepBatch batch = decoder.NewBatch();
+  BatchLimits limits = decoder.NewBatch().limits();
+  limits.max_samples = 5;
+  limits.max_scores = 7;
+  StepBatch batch(limits, &model_.config.rope);
   const std::vector<int32_t> tokens = Tokens(20, 1);
   batch.AddSequence(tokens, 30, Blocks(3, 4));
+  batch.AddSample({.token = 4, .num_scores = 3});
+  batch.AddSample({.num_scores = 2});
   batch.AddSequence(std::span(tokens).first(3), 0, Blocks(9, 1));
+  batch.AddSample({.logit_row = 1});
+  batch.SetTokenSource(22, 4);
   batch.AddLogitRow(19);
   batch.AddLogitRow(22);
   std::vector<char> mirror(batch.used_bytes());
@@ -198,15 +205,11 @@ TEST_F(DecoderTest, TheUsedBytesOfABatchHoldAllOfIt) {
   const BatchTensors host = batch.tensors();
   const BatchTensors copy = batch.TensorsAt(mirror.data());
   const std::pair<ConstTensorView, ConstTensorView> pairs[] = {
-      {host.token_ids, copy.token_ids},
-      {host.positions, copy.positions},
-      {host.slots, copy.slots},
-      {host.rope_rows, copy.rope_rows},
-      {host.query_start, copy.query_start},
-      {host.context_length, copy.context_length},
-      {host.block_table, copy.block_table},
-      {host.logit_rows, copy.logit_rows},
-      {host.inv_freq, copy.inv_freq}};
+      {host.token_ids, copy.token_ids},           {host.token_sources, copy.token_sources},
+      {host.positions, copy.positions},           {host.slots, copy.slots},
+      {host.rope_rows, copy.rope_rows},           {host.query_start, copy.query_start},
+      {host.context_length, copy.context_length}, {host.block_table, copy.block_table},
+      {host.logit_rows, copy.logit_rows},         {host.inv_freq, copy.inv_freq}};
   for (const auto& [a, b] : pairs) {
     ASSERT_EQ(a.shape, b.shape);
     EXPECT_LE(static_cast<const char*>(b.data) + b.num_bytes(), mirror.data() + mirror.size());
@@ -216,6 +219,67 @@ TEST_F(DecoderTest, TheUsedBytesOfABatchHoldAllOfIt) {
   EXPECT_EQ(batch.positions()[20], 0);
   EXPECT_EQ(batch.context_length()[0], 50);
   EXPECT_EQ(batch.blocks(0)[3], 6);
+  EXPECT_EQ(batch.token_sources()[22], 4);
+  EXPECT_EQ(batch.token_sources()[21], -1);
+
+  // Samples are inputs too; what they yield lies in one range behind the inputs.
+  const auto* begin = static_cast<const char*>(batch.data());
+  const auto offset = [&](const auto& list) {
+    return reinterpret_cast<const char*>(list.data()) - begin;
+  };
+  const int64_t results_end = batch.result_offset() + batch.result_bytes();
+  EXPECT_LE(offset(batch.samples()) + static_cast<int64_t>(batch.samples().size_bytes()),
+            batch.used_bytes());
+  EXPECT_EQ(batch.sample_start()[1], 2);
+  EXPECT_EQ(batch.sample_start()[2], 3);
+  EXPECT_EQ(batch.samples()[1].score_begin, 3);
+  EXPECT_EQ(batch.scores().size(), 5u);
+  EXPECT_GE(batch.result_offset(), batch.used_bytes());
+  EXPECT_EQ(offset(batch.tokens()), batch.result_offset());
+  EXPECT_LT(offset(batch.yielded()), results_end);
+  EXPECT_EQ(offset(batch.scores()) + static_cast<int64_t>(batch.scores().size_bytes()),
+            results_end);
+}
+
+TEST_F(DecoderTest, BatchesKeepTheirLimits) {
+  StepBatch batch({.max_rows = 8,
+                   .max_sequences = 2,
+                   .max_logit_rows = 1,
+                   .max_context = 32,
+                   .block_size = 16,
+                   .max_samples = 2,
+                   .max_scores = 3},
+                  nullptr);
+  const auto refused = [](const auto& call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::kInvalidArgument;
+    }
+    return false;
+  };
+  batch.AddSequence(2, 4, Blocks(0, 1));
+  EXPECT_TRUE(refused([&] { batch.AddSequence(0, 5, Blocks(0, 1)); })) << "rows";
+  EXPECT_TRUE(refused([&] { batch.AddSequence(31, 2, Blocks(0, 3)); })) << "context";
+  EXPECT_TRUE(refused([&] { batch.AddSequence(15, 2, Blocks(0, 1)); })) << "blocks";
+  EXPECT_TRUE(refused([&] { batch.AddSequence(0, 0, Blocks(0, 1)); })) << "nothing";
+  EXPECT_TRUE(refused([&] { batch.AddLogitRow(4); })) << "a row that is not there";
+  batch.AddLogitRow(3);
+  EXPECT_TRUE(refused([&] { batch.AddLogitRow(2); })) << "logit rows";
+  batch.AddSample({.num_scores = 2});
+  EXPECT_TRUE(refused([&] { batch.AddSample({.num_scores = 2}); })) << "scores";
+  batch.AddSample({});
+  EXPECT_TRUE(refused([&] { batch.AddSample({}); })) << "samples";
+  batch.SetTokenSource(2, 1);
+  EXPECT_TRUE(refused([&] { batch.SetTokenSource(4, 0); }));
+  const int32_t previous[] = {9, kNoToken};
+  EXPECT_TRUE(refused([&] { batch.ResolveTokens(std::span(previous).first(1)); }));
+  batch.ResolveTokens(previous);
+  EXPECT_GE(batch.token_ids()[2], 0) << "what follows no token is some token";
+  batch.AddSequence(0, 4, Blocks(1, 1));
+  EXPECT_TRUE(refused([&] { batch.AddSequence(0, 1, Blocks(1, 1)); })) << "sequences";
+  batch.Clear();
+  EXPECT_EQ(batch.rows() + batch.sequences() + batch.num_samples() + batch.num_logit_rows(), 0);
 }
 
 TEST_F(DecoderTest, CostCountsWhatEachPrecisionReads) {
