@@ -146,9 +146,10 @@ TEST(Llm, OptionsThatCannotBeAreErrorsThatSayWhatCan) {
 
 TEST(Llm, EndTokensAreThoseOfBothFilesOnce) {
   ModelConfig config;
+  config.vocab_size = 10;
   config.eos_token_ids = {7, 2};
   GenerationConfig generation;
-  generation.eos_token_ids = {2, 9};
+  generation.eos_token_ids = {2, 9, 10};  // the last is none of the model's
   EXPECT_THAT(EndTokenIds(config, generation), ElementsAre(7, 2, 9));
 }
 
