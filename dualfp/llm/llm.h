@@ -37,8 +37,8 @@ struct LlmOptions {
   std::vector<int> fp8_layers;     // not empty: these in FP8, the others in FP16
   // What "auto" goes by: "slo", "threshold", or "prefill" (prompts in FP8, the rest exact).
   std::string policy = "slo";
-  std::string layer_sensitivity;   // a file; empty: from the middle outwards
-  int64_t max_fp16_tokens = 32;    // threshold: FP8 above
+  std::string layer_sensitivity;  // a file; empty: from the middle outwards
+  int64_t max_fp16_tokens = 32;   // threshold: FP8 above
   double ttft_target_ms = 0;
   double tpot_target_ms = 0;
 };
