@@ -22,7 +22,7 @@
 #include "dualfp/io/safetensors_writer.h"
 #include "dualfp/llm/session.h"
 #include "dualfp/model/rope_frequencies.h"
-#include "dualfp/text/chat_template.h"
+#include "dualfp/text/chat_formatter.h"
 #include "dualfp/text/detokenizer.h"
 #include "dualfp/text/tokenizer.h"
 
@@ -161,7 +161,7 @@ std::vector<int32_t> Generation::EncodeChat(const std::string& text) const {
   ChatRequest request;
   request.messages.push_back({{"role", "user"}, {"content", text}});
   const std::string prompt =
-      ChatTemplate(chat->source, chat->origin).Render(ChatVariables(request, tokenizer_->config()));
+      ChatFormatter(ChatTemplate(chat->source, chat->origin)).Format(request, tokenizer_->config());
   // The template writes the special tokens itself.
   return tokenizer_->Encode(prompt, {.add_special_tokens = false});
 }

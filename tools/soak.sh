@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
-# The long runs: sanitizers over all C++ tests, then each fuzzer for FUZZ_SECONDS (default 600).
+# The long runs: sanitizers over all C++ tests, a thousand random tokenizers against Hugging Face's
+# library, then each fuzzer for FUZZ_SECONDS (default 600).
 # Crashing inputs are left under build-fuzz/crashes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/sanitize.sh asan-ubsan
 tools/sanitize.sh tsan
+
+cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DDUALFP_BUILD_TESTS=ON > /dev/null
+cmake --build build --target text_golden_tool -j "$(nproc)" | tail -n 1
+DUALFP_BUILD_DIR=$PWD/build DUALFP_RANDOM_TOKENIZERS=1000 DUALFP_RANDOM_TEXTS=100 \
+  "${DUALFP_VENV:-.venv}/bin/python3" -m pytest -q -p no:cacheprovider \
+  dualfp/text/golden/tokenizer_fuzz_test.py
 
 cmake -S . -B build-fuzz -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DDUALFP_CUDA=OFF \
   -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14 -DDUALFP_BUILD_FUZZERS=ON \

@@ -360,15 +360,8 @@ void GemmQuantized(const Context& context, const GemmArgs& args, const Quantized
   run.workspace = TensorView(context.workspace.as<char>() + result, DType::kU8, {given - result},
                              context.device);
   Gemm(run, product);
-  const bool fixed = output.quant == ActivationQuant::kStaticPerTensor;
-  if (fixed) {
-    const ConstTensorView& scale = output.static_scale;
-    Check(scale && scale.dtype == DType::kF32 && scale.num_elements() == 1,
-          ErrorCode::kInvalidArgument, "gemm: static_scale is ", Describe(scale),
-          ", expected F32[1]");
-  }
-  QuantizeActivations(run, product.y, output.quant, fixed ? *output.static_scale.as<float>() : 0.0f,
-                      output.codes, output.scales);
+  QuantizeActivations(run, product.y, output.quant, output.static_scale, output.codes,
+                      output.scales);
 }
 
 }  // namespace dualfp

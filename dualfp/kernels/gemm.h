@@ -139,9 +139,9 @@ void Gemm(const Context& context, const GemmArgs& args);
 // Gemm() would write, bit for bit what QuantizeActivations() makes of it.
 struct QuantizedOutput {
   ActivationQuant quant = ActivationQuant::kDynamicPerToken;
-  ConstTensorView static_scale;  // kStaticPerTensor: F32 [1], positive and finite
-  TensorView codes;              // F8_E4M3 [M, Y's columns]
-  TensorView scales;             // F32 [M]
+  float static_scale = 0.0f;  // kStaticPerTensor
+  TensorView codes;           // F8_E4M3 [M, Y's columns]
+  TensorView scales;          // F32 [M]
 };
 
 // Gemm() into `output`; args.y is a view of no data that says the dtype that the result is rounded

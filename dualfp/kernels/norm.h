@@ -22,9 +22,9 @@ struct RmsNormQuantizeArgs {
   ConstTensorView weight;  // F32 [width]
   float epsilon = 1e-6f;
   ActivationQuant quant = ActivationQuant::kDynamicPerToken;  // or kStaticPerTensor
-  ConstTensorView static_scale;  // kStaticPerTensor: F32 [1], positive and finite
-  TensorView codes;              // F8_E4M3 [rows, width]
-  TensorView scales;             // F32 [rows]
+  float static_scale = 0.0f;
+  TensorView codes;   // F8_E4M3 [rows, width]
+  TensorView scales;  // F32 [rows]
 };
 
 // A row's result does not depend on the other rows nor on the number of threads.

@@ -1,10 +1,13 @@
 // The public ops: check the arguments, then run the best implementation of this machine.
 
+#include <cmath>
+
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/backend.h"
 #include "dualfp/kernels/sample_scratch.h"
 
 namespace dualfp {
+
 namespace {
 
 // Found once: a step asks often.
@@ -118,11 +121,9 @@ void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args) {
   Check(fixed || args.quant == ActivationQuant::kDynamicPerToken, ErrorCode::kUnsupported,
         "rms_norm_quantize: ", ActivationQuantName(args.quant),
         " scales, expected per-token or static ones");
-  if (fixed) {
-    CheckView("rms_norm_quantize", "static_scale", args.static_scale, DType::kF32, {1});
-    Check(static_cast<bool>(args.static_scale), ErrorCode::kInvalidArgument,
-          "rms_norm_quantize: no static_scale");
-  }
+  Check(!fixed || (args.static_scale > 0 && std::isfinite(args.static_scale)),
+        ErrorCode::kInvalidArgument,
+        "rms_norm_quantize: the static scale must be positive and finite");
   Ops(context).rms_norm_quantize(context, args);
 }
 

@@ -183,7 +183,7 @@ TEST_F(QuantizedArgumentsTest, AResultLeavesAsCodes) {
         args.y = {};
         args.y.dtype = y_dtype;
         const QuantizedOutput output{.quant = quant,
-                                     .static_scale = {&static_scale, DType::kF32, {1}},
+                                     .static_scale = static_scale,
                                      .codes = {codes.data(), DType::kF8E4M3, {5, columns}},
                                      .scales = {scales.data(), DType::kF32, {5}}};
         GemmQuantized(context, args, output);
@@ -226,15 +226,14 @@ TEST_P(RmsNormQuantizeTest, EqualsTheNormAndThenTheQuantizer) {
          {ActivationQuant::kDynamicPerToken, ActivationQuant::kStaticPerTensor}) {
       std::vector<uint8_t> expected(rows * width), codes(rows * width);
       std::vector<float> expected_scales(rows), scales(rows);
-      const float static_scale = 0.02f;
-      QuantizeActivations(context, normed, quant, static_scale,
+      QuantizeActivations(context, normed, quant, 0.02f,
                           {expected.data(), DType::kF8E4M3, {rows, width}},
                           {expected_scales.data(), DType::kF32, {rows}});
       ops.rms_norm_quantize(context, {.x = in,
                                       .weight = {weight.data(), DType::kF32, {width}},
                                       .epsilon = 1e-5f,
                                       .quant = quant,
-                                      .static_scale = {&static_scale, DType::kF32, {1}},
+                                      .static_scale = 0.02f,
                                       .codes = {codes.data(), DType::kF8E4M3, {rows, width}},
                                       .scales = {scales.data(), DType::kF32, {rows}}});
       ForgetNanSigns(&codes);

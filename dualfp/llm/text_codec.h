@@ -15,7 +15,7 @@ namespace dualfp {
 
 // One conversation for the chat template.
 struct ChatPrompt {
-  Json messages;  // array; every content is a string or null
+  Json messages;  // array; content as ChatRequest (text/chat_formatter.h) takes it
   bool add_generation_prompt = true;
   bool continue_final_message = false;
   Json template_arguments;  // object or null: more variables for the template

@@ -77,19 +77,20 @@ std::shared_ptr<const TokenizerCodec> TokenizerCodec::FromDirectory(
     const std::filesystem::path& directory,
     const std::optional<std::filesystem::path>& chat_template) {
   Tokenizer tokenizer = Tokenizer::FromDirectory(directory);
-  std::optional<ChatTemplate> parsed;
+  std::optional<ChatFormatter> formatter;
   if (chat_template) {
-    parsed.emplace(ReadFile(*chat_template, kMaxTemplateBytes), chat_template->string());
+    formatter.emplace(
+        ChatTemplate(ReadFile(*chat_template, kMaxTemplateBytes), chat_template->string()));
   } else if (const auto* own = tokenizer.config().ChooseChatTemplate(false)) {
-    parsed.emplace(own->source, own->origin);
+    formatter.emplace(ChatTemplate(own->source, own->origin));
   }
   return std::shared_ptr<const TokenizerCodec>(
-      new TokenizerCodec(std::move(tokenizer), std::move(parsed)));
+      new TokenizerCodec(std::move(tokenizer), std::move(formatter)));
 }
 
-TokenizerCodec::TokenizerCodec(Tokenizer tokenizer, std::optional<ChatTemplate> chat_template)
+TokenizerCodec::TokenizerCodec(Tokenizer tokenizer, std::optional<ChatFormatter> formatter)
     : tokenizer_(std::move(tokenizer)),
-      template_(std::move(chat_template)),
+      formatter_(std::move(formatter)),
       byte_fallback_(tokenizer_.TokenToId("<0x0A>").has_value()) {
   bytes_.reserve(static_cast<size_t>(tokenizer_.id_limit()));
   for (int32_t id = 0; id < tokenizer_.id_limit(); ++id) {
@@ -125,25 +126,16 @@ void TokenizerCodec::AppendTokenBytes(int32_t token, std::string* out) const {
 }
 
 std::string TokenizerCodec::RenderChat(const ChatPrompt& prompt) const {
-  Check(template_.has_value(), ErrorCode::kUnsupported,
+  Check(formatter_.has_value(), ErrorCode::kUnsupported,
         "this model has no chat template: use /v1/completions, or serve it with --chat-template");
   ChatRequest request;
   request.messages = prompt.messages;
   request.add_generation_prompt = prompt.add_generation_prompt;
+  request.continue_final_message = prompt.continue_final_message;
   if (prompt.template_arguments.is_object()) {
     request.extra = prompt.template_arguments;
   }
-  std::string text = template_->Render(ChatVariables(request, tokenizer_.config()));
-  if (prompt.continue_final_message) {
-    // The template closes the last message; what follows its content is cut off.
-    const Json& content = prompt.messages.back()["content"];
-    const std::string last = content.is_string() ? content.get<std::string>() : "";
-    const size_t at = text.rfind(last);
-    Check(at != std::string::npos, ErrorCode::kInvalidArgument,
-          "continue_final_message: the chat template changes the last message's content");
-    text.resize(at + last.size());
-  }
-  return text;
+  return formatter_->Format(request, tokenizer_.config());
 }
 
 std::unique_ptr<TextStream> TokenizerCodec::NewStream(std::span<const int32_t> prompt,

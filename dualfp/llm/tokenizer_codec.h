@@ -8,7 +8,7 @@
 
 #include "dualfp/engine/vocabulary.h"
 #include "dualfp/llm/text_codec.h"
-#include "dualfp/text/chat_template.h"
+#include "dualfp/text/chat_formatter.h"
 #include "dualfp/text/tokenizer.h"
 
 namespace dualfp {
@@ -36,10 +36,10 @@ class TokenizerCodec final : public TextCodec, public Vocabulary {
   void AppendTokenBytes(int32_t token, std::string* out) const override;
 
  private:
-  TokenizerCodec(Tokenizer tokenizer, std::optional<ChatTemplate> chat_template);
+  TokenizerCodec(Tokenizer tokenizer, std::optional<ChatFormatter> formatter);
 
   Tokenizer tokenizer_;
-  std::optional<ChatTemplate> template_;
+  std::optional<ChatFormatter> formatter_;
   bool byte_fallback_;              // tokens such as <0x0A>; else byte-level
   std::vector<std::string> bytes_;  // of each token
 };

@@ -31,14 +31,15 @@ constexpr size_t kMaxMessage = 2000;
 }  // namespace
 
 struct ChatTemplate::Impl {
-  std::string origin;
+  std::string name;  // the origin without its folder
   jinja::Block block;
 };
 
 ChatTemplate::ChatTemplate(std::string_view source, std::string_view origin) {
   Check(IsValidUtf8(source), ErrorCode::kInvalidFile, origin, ": expected UTF-8");
   try {
-    impl_ = std::make_unique<const Impl>(Impl{std::string(origin), jinja::Parse(source, origin)});
+    impl_ = std::make_unique<const Impl>(
+        Impl{std::string(origin.substr(origin.rfind('/') + 1)), jinja::Parse(source, origin)});
   } catch (const Error& error) {
     Rethrow(error);
   }
@@ -48,38 +49,17 @@ ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 
 std::string ChatTemplate::Render(const Json& variables, const ChatTemplateOptions& options) const {
-  Check(variables.is_object(), ErrorCode::kInvalidArgument, impl_->origin,
+  Check(variables.is_object(), ErrorCode::kInvalidArgument, impl_->name,
         ": the variables of a chat template must be a JSON object");
   jinja::Heap::Limits limits;
   limits.max_bytes = options.max_bytes;
   limits.max_steps = options.max_steps;
   jinja::Evaluator evaluator(limits, options.now.value_or(std::time(nullptr)));
   try {
-    return evaluator.Render(impl_->block, variables, impl_->origin);
+    return evaluator.Render(impl_->block, variables, impl_->name);
   } catch (const Error& error) {
     Rethrow(error);
   }
-}
-
-Json ChatVariables(const ChatRequest& request, const TokenizerConfig& config) {
-  Json variables = Json::object();
-  const auto add_token = [&](const char* name, const std::optional<std::string>& token) {
-    if (token) {
-      variables[name] = *token;
-    }
-  };
-  add_token("bos_token", config.bos_token);
-  add_token("eos_token", config.eos_token);
-  add_token("unk_token", config.unk_token);
-  add_token("pad_token", config.pad_token);
-  variables["messages"] = request.messages;
-  variables["tools"] = request.tools;
-  variables["documents"] = request.documents;
-  variables["add_generation_prompt"] = request.add_generation_prompt;
-  for (const auto& [name, value] : request.extra.items()) {
-    variables[name] = value;
-  }
-  return variables;
 }
 
 }  // namespace dualfp

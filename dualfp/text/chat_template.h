@@ -3,8 +3,8 @@
 //
 // The language is the part of Jinja2 that published templates use, with transformers' environment:
 // trim_blocks and lstrip_blocks, loop controls, generation blocks, raise_exception, strftime_now,
-// namespace, and a tojson that does not escape HTML. Integers have 64 bits. What is not supported
-// (loading other templates, recursive loops, some rare filters) is an error that names it.
+// namespace, and a tojson that does not escape HTML. What is not supported (loading other
+// templates, escaping of all output, some rare filters) is an error that names it.
 
 #pragma once
 
@@ -16,7 +16,6 @@
 #include <string_view>
 
 #include "dualfp/io/json.h"
-#include "dualfp/text/tokenizer_config.h"
 
 namespace dualfp {
 
@@ -40,25 +39,13 @@ class ChatTemplate {
 
   // `variables` is an object; its members are the template's variables. Throws kInvalidArgument
   // with the template's own message where it calls raise_exception, and for whatever else goes
-  // wrong in it; kResourceExhausted when a bound is reached. Messages name origin and line.
+  // wrong in it; kResourceExhausted when a bound is reached. Messages name line and origin, the
+  // latter without its folder: they go to whoever sent the conversation.
   std::string Render(const Json& variables, const ChatTemplateOptions& options = {}) const;
 
  private:
   struct Impl;
   std::unique_ptr<const Impl> impl_;
 };
-
-// A conversation, as transformers' apply_chat_template takes it.
-struct ChatRequest {
-  Json messages = Json::array();  // [{"role": ..., "content": ...}, ...]
-  Json tools;                     // an array, or null for none
-  Json documents;                 // an array, or null for none
-  bool add_generation_prompt = true;
-  Json extra = Json::object();  // further variables, e.g. {"enable_thinking": false}
-};
-
-// The variables for Render(): the request, and the special tokens (bos_token, eos_token, ...) of
-// the tokenizer. `extra` wins over all others.
-Json ChatVariables(const ChatRequest& request, const TokenizerConfig& config);
 
 }  // namespace dualfp

@@ -68,6 +68,11 @@ TEST(ChatTemplateTest, EndlessWorkIsStopped) {
            std::string("{{ [1] * 4611686018427387904 }}"),
            std::string("{{ ('x' * 1000000) | replace('x', 'y' * 1000000) }}"),
            std::string("{{ ('x' * 100000) | list | join('y' * 100000) }}"),
+           std::string("{{ 2 ** 9223372036854775807 }}"),
+           std::string("{% set ns = namespace(n=3) %}{% for i in range(99999) %}"
+                       "{% set ns.n = ns.n * ns.n %}{% endfor %}"),
+           std::string("{{ '{:99999999}{:99999999}{:99999999}'.format(1, 2, 3) }}"),
+           std::string("{{ '%99999999d%99999999d%99999999d' % (1, 2, 3) }}"),
            std::string("{{ 'x' | center(9223372036854775807) }}"),
            std::string("{{ 'x'.ljust(99999999999) }}"),
            std::string("{{ 'a' | indent(99999999999, true) }}"),
@@ -107,6 +112,7 @@ TEST(ChatTemplateTest, DeepNestingIsStopped) {
 
 TEST(ChatTemplateTest, DeepRecursionIsStopped) {
   ErrorOf("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", ErrorCode::kResourceExhausted);
+  ErrorOf("{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}", ErrorCode::kResourceExhausted);
   // A long chain inside arguments inside a long chain.
   std::string source = "1";
   for (int i = 0; i < 20; ++i) {
@@ -131,31 +137,29 @@ TEST(ChatTemplateTest, ManyElifsAreFine) {
   EXPECT_EQ(Render("{% if 0 %}" + Repeat("{% elif 0 %}", 10'000) + "{% else %}x{% endif %}"), "x");
 }
 
-TEST(ChatTemplateTest, IntegersAreBounded) {
-  EXPECT_THAT(ErrorOf("{{ 9223372036854775807 + 1 }}", ErrorCode::kInvalidArgument),
-              HasSubstr("64 bits"));
-  EXPECT_THAT(ErrorOf("{{ 3 ** 41 }}", ErrorCode::kInvalidArgument), HasSubstr("64 bits"));
-  ErrorOf("{{ 9223372036854775808 }}", ErrorCode::kInvalidFile);
-  EXPECT_EQ(Render("{{ 2 ** 62 }}"), "4611686018427387904");
+TEST(ChatTemplateTest, IntegersHaveAnySize) {
+  EXPECT_EQ(Render("{{ 9223372036854775807 + 1 }}"), "9223372036854775808");
   EXPECT_EQ(Render("{{ (-9223372036854775807 - 1) % -1 }}"), "0");
+  EXPECT_EQ(Render("{{ n + 1 }}", {{"n", 18446744073709551615u}}), "18446744073709551616");
+  EXPECT_EQ(Render("{{ (2 ** 70) // -(2 ** 68) }} {{ 2 ** 70 - 2 ** 70 + 1 }}"), "-4 1");
+  // As in Python, numbers of more digits are not written out.
+  EXPECT_THAT(ErrorOf("{{ 10 ** 4300 }}", ErrorCode::kInvalidArgument), HasSubstr("4300 digits"));
+  EXPECT_EQ(Render("{{ 10 ** 4300 // 10 ** 4299 }}"), "10");
+  ErrorOf("{{ " + std::string(4301, '9') + " }}", ErrorCode::kInvalidFile);
 }
 
 TEST(ChatTemplateTest, VariablesMustBeAnObject) {
   EXPECT_THROW(ChatTemplate("x", "t").Render(Json::array()), Error);
 }
 
-TEST(ChatTemplateTest, ExtraVariablesWin) {
-  ChatRequest request;
-  request.messages = {{{"role", "user"}, {"content", "hi"}}};
-  request.extra = {{"bos_token", "B"}, {"flag", true}};
-  TokenizerConfig config;
-  config.bos_token = "<s>";
-  config.eos_token = "</s>";
-  EXPECT_EQ(ChatTemplate("{{ bos_token }}{{ eos_token }}{{ flag }}{{ tools is none }}"
-                         "{{ messages[0].content }}{{ add_generation_prompt }}",
-                         "t")
-                .Render(ChatVariables(request, config)),
-            "B</s>TrueTruehiTrue");
+TEST(ChatTemplateTest, RenderingDoesNotTellTheFolder) {
+  const ChatTemplate chat_template("\n{{ x.y }}", "/srv/models/secret/chat_template.jinja");
+  try {
+    chat_template.Render(Json::object());
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "chat_template.jinja: line 2: 'x' is undefined");
+  }
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
 
 }  // namespace
 
-EncodeScratchPool::Lease::Lease(EncodeScratchPool* pool) : pool_(pool) {
+EncodeScratchPool::Lease::Lease(EncodeScratchPool* pool, const TokenModel& model) : pool_(pool) {
   {
     const std::lock_guard<std::mutex> lock(pool_->mutex_);
     if (!pool_->free_.empty()) {
@@ -27,6 +27,7 @@ EncodeScratchPool::Lease::Lease(EncodeScratchPool* pool) : pool_(pool) {
   }
   if (scratch_ == nullptr) {
     scratch_ = std::make_unique<EncodeScratch>();
+    scratch_->model = model.NewScratch();
   }
 }
 
@@ -47,14 +48,13 @@ Tokenizer::Impl::Impl(const JsonFields& fields, TokenizerConfig tokenizer_config
   if (const auto part = fields.FindObject("pre_tokenizer")) {
     pre_tokenizer = MakePreTokenizer(*part, &byte_level);
   }
-  model = std::make_unique<BpeModel>(fields.GetObject("model"), byte_level);
+  model = MakeModel(fields.GetObject("model"), byte_level);
   if (const auto part = fields.FindObject("post_processor")) {
     post_processor = MakePostProcessor(*part);
   }
   const std::optional<JsonFields> decoder_fields = fields.FindObject("decoder");
   decoder = MakeDecoder(decoder_fields ? &*decoder_fields : nullptr);
   LoadAddedTokens(fields);
-  ApplyBosEos();
   BuildTokenTable();
   for (const std::vector<int32_t>* ids : {&post_processor.prefix, &post_processor.suffix}) {
     for (const int32_t id : *ids) {
@@ -95,27 +95,6 @@ void Tokenizer::Impl::LoadAddedTokens(const JsonFields& fields) {
     }
   }
   added.Finish();
-}
-
-void Tokenizer::Impl::ApplyBosEos() {
-  if (!config.add_bos_token && !config.add_eos_token) {
-    return;
-  }
-  post_processor = {};
-  const auto apply = [&](bool wanted, const std::optional<std::string>& token,
-                         std::string_view role, std::vector<int32_t>* ids) {
-    if (!wanted || !token) {
-      return;
-    }
-    const std::optional<int32_t> id = IdOf(token);
-    Check(id.has_value(), ErrorCode::kInvalidFile, "tokenizer_config.json: field ", role, ": ",
-          QuoteForMessage(*token), " is not in the vocabulary");
-    ids->push_back(*id);
-  };
-  apply(config.add_bos_token.value_or(false), config.bos_token, "bos_token",
-        &post_processor.prefix);
-  apply(config.add_eos_token.value_or(false), config.eos_token, "eos_token",
-        &post_processor.suffix);
 }
 
 void Tokenizer::Impl::BuildTokenTable() {
@@ -180,7 +159,7 @@ void Tokenizer::Impl::EncodeSection(std::string_view text, bool from_origin, boo
     }
     const std::string_view part = text.substr(section.begin, section.end - section.begin);
     if (pre_tokenizer == nullptr) {
-      model->Encode(part, &scratch->bpe, ids);
+      model->Encode(part, scratch->model.get(), ids);
       continue;
     }
     PieceList& pieces = scratch->pieces;
@@ -188,7 +167,7 @@ void Tokenizer::Impl::EncodeSection(std::string_view text, bool from_origin, boo
     pieces.pieces.assign(1, {0, part.size(), from_origin && section.begin == 0});
     pre_tokenizer->Apply(&pieces, &scratch->regex);
     for (const PieceList::Piece& piece : pieces.pieces) {
-      model->Encode(pieces.Text(piece), &scratch->bpe, ids);
+      model->Encode(pieces.Text(piece), scratch->model.get(), ids);
     }
   }
 }
@@ -218,7 +197,7 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, const EncodeOption
   const PostProcessor none;
   const PostProcessor& around = options.add_special_tokens ? impl_->post_processor : none;
   std::vector<int32_t> ids = around.prefix;
-  EncodeScratchPool::Lease scratch(&impl_->scratch_pool);
+  EncodeScratchPool::Lease scratch(&impl_->scratch_pool, *impl_->model);
   impl_->EncodeText(text, options.parse_special_tokens, &*scratch, &ids);
 
   if (options.max_length) {

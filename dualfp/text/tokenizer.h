@@ -1,8 +1,9 @@
 // Text to token ids and back, from a tokenizer.json as Hugging Face's tokenizers writes it.
 //
 // Reads models of type BPE: byte-level (GPT-2, Llama-3, Qwen, Phi-4, Mistral-Nemo) and with
-// metaspace and byte fallback (Llama-2, Mistral). A component of a type that is not known is an
-// error that names it. Ids and text agree with the `tokenizers` library, except that
+// metaspace and byte fallback (Llama-2, Mistral); Unigram (SentencePiece's: T5, XLM-R, llm-jp);
+// WordPiece (BERT) and WordLevel. A component of a type that is not known is an error that names
+// it. Ids and text agree with the `tokenizers` library, except that
 //  - padding and truncation written in the file are ignored, as transformers does;
 //  - bytes that are not UTF-8 are read as U+FFFD.
 
@@ -51,7 +52,9 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // Throws kInvalidArgument for a max_length smaller than the special tokens need.
+  // Throws kInvalidArgument for a max_length smaller than the special tokens need, and for text
+  // that has no tokens where the model has no unknown token; kResourceExhausted when a pattern
+  // backtracks without end.
   std::vector<int32_t> Encode(std::string_view text, const EncodeOptions& options = {}) const;
 
   // Valid UTF-8. Ids that are no token's are skipped.

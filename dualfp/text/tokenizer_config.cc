@@ -103,13 +103,6 @@ void ReadConfig(const JsonFields& fields, TokenizerConfig* config) {
   ReadSpecialTokens(fields, config);
   ReadAddedTokens(fields, config);
   ReadChatTemplates(fields, config);
-  // The mere presence of a key counts, even with null.
-  if (fields.FindRaw("add_bos_token") != nullptr) {
-    config->add_bos_token = fields.FindBool("add_bos_token").value_or(false);
-  }
-  if (fields.FindRaw("add_eos_token") != nullptr) {
-    config->add_eos_token = fields.FindBool("add_eos_token").value_or(false);
-  }
 }
 
 }  // namespace

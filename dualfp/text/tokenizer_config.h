@@ -13,17 +13,14 @@
 
 namespace dualfp {
 
+// add_bos_token and add_eos_token are not among it: where there is a tokenizer.json, its
+// post-processor says what stands around a text, as in transformers.
 struct TokenizerConfig {
   // By role, as text.
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
   std::optional<std::string> unk_token;
   std::optional<std::string> pad_token;
-
-  // Where one of the two is given, the special tokens around a text are these and not what
-  // tokenizer.json says: transformers' rule.
-  std::optional<bool> add_bos_token;
-  std::optional<bool> add_eos_token;
 
   // "added_tokens_decoder", by ascending id, and the ids there.
   struct DeclaredToken {

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "dualfp/text/models/model.h"
 #include "dualfp/text/pipeline/added_tokens.h"
-#include "dualfp/text/pipeline/bpe.h"
 #include "dualfp/text/pipeline/decoder.h"
 #include "dualfp/text/pipeline/normalizer.h"
 #include "dualfp/text/pipeline/post_processor.h"
@@ -21,7 +21,7 @@ namespace dualfp {
 // What one call of Encode() needs, kept from call to call for the sake of its word cache.
 struct EncodeScratch {
   RegexScratch regex;
-  BpeScratch bpe;
+  std::unique_ptr<ModelScratch> model;
   PieceList pieces;
   std::vector<AddedTokens::Section> raw_sections;
   std::vector<AddedTokens::Section> sections;
@@ -32,7 +32,7 @@ class EncodeScratchPool {
   // Takes one out for the duration of a call.
   class Lease {
    public:
-    explicit Lease(EncodeScratchPool* pool);
+    Lease(EncodeScratchPool* pool, const TokenModel& model);
     ~Lease();
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
@@ -75,7 +75,7 @@ struct Tokenizer::Impl {
   std::unique_ptr<const Normalizer> normalizer;  // null: none
   bool byte_level = false;
   std::unique_ptr<const PreTokenizer> pre_tokenizer;  // null: none
-  std::unique_ptr<const BpeModel> model;
+  std::unique_ptr<const TokenModel> model;
   AddedTokens added;
   PostProcessor post_processor;
   std::unique_ptr<const TokenDecoder> decoder;
@@ -84,7 +84,6 @@ struct Tokenizer::Impl {
 
  private:
   void LoadAddedTokens(const JsonFields& fields);
-  void ApplyBosEos();
   void BuildTokenTable();
 };
 

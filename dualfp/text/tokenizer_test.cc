@@ -66,12 +66,11 @@ TEST(TokenizerTest, UnknownComponentsAreNamed) {
   const auto named = [](const char* part, const Json& value) {
     return LoadError({{part, value}}, ErrorCode::kUnsupported);
   };
-  EXPECT_THAT(named("normalizer", {{"type", "Precompiled"}}), HasSubstr("\"Precompiled\""));
-  EXPECT_THAT(named("pre_tokenizer", {{"type", "UnicodeScripts"}}),
-              HasSubstr("\"UnicodeScripts\""));
+  EXPECT_THAT(named("normalizer", {{"type", "Odd"}}), HasSubstr("\"Odd\""));
+  EXPECT_THAT(named("pre_tokenizer", {{"type", "Odd"}}), HasSubstr("\"Odd\""));
   EXPECT_THAT(named("post_processor", {{"type", "Odd"}}), HasSubstr("\"Odd\""));
-  EXPECT_THAT(named("decoder", {{"type", "WordPiece"}}), HasSubstr("\"WordPiece\""));
-  EXPECT_THAT(named("model", {{"type", "Unigram"}}), HasSubstr("\"Unigram\""));
+  EXPECT_THAT(named("decoder", {{"type", "Odd"}}), HasSubstr("\"Odd\""));
+  EXPECT_THAT(named("model", {{"type", "Odd"}}), HasSubstr("\"Odd\""));
   EXPECT_THAT(named("model", {{"dropout", 0.1}}), HasSubstr("dropout"));
   EXPECT_THAT(named("version", "2.0"), HasSubstr("2.0"));
   EXPECT_THAT(
@@ -149,6 +148,78 @@ TEST(TokenizerTest, OneLongWordIsNotQuadratic) {
   EXPECT_EQ(ids.size(), 300'000u);
 }
 
+Json Scores(std::initializer_list<std::pair<const char*, double>> tokens) {
+  Json scores = Json::array();
+  for (const auto& [token, score] : tokens) {
+    scores.push_back(Json::array({token, score}));
+  }
+  return scores;
+}
+
+Json ModelOnly(const Json& model) { return {{"version", "1.0"}, {"model", model}}; }
+
+Json UnigramTokenizer(const Json& changes = Json::object()) {
+  Json model = {{"type", "Unigram"},
+                {"unk_id", 0},
+                {"vocab", Scores({{"<unk>", 0.0}, {"a", -1.0}, {"b", -1.0}, {"ab", -1.5}})}};
+  model.update(changes);
+  return ModelOnly(model);
+}
+
+TEST(TokenizerTest, UnigramTakesTheBestScore) {
+  EXPECT_THAT(Load(UnigramTokenizer()).Encode("aabb"), ElementsAre(1, 3, 2));
+  EXPECT_THAT(Load(UnigramTokenizer()).Encode("axyb"), ElementsAre(1, 0, 2));
+  EXPECT_THAT(Load(UnigramTokenizer({{"unk_id", 1}})).Encode("b<unk>"), ElementsAre(2, 0));
+}
+
+TEST(TokenizerTest, BrokenUnigramModelsAreNamed) {
+  const auto error_of = [](const Json& changes) -> std::string {
+    try {
+      Load(UnigramTokenizer(changes));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidFile);
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_THAT(error_of({{"unk_id", 4}}), HasSubstr("model.unk_id"));
+  EXPECT_THAT(error_of({{"vocab", Json::array({Json::array({"a", 0.0}), Json::array({"b"})})}}),
+              HasSubstr("model.vocab[1]"));
+  EXPECT_THAT(error_of({{"vocab", Json::array({Json::array({"a", "c"})})}}),
+              HasSubstr("model.vocab[0]"));
+  EXPECT_THAT(error_of({{"vocab", {{"a", 1}}}}), HasSubstr("model.vocab"));
+}
+
+TEST(TokenizerTest, TextWithoutATokenIsAnErrorWhereNothingStandsForIt) {
+  for (const Json& json : {UnigramTokenizer({{"unk_id", nullptr}}),
+                           ModelOnly({{"type", "WordLevel"}, {"vocab", {{"a", 0}}}}),
+                           ModelOnly({{"type", "WordPiece"}, {"vocab", {{"a", 0}}}})}) {
+    const Tokenizer tokenizer = Load(json);
+    EXPECT_EQ(tokenizer.Encode("a").size(), 1u);
+    try {
+      tokenizer.Encode("z");
+      ADD_FAILURE() << json;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+      EXPECT_THAT(error.what(), HasSubstr("\"z\""));
+    }
+  }
+}
+
+TEST(TokenizerTest, DamagedCharsmapsAreErrorsOrHarmless) {
+  const auto load = [](const std::string& charsmap) {
+    Json json = UnigramTokenizer();
+    json["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", charsmap}};
+    return Load(json);
+  };
+  for (const char* damaged : {"", "AAAA", "A", "/////w==", "!!!!", "BAAAAA==", "AAAAAP8="}) {
+    EXPECT_THROW(load(damaged), Error) << damaged;
+  }
+  // A trie whose only unit points far outside, and one without units.
+  EXPECT_THAT(load("BAAAAP////8=").Encode("ab"), ElementsAre(3));
+  EXPECT_THAT(load("AAAAAA==").Encode("ab"), ElementsAre(3));
+}
+
 TEST(TokenizerTest, ManyThreadsShareOne) {
   const Tokenizer tokenizer = Load(SmallTokenizer());
   const std::vector<int32_t> expected = tokenizer.Encode("abcab");
@@ -169,9 +240,8 @@ TEST(TokenizerTest, ManyThreadsShareOne) {
 
 TEST(TokenizerConfigTest, BrokenFilesAreNamed) {
   for (const char* json :
-       {"[]", R"({"bos_token": 3})", R"({"bos_token": {}})", R"({"add_bos_token": "yes"})",
-        R"({"chat_template": 3})", R"({"chat_template": [3]})",
-        R"({"added_tokens_decoder": {"x": {"content": "y"}}})",
+       {"[]", R"({"bos_token": 3})", R"({"bos_token": {}})", R"({"chat_template": 3})",
+        R"({"chat_template": [3]})", R"({"added_tokens_decoder": {"x": {"content": "y"}}})",
         R"({"added_tokens_decoder": {"1": 2}})"}) {
     try {
       ParseTokenizerConfig(json, "tokenizer_config.json");

@@ -95,7 +95,8 @@ bool IsStableInNfc(std::string_view text) {
 // Canonical ordering (UAX 15, D109): a stable sort of each run of combining marks by class.
 void OrderCombiningMarks(std::vector<utf8proc_int32_t>* code_points) {
   const auto combining_class = [](utf8proc_int32_t c) {
-    return utf8proc_get_property(c)->combining_class;
+    return IsCombiningMark(static_cast<char32_t>(c)) ? utf8proc_get_property(c)->combining_class
+                                                     : 0;
   };
   for (size_t i = 0; i < code_points->size();) {
     if (combining_class((*code_points)[i]) == 0) {
@@ -184,27 +185,6 @@ bool IsWhitespace(char32_t c) {
          c == 0x3000;
 }
 
-bool IsNumeric(char32_t c) {
-  const GeneralCategory category = Category(c);
-  return category == GeneralCategory::kNd || category == GeneralCategory::kNl ||
-         category == GeneralCategory::kNo;
-}
-
-bool IsPunctuation(char32_t c) {
-  if (c < 0x80) {
-    return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
-           (c >= '{' && c <= '~');
-  }
-  const GeneralCategory category = Category(c);
-  return category >= GeneralCategory::kPc && category <= GeneralCategory::kPo;
-}
-
-bool IsCombiningMark(char32_t c) {
-  const GeneralCategory category = Category(c);
-  return category == GeneralCategory::kMn || category == GeneralCategory::kMc ||
-         category == GeneralCategory::kMe;
-}
-
 bool IsPrintable(char32_t c) {
   switch (Category(c)) {
     case GeneralCategory::kCn:
@@ -235,6 +215,10 @@ std::string Normalize(std::string_view text, NormalizationForm form) {
   code_points.reserve(text.size());
   for (size_t i = 0; i < text.size();) {
     const auto c = static_cast<utf8proc_int32_t>(DecodeUtf8(text, &i));
+    if (!HasDecomposition(static_cast<char32_t>(c))) {
+      code_points.push_back(c);
+      continue;
+    }
     utf8proc_int32_t decomposed[32];  // The longest decomposition has 18 (U+FDFA).
     int boundary = 0;
     const utf8proc_ssize_t count = utf8proc_decompose_char(
@@ -259,6 +243,22 @@ std::string Normalize(std::string_view text, NormalizationForm form) {
   return out;
 }
 
+size_t GraphemeEnd(std::string_view text, size_t begin) {
+  size_t end = begin;
+  utf8proc_int32_t state = 0;
+  auto previous = static_cast<utf8proc_int32_t>(DecodeUtf8(text, &end));
+  while (end < text.size()) {
+    size_t next = end;
+    const auto c = static_cast<utf8proc_int32_t>(DecodeUtf8(text, &next));
+    if (utf8proc_grapheme_break_stateful(previous, c, &state)) {
+      break;
+    }
+    previous = c;
+    end = next;
+  }
+  return end;
+}
+
 std::string ToLower(std::string_view text) {
   std::string out;
   out.reserve(text.size());
@@ -267,7 +267,7 @@ std::string ToLower(std::string_view text) {
     if (c == 0x130) {  // The only code point whose lower case is two: i and a combining dot.
       out += "i\xcc\x87";
     } else {
-      AppendUtf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), &out);
+      AppendUtf8(LowerCase(c), &out);
     }
   }
   return out;

@@ -82,19 +82,31 @@ struct CategoryRange {
   char32_t last;
   GeneralCategory category;
 };
-// What PCRE2 may not know yet: the code points assigned after Unicode 14.
+// What PCRE2 may not know yet: the code points assigned or changed after Unicode 14.
 std::span<const CategoryRange> CategoriesSinceUnicode14();
 
-bool IsWhitespace(char32_t code_point);     // property White_Space
-bool IsNumeric(char32_t code_point);        // general categories Nd, Nl, No
-bool IsPunctuation(char32_t code_point);    // general categories P* and ASCII punctuation
-bool IsCombiningMark(char32_t code_point);  // general categories M*
-bool IsPrintable(char32_t code_point);      // Python's str.isprintable()
+bool IsWhitespace(char32_t code_point);  // property White_Space
+bool IsPrintable(char32_t code_point);   // Python's str.isprintable()
+
+// As Hugging Face's tokenizers has them, in part from other Unicode versions than the categories
+// above (unicode_versions.cc).
+bool IsNumeric(char32_t code_point);         // general categories Nd, Nl, No
+bool IsPunctuation(char32_t code_point);     // general categories P* and ASCII punctuation
+bool IsCombiningMark(char32_t code_point);   // general categories M*
+bool IsNonspacingMark(char32_t code_point);  // general category Mn
+bool IsControl(char32_t code_point);         // general categories Cc, Cf, Co
+bool HasDecomposition(char32_t code_point);  // false: normalization leaves it alone
+bool HasScript(char32_t code_point);         // false: as if it were unassigned
+// The small letter of a capital; any other code point is its own.
+char32_t LowerCase(char32_t code_point);
 
 enum class NormalizationForm : uint8_t { kNfc, kNfd, kNfkc, kNfkd };
 
 // Valid UTF-8 in and out. Linear in the text, however many combining marks follow each other.
 std::string Normalize(std::string_view text, NormalizationForm form);
+
+// Where the extended grapheme cluster (UAX 29) that starts at `begin` ends.
+size_t GraphemeEnd(std::string_view text, size_t begin);
 
 // Full case mapping of single code points, without context (no final sigma).
 std::string ToLower(std::string_view text);

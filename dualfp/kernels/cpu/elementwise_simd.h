@@ -101,10 +101,8 @@ void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args) {
             size, y, [norm](V v, V w) { return v * norm * w; }, x + from, weight + from);
         return size;
       };
-      float scale = 0;
-      if (args.quant == ActivationQuant::kStaticPerTensor) {
-        scale = *args.static_scale.as<float>();
-      } else {
+      float scale = args.static_scale;
+      if (args.quant != ActivationQuant::kStaticPerTensor) {
         float amax = 0;
         for (int64_t from = 0; from < width; from += kPiece) {
           const float largest = kRows.max_magnitude(y, DType::kF32, make(from));

@@ -49,9 +49,8 @@ void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args) {
         const float y = std::fabs(x[i] * norm * weight[i]);
         amax = y > amax ? y : amax;
       }
-      const float scale = args.quant == ActivationQuant::kStaticPerTensor
-                              ? *args.static_scale.as<float>()
-                              : ActivationScale(amax);
+      const float scale = args.quant == ActivationQuant::kStaticPerTensor ? args.static_scale
+                                                                          : ActivationScale(amax);
       args.scales.as<float>()[row] = scale;
       uint8_t* codes = args.codes.as<uint8_t>() + row * args.codes.strides[0];
       for (int64_t i = 0; i < width; ++i) {

@@ -129,11 +129,9 @@ void RefuseUnsupported(RequestFields& fields) {
   }
 }
 
-std::string JoinTextParts(const Json& parts, const RequestFields& message) {
-  std::string text;
+void CheckTextParts(const Json& parts, const RequestFields& message) {
   for (const Json& part : parts) {
     if (part.is_string()) {
-      text += (text.empty() ? "" : "\n") + part.get<std::string>();
       continue;
     }
     if (!part.is_object()) {
@@ -141,13 +139,11 @@ std::string JoinTextParts(const Json& parts, const RequestFields& message) {
     }
     RequestFields fields(part);
     const auto type = fields.String("type", kMaxNameBytes);
-    const Json* value = fields.Find("text");
-    if (type != "text" || value == nullptr || !value->is_string()) {
+    const Json* value = type == "text" || type == "refusal" ? fields.Find(*type) : nullptr;
+    if (value == nullptr || !value->is_string()) {
       message.Fail("content", "only parts {\"type\": \"text\", \"text\": ...} are supported");
     }
-    text += (text.empty() ? "" : "\n") + value->get<std::string>();
   }
-  return text;
 }
 
 }  // namespace
@@ -207,15 +203,12 @@ ChatPrompt ReadChatPrompt(RequestFields& fields) {
     if (content == nullptr && *role != "assistant") {
       inner.Fail("content", "expected a string or an array of parts, but it is missing");
     }
-    Json copy = message;
-    if (content == nullptr) {
-      copy["content"] = nullptr;
-    } else if (content->is_array()) {
-      copy["content"] = JoinTextParts(*content, inner);
-    } else if (!content->is_string()) {
+    if (content != nullptr && content->is_array()) {
+      CheckTextParts(*content, inner);
+    } else if (content != nullptr && !content->is_string()) {
       inner.FailExpected("content", "a string or an array of parts", *content);
     }
-    prompt.messages.push_back(std::move(copy));
+    prompt.messages.push_back(message);
   }
   prompt.continue_final_message = fields.Bool("continue_final_message").value_or(false);
   prompt.add_generation_prompt =

@@ -249,13 +249,13 @@ TEST(ChatRequestFields, LogprobsNeedTheSwitch) {
   EXPECT_EQ(ErrorOf([] { Chat(R"(, "logprobs": 1)"); }).param(), "logprobs");
 }
 
-TEST(ChatRequestFields, TextPartsAreJoined) {
+TEST(ChatRequestFields, MessagesGoToTheTemplateAsTheyAre) {
   const ChatCompletionRequest request = ParseChatRequest(
       R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"},
           {"type": "text", "text": "b"}]}, {"role": "assistant", "content": null,
           "name": "x"}], "chat_template_kwargs": {"k": 1}})",
       Rules());
-  EXPECT_EQ(request.prompt.messages[0]["content"], "a\nb");
+  EXPECT_EQ(request.prompt.messages[0]["content"][1]["text"], "b");
   EXPECT_TRUE(request.prompt.messages[1]["content"].is_null());
   EXPECT_EQ(request.prompt.messages[1]["name"], "x");
   EXPECT_EQ(request.prompt.template_arguments["k"], 1);
@@ -274,6 +274,8 @@ TEST(ChatRequestFields, BadMessages) {
            {R"([{"role": "user", "content": "a"}, {"role": "user", "content": [1]}])",
             "messages[1].content"},
            {R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])",
+            "messages[0].content"},
+           {R"([{"role": "user", "content": [{"type": "refusal", "text": "a"}]}])",
             "messages[0].content"},
        }) {
     const ApiError error =

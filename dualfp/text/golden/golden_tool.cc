@@ -2,6 +2,7 @@
 //
 //   text_golden_tool tokenize DIRECTORY < cases > results
 //   text_golden_tool template < cases > results
+//   text_golden_tool regex < cases > results
 //
 // Cases and results are JSON, one a line. A failure is the result {"error": message}.
 
@@ -13,8 +14,9 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/io/json.h"
-#include "dualfp/text/chat_template.h"
+#include "dualfp/text/chat_formatter.h"
 #include "dualfp/text/detokenizer.h"
+#include "dualfp/text/regex/regex.h"
 #include "dualfp/text/tokenizer.h"
 
 namespace dualfp {
@@ -75,12 +77,35 @@ Json RenderTemplate(const JsonFields& fields) {
   ChatRequest request;
   request.messages = *input.FindRaw("messages");
   request.tools = input.Has("tools") ? *input.FindRaw("tools") : Json();
-  request.add_generation_prompt = input.FindBool("add_generation_prompt").value_or(true);
+  request.continue_final_message = input.FindBool("continue_final_message").value_or(false);
+  request.add_generation_prompt =
+      input.FindBool("add_generation_prompt").value_or(!request.continue_final_message);
   request.extra = input.Has("extra") ? *input.FindRaw("extra") : Json::object();
   const TokenizerConfig::Template* chosen = config.ChooseChatTemplate(!request.tools.is_null());
   Check(chosen != nullptr, ErrorCode::kNotFound, "no chat template");
-  return {{"text", ChatTemplate(chosen->source, chosen->origin)
-                       .Render(ChatVariables(request, config), options)}};
+  return {{"text", ChatFormatter(ChatTemplate(chosen->source, chosen->origin))
+                       .Format(request, config, options)}};
+}
+
+// {"pattern": ..., "text": ...} -> the parts of the text between the matches, and the matches
+Json MatchRegex(const JsonFields& fields) {
+  const Regex regex(fields.GetString("pattern"), "case");
+  const std::string text = fields.GetString("text");
+  RegexScratch scratch;
+  Json parts = Json::array();
+  size_t covered = 0;
+  const auto add = [&](size_t begin, size_t end) {
+    if (begin < end) {
+      parts.push_back(text.substr(begin, end - begin));
+    }
+  };
+  regex.ForEachMatch(text, &scratch, [&](size_t begin, size_t end) {
+    add(covered, begin);
+    add(begin, end);
+    covered = end;
+  });
+  add(covered, text.size());
+  return {{"parts", std::move(parts)}};
 }
 
 int Main(int argc, char** argv) {
@@ -94,7 +119,9 @@ int Main(int argc, char** argv) {
     try {
       const Json document = ParseJson(line, "case");
       const JsonFields fields(document, "case");
-      result = tokenizer ? Tokenize(*tokenizer, fields) : RenderTemplate(fields);
+      result = tokenizer            ? Tokenize(*tokenizer, fields)
+               : command == "regex" ? MatchRegex(fields)
+                                    : RenderTemplate(fields);
     } catch (const Error& error) {
       result = {{"error", error.what()}};
     }

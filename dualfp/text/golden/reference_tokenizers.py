@@ -1,6 +1,7 @@
 """Small tokenizers built and trained by Hugging Face's library, with the normalizers, patterns,
 processors and decoders of published models. No published vocabulary is needed for this."""
 
+import base64
 import functools
 import json
 
@@ -8,6 +9,7 @@ from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normaliz
                         processors, trainers)
 
 import corpus
+import random_tokenizers
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
           r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -177,6 +179,58 @@ def classic_bpe():
     return tokenizer
 
 
+def unigram(byte_fallback=False, japanese=False):
+    """SentencePiece's, as T5 and XLM-R have it, and Japanese Llamas with byte fallback."""
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []
+    specials = ["<unk>", "<s>", "</s>"] + byte_tokens
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0)], 0, byte_fallback))
+    tokenizer.normalizer = normalizers.Sequence([
+        normalizers.Precompiled(base64.b64decode(random_tokenizers.double_array(CHARSMAP))),
+        normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        prepend_scheme="never" if japanese else "always", split=not japanese)
+    trainer = trainers.UnigramTrainer(vocab_size=900 + len(byte_tokens), show_progress=False,
+                                      unk_token="<unk>", special_tokens=specials)
+    tokenizer.train_from_iterator(corpus.training_texts(), trainer)
+    document = json.loads(tokenizer.to_str())
+    document["model"]["byte_fallback"] = byte_fallback
+    document["added_tokens"] = [t for t in document["added_tokens"]
+                                if not t["content"].startswith("<0x")]
+    tokenizer = Tokenizer.from_str(json.dumps(document))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 2)])
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    if byte_fallback:
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(),
+                                               decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return tokenizer
+
+
+def bert(**options):
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(**options)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=1500, show_progress=False, limit_alphabet=400,
+                                        special_tokens=["[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    tokenizer.train_from_iterator(corpus.training_texts(), trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def word_level():
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(vocab_size=500, special_tokens=["<unk>"])
+    tokenizer.train_from_iterator(corpus.training_texts(), trainer)
+    return tokenizer
+
+
+# Some of NFKC and of SentencePiece's own rules, on characters and on what combines to them.
+CHARSMAP = {"\t": " ", "\n": " ", "\r\n": " ", "　": " ", "\u200b": "", "ﬁ": "fi", "½": "1⁄2", "…": "...",
+            "Ａ": "A", "ｱ": "ア", "ｶﾞ": "ガ", "é": "é", "Å": "Å", "①": "1", "ſ": "s", "\xa0": " "}
+
+
 def pre_tokenizer_only(pre_tokenizer):
     """Splits as told, then bytes: shows where a pre-tokenizer cuts."""
     tokenizer = byte_level(LLAMA3, vocab_size=1000)
@@ -200,6 +254,12 @@ MODELS = {
     "gemma-like": gemma_like,
     "no-fallback": no_fallback,
     "classic-bpe": classic_bpe,
+    "unigram": unigram,
+    "unigram-bytes": functools.partial(unigram, byte_fallback=True),
+    "unigram-japanese": functools.partial(unigram, byte_fallback=True, japanese=True),
+    "bert-uncased": bert,
+    "bert-cased": functools.partial(bert, lowercase=False, strip_accents=False),
+    "word-level": word_level,
 }
 
 PRE_TOKENIZERS = {
@@ -208,6 +268,8 @@ PRE_TOKENIZERS = {
     "punctuation-removed": pre_tokenizers.Punctuation("removed"),
     "punctuation-contiguous": pre_tokenizers.Punctuation("contiguous"),
     "whitespace": pre_tokenizers.Whitespace(),
+    "bert": pre_tokenizers.BertPreTokenizer(),
+    "scripts": pre_tokenizers.UnicodeScripts(),
     "delimiter": pre_tokenizers.CharDelimiterSplit("a"),
     "fixed-length": pre_tokenizers.FixedLength(3),
     "split-removed": pre_tokenizers.Split(Regex(r"\s+"), "removed"),

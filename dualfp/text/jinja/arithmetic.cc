@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "dualfp/base/check.h"
+#include "dualfp/text/jinja/big_int.h"
+#include "dualfp/text/jinja/builtins/format.h"
 #include "dualfp/text/jinja/evaluator.h"
 #include "dualfp/text/unicode.h"
 
 namespace dualfp::jinja {
 namespace {
 
-constexpr int64_t kIntMin = std::numeric_limits<int64_t>::min();
+// Of an integer: more than Python is willing to write as text.
+constexpr size_t kMaxBits = size_t{1} << 18;
 
 [[noreturn]] void FailOperands(std::string_view op, const Value& a, const Value& b) {
   CheckDefined(a);
@@ -20,52 +22,103 @@ constexpr int64_t kIntMin = std::numeric_limits<int64_t>::min();
                      TypeName(b), "'"));
 }
 
-[[noreturn]] void FailOverflow() { FailRuntime("integer out of the range of 64 bits"); }
+void CheckDivisor(bool is_zero) {
+  if (is_zero) {
+    FailRuntime("division by zero");
+  }
+}
 
-Value IntegerArithmetic(std::string_view op, int64_t a, int64_t b) {
+Value Power(Heap& heap, const Value& a, const Value& b);
+
+// Integers of which one, or the result, is larger than 64 bits.
+Value BigArithmetic(Heap& heap, std::string_view op, const Value& a, const Value& b) {
+  const BigInt left = ToBigInt(a);
+  const BigInt right = ToBigInt(b);
+  const size_t bits = left.BitCount() + right.BitCount();
+  Check(bits <= kMaxBits, ErrorCode::kResourceExhausted, "the template computes integers of ", bits,
+        " bits");
+  heap.ChargeSteps(1 + static_cast<int64_t>(bits / 64 * (bits / 64)) / 16);
+  if (op == "+") return heap.NewInt(left.Plus(right));
+  if (op == "-") return heap.NewInt(left.Minus(right));
+  if (op == "*") return heap.NewInt(left.Times(right));
+  CheckDivisor(right.IsZero());
+  if (op == "//") return heap.NewInt(left.FloorDividedBy(right));
+  if (op == "%") return heap.NewInt(left.Modulo(right));
+  const double quotient = left.ToDouble() / right.ToDouble();
+  if (!std::isfinite(quotient)) {
+    FailRuntime("integer division result too large for a float");
+  }
+  return Value::Float(quotient);
+}
+
+Value IntegerArithmetic(Heap& heap, std::string_view op, const Value& left, const Value& right) {
+  if (op == "**") {
+    return Power(heap, left, right);
+  }
+  if (!left.is_int() || !right.is_int()) {
+    return BigArithmetic(heap, op, left, right);
+  }
+  const int64_t a = left.as_int();
+  const int64_t b = right.as_int();
   int64_t result = 0;
-  if (op == "+") {
-    if (__builtin_add_overflow(a, b, &result)) FailOverflow();
-  } else if (op == "-") {
-    if (__builtin_sub_overflow(a, b, &result)) FailOverflow();
-  } else if (op == "*") {
-    if (__builtin_mul_overflow(a, b, &result)) FailOverflow();
-  } else if (op == "**") {
-    if (b < 0) {
-      return Value::Float(std::pow(static_cast<double>(a), static_cast<double>(b)));
-    }
-    result = 1;
-    for (int64_t i = 0; i < b && (a != 1 && a != 0 && a != -1); ++i) {
-      if (__builtin_mul_overflow(result, a, &result)) FailOverflow();
-    }
-    if (a == 0 && b > 0) result = 0;
-    if (a == -1 && b % 2 != 0) result = -1;
-  } else {
-    if (b == 0) {
-      FailRuntime("division by zero");
-    }
-    if (op == "/") {
-      return Value::Float(static_cast<double>(a) / static_cast<double>(b));
-    }
-    if (a == kIntMin && b == -1) {
-      if (op == "%") return Value::Int(0);
-      FailOverflow();
-    }
+  if ((op == "+" && !__builtin_add_overflow(a, b, &result)) ||
+      (op == "-" && !__builtin_sub_overflow(a, b, &result)) ||
+      (op == "*" && !__builtin_mul_overflow(a, b, &result))) {
+    return Value::Int(result);
+  }
+  if (op == "/") {
+    CheckDivisor(b == 0);
+    return Value::Float(static_cast<double>(a) / static_cast<double>(b));
+  }
+  // The quotient of the smallest integer and -1 does not fit either.
+  if (b != 0 && b != -1 && (op == "//" || op == "%")) {
     // Python rounds down, C++ towards zero.
     const bool adjust = a % b != 0 && (a < 0) != (b < 0);
-    result = op == "//" ? a / b - (adjust ? 1 : 0) : a % b + (adjust ? b : 0);
+    return Value::Int(op == "//" ? a / b - (adjust ? 1 : 0) : a % b + (adjust ? b : 0));
   }
-  return Value::Int(result);
+  return BigArithmetic(heap, op, left, right);
+}
+
+Value FloatPower(double a, double b) {
+  if (a == 0 && b < 0) {
+    FailRuntime("0.0 cannot be raised to a negative power");
+  }
+  const double result = std::pow(a, b);
+  if (std::isnan(result) && !std::isnan(a) && !std::isnan(b)) {
+    FailRuntime("a negative number to a fractional power is not a real number");
+  }
+  if (std::isinf(result) && std::isfinite(a) && std::isfinite(b)) {
+    FailRuntime("Numerical result out of range");
+  }
+  return Value::Float(result);
+}
+
+Value Power(Heap& heap, const Value& a, const Value& b) {
+  const BigInt exponent = ToBigInt(b);
+  if (exponent.IsNegative()) {
+    return FloatPower(a.as_double(), b.as_double());
+  }
+  const BigInt base = ToBigInt(a);
+  if (base.BitCount() <= 1) {  // -1, 0 or 1
+    const bool is_odd = !exponent.Modulo(BigInt(2)).IsZero();
+    return exponent.IsZero() || (base.IsNegative() && !is_odd) ? Value::Int(1) : heap.NewInt(base);
+  }
+  const int64_t count = exponent.ToInt64().value_or(kMaxBits);
+  Check(count < static_cast<int64_t>(kMaxBits) &&
+            base.BitCount() * static_cast<size_t>(count) <= kMaxBits,
+        ErrorCode::kResourceExhausted, "the template computes integers of more than ", kMaxBits,
+        " bits");
+  const auto limbs = static_cast<int64_t>(base.BitCount() * static_cast<size_t>(count) / 64);
+  heap.ChargeSteps(1 + limbs * limbs / 16);
+  return heap.NewInt(base.Power(static_cast<uint32_t>(count)));
 }
 
 Value FloatArithmetic(std::string_view op, double a, double b) {
   if (op == "+") return Value::Float(a + b);
   if (op == "-") return Value::Float(a - b);
   if (op == "*") return Value::Float(a * b);
-  if (op == "**") return Value::Float(std::pow(a, b));
-  if (b == 0) {
-    FailRuntime("division by zero");
-  }
+  if (op == "**") return FloatPower(a, b);
+  CheckDivisor(b == 0);
   if (op == "/") return Value::Float(a / b);
   const double floor = std::floor(a / b);
   if (op == "//") return Value::Float(floor);
@@ -154,8 +207,8 @@ Value Add(Heap& heap, const Value& a, const Value& b) {
 
 Value Arithmetic(Heap& heap, std::string_view op, const Value& a, const Value& b) {
   if (a.is_number() && b.is_number()) {
-    return a.is_int() && b.is_int() ? IntegerArithmetic(op, a.as_int(), b.as_int())
-                                    : FloatArithmetic(op, a.as_double(), b.as_double());
+    return a.is_integer() && b.is_integer() ? IntegerArithmetic(heap, op, a, b)
+                                            : FloatArithmetic(op, a.as_double(), b.as_double());
   }
   if (op == "*" && b.is_int() && (a.is_string() || a.is_sequence())) {
     return Repeat(heap, a, b.as_int());
@@ -233,68 +286,6 @@ Value Slice(Heap& heap, const Value& object, const Value& start, const Value& st
     text += character.text();
   }
   return heap.NewString(std::move(text), object.is_markup());
-}
-
-std::string FormatPercent(Heap& heap, std::string_view format, const Value& values) {
-  std::vector<Value> arguments;
-  if (values.kind() == Kind::kTuple) {
-    arguments = values.items();
-  } else {
-    arguments.push_back(values);
-  }
-  size_t next = 0;
-  std::string out;
-  for (size_t i = 0; i < format.size(); ++i) {
-    if (format[i] != '%') {
-      out += format[i];
-      continue;
-    }
-    ++i;
-    if (i < format.size() && format[i] == '%') {
-      out += '%';
-      continue;
-    }
-    int precision = -1;
-    if (i + 1 < format.size() && format[i] == '.') {
-      precision = 0;
-      for (++i; i < format.size() && format[i] >= '0' && format[i] <= '9'; ++i) {
-        precision = std::min(precision * 10 + (format[i] - '0'), 300);
-      }
-    }
-    const char conversion = i < format.size() ? format[i] : '\0';
-    if (std::string_view("srdif").find(conversion) == std::string_view::npos ||
-        conversion == '\0') {
-      FailRuntime("unsupported format character in a % format");
-    }
-    if (next == arguments.size()) {
-      FailRuntime("not enough arguments for format string");
-    }
-    const Value& value = arguments[next++];
-    if (conversion == 's' || conversion == 'r') {
-      const std::string text = conversion == 's' ? ToString(heap, value) : ToRepr(heap, value);
-      out += precision < 0 ? text
-                           : text.substr(0, CodePointOffset(text, static_cast<size_t>(precision)));
-    } else if (!value.is_number()) {
-      FailRuntime(
-          StrCat("%", conversion, " format: a real number is required, not ", TypeName(value)));
-    } else if (conversion == 'f') {
-      char buffer[700];
-      const int size = std::snprintf(buffer, sizeof(buffer), "%.*f", precision < 0 ? 6 : precision,
-                                     value.as_double());
-      out.append(buffer, static_cast<size_t>(size));
-    } else {
-      const double number = std::trunc(value.as_double());
-      if (!value.is_int() && !(std::abs(number) < 9.2e18)) {
-        FailOverflow();
-      }
-      out += std::to_string(value.is_int() ? value.as_int() : static_cast<int64_t>(number));
-    }
-  }
-  if (next < arguments.size() && !values.is_dict()) {
-    FailRuntime("not all arguments converted during string formatting");
-  }
-  heap.ChargeText(out.size());
-  return out;
 }
 
 }  // namespace dualfp::jinja

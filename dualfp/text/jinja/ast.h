@@ -9,6 +9,8 @@
 #include <variant>
 #include <vector>
 
+#include "dualfp/text/jinja/big_int.h"
+
 namespace dualfp::jinja {
 
 struct Expr;
@@ -56,7 +58,9 @@ struct Expr {
   int line;
   int depth = 1;  // of the tree below
   std::string name;
-  std::variant<std::monostate, bool, int64_t, double, std::string> constant;  // monostate: none
+  // monostate: none
+  std::variant<std::monostate, bool, int64_t, std::unique_ptr<const BigInt>, double, std::string>
+      constant;
   std::vector<ExprPtr> operands;
   std::vector<std::string> operators;
   CallArguments arguments;
@@ -73,7 +77,8 @@ enum class StmtKind : uint8_t {
   kCallBlock,
   kFilterBlock,
   kWith,
-  kScope,  // body only: {% generation %}
+  kScope,  // body only: {% generation %}, {% autoescape false %}
+  kBlock,  // {% block name %}
   kBreak,
   kContinue,
 };
@@ -99,6 +104,8 @@ struct Stmt {
   Block else_body;                    // kIf, kFor
   std::vector<Branch> branches;       // kIf
   std::vector<Parameter> parameters;  // kMacro, kCallBlock; kWith: names and values
+  bool is_recursive = false;          // kFor
+  bool is_scoped = false;             // kBlock
   bool uses_varargs = false;          // kMacro, kCallBlock: the body mentions varargs, ...
   bool uses_kwargs = false;
   bool uses_caller = false;

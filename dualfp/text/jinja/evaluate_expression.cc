@@ -98,6 +98,9 @@ Value Evaluator::EvaluateConstant(const Expr& expr) {
   if (const auto* integer = std::get_if<int64_t>(&expr.constant)) {
     return Value::Int(*integer);
   }
+  if (const auto* big = std::get_if<std::unique_ptr<const BigInt>>(&expr.constant)) {
+    return Value::Big(big->get());
+  }
   if (const auto* boolean = std::get_if<bool>(&expr.constant)) {
     return Value::Bool(*boolean);
   }
@@ -235,6 +238,10 @@ Value Evaluator::GetAttribute(const Value& object, std::string_view name) {
   const Value method = FindMethod(heap_, object, name);
   if (!method.is_undefined()) {
     return method;
+  }
+  if (object.kind() == Kind::kTuple && object.sequence().is_group &&
+      (name == "grouper" || name == "list")) {
+    return object.items()[name == "grouper" ? 0 : 1];
   }
   if (object.is_dict()) {
     heap_.ChargeSteps(static_cast<int64_t>(object.dict().items.size() / 8));

@@ -25,20 +25,35 @@ struct Cycle final : Function {
   size_t index = 0;
 };
 
+// loop.changed(value): whether it differs from the last time.
+struct Changed final : Function {
+  Value Call(Evaluator& evaluator, const Arguments& arguments) override {
+    const Value now = evaluator.heap().NewSequence(Kind::kTuple, arguments.positional);
+    const bool changed = last.is_undefined() || !Equal(evaluator.heap(), last, now);
+    last = now;
+    return Value::Bool(changed);
+  }
+  Value last;
+};
+
 // The variable "loop": one object, whose attributes change from round to round.
 class Loop {
  public:
-  Loop(Heap& heap, const std::vector<Value>& items) : items_(items) {
+  // `depth` counts the levels of a recursive loop from 0; `recurse` may be null.
+  Loop(Heap& heap, const std::vector<Value>& items, int depth, Function* recurse)
+      : items_(items), depth_(depth) {
     auto cycle = std::make_unique<Cycle>();
     cycle_ = cycle.get();
     const Value function = heap.NewFunction(std::move(cycle));
     std::vector<std::pair<Value, Value>> fields;
-    fields.reserve(kNames.size() + 1);
+    fields.reserve(kNames.size() + 2);
     for (const std::string_view name : kNames) {
       fields.emplace_back(Value::String(name), Value::Int(0));
     }
     fields.emplace_back(Value::String("cycle"), function);
+    fields.emplace_back(Value::String("changed"), heap.NewFunction(std::make_unique<Changed>()));
     object_ = heap.NewDict(std::move(fields), Kind::kNamespace);
+    object_.dict().call = recurse;
   }
 
   const Value& object() const { return object_; }
@@ -47,12 +62,10 @@ class Loop {
     const auto count = static_cast<int64_t>(items_.size());
     const auto i = static_cast<int64_t>(index);
     const std::array<Value, kNames.size()> values = {
-        Value::Int(i + 1),     Value::Int(i),
-        Value::Int(count - i), Value::Int(count - i - 1),
-        Value::Bool(i == 0),   Value::Bool(i + 1 == count),
-        Value::Int(count),     Item(index - 1),
-        Item(index + 1),       Value::Int(1),
-        Value::Int(0),
+        Value::Int(i + 1),         Value::Int(i),       Value::Int(count - i),
+        Value::Int(count - i - 1), Value::Bool(i == 0), Value::Bool(i + 1 == count),
+        Value::Int(count),         Item(index - 1),     Item(index + 1),
+        Value::Int(depth_ + 1),    Value::Int(depth_),
     };
     for (size_t field = 0; field < values.size(); ++field) {
       object_.dict().items[field].second = values[field];
@@ -70,6 +83,7 @@ class Loop {
   }
 
   const std::vector<Value>& items_;
+  int depth_;
   Cycle* cycle_;
   Value object_;
 };
@@ -83,6 +97,27 @@ struct Macro final : Function {
   }
   const Stmt* stmt;
   Scope* definition;
+};
+
+// loop(items) in a recursive loop: what the loop writes for these items.
+struct RecursiveCall final : Function {
+  RecursiveCall(const Stmt* statement, Scope* around, int level)
+      : stmt(statement), scope(around), depth(level) {}
+  Value Call(Evaluator& evaluator, const Arguments& arguments) override {
+    ArgumentReader reader("loop", arguments);
+    const Value iterable = reader.Get("iterable");
+    reader.Finish();
+    const int line = evaluator.line_;
+    std::string outer;
+    outer.swap(evaluator.out_);
+    evaluator.RunLoop(*stmt, iterable, scope, depth);
+    outer.swap(evaluator.out_);
+    evaluator.line_ = line;
+    return evaluator.heap().NewString(std::move(outer));
+  }
+  const Stmt* stmt;
+  Scope* scope;
+  int depth;
 };
 
 Evaluator::Depth::Depth(Evaluator* evaluator) : evaluator_(evaluator) {
@@ -99,7 +134,8 @@ std::string Evaluator::Render(const Block& block, const Json& variables, std::st
     for (const auto& [name, value] : variables.get_ref<const Json::object_t&>()) {
       SetVariable(globals, name, heap_.FromJson(value));
     }
-    Execute(block, NewScope(globals));
+    top_ = NewScope(globals);
+    Execute(block, top_);
     return std::move(out_);
   } catch (const Error& error) {
     throw Error(error.code(), StrCat(origin, ": line ", line_, ": ", error.what()));
@@ -188,6 +224,9 @@ Evaluator::Flow Evaluator::ExecuteStatement(const Stmt& stmt, Scope* scope) {
     }
     case StmtKind::kScope:
       return Execute(stmt.body, NewScope(scope));
+    case StmtKind::kBlock:
+      // Unless it says "scoped", a block does not see the variables of loops around it.
+      return Execute(stmt.body, NewScope(stmt.is_scoped ? scope : top_));
     case StmtKind::kBreak:
       return Flow::kBreak;
     case StmtKind::kContinue:
@@ -206,7 +245,13 @@ Evaluator::Flow Evaluator::ExecuteIf(const Stmt& stmt, Scope* scope) {
 }
 
 Evaluator::Flow Evaluator::ExecuteFor(const Stmt& stmt, Scope* scope) {
-  std::vector<Value> items = Iterate(heap_, Evaluate(*stmt.value, scope));
+  RunLoop(stmt, Evaluate(*stmt.value, scope), scope, 0);
+  return Flow::kNormal;
+}
+
+void Evaluator::RunLoop(const Stmt& stmt, const Value& iterable, Scope* scope, int depth) {
+  const Depth recursion(this);
+  std::vector<Value> items = Iterate(heap_, iterable);
   if (stmt.filter != nullptr) {
     std::vector<Value> kept;
     for (const Value& item : items) {
@@ -219,20 +264,24 @@ Evaluator::Flow Evaluator::ExecuteFor(const Stmt& stmt, Scope* scope) {
     items = std::move(kept);
   }
   if (items.empty()) {
-    return Execute(stmt.else_body, NewScope(scope));
+    Execute(stmt.else_body, NewScope(scope));
+    return;
   }
-  Loop loop(heap_, items);
+  Function* recurse = nullptr;
+  if (stmt.is_recursive) {
+    const Value call = heap_.NewFunction(std::make_unique<RecursiveCall>(&stmt, scope, depth + 1));
+    recurse = &call.function();
+  }
+  Loop loop(heap_, items, depth, recurse);
   for (size_t i = 0; i < items.size(); ++i) {
     Scope* inner = NewScope(scope);
     loop.SetRound(i);
     SetVariable(inner, "loop", loop.object());
     Assign(*stmt.target, items[i], inner);
-    const Flow flow = Execute(stmt.body, inner);
-    if (flow == Flow::kBreak) {
+    if (Execute(stmt.body, inner) == Flow::kBreak) {
       break;
     }
   }
-  return Flow::kNormal;
 }
 
 void Evaluator::ExecuteCallBlock(const Stmt& stmt, Scope* scope) {
@@ -340,6 +389,9 @@ void Evaluator::Assign(const Expr& target, const Value& value, Scope* scope) {
 Value Evaluator::Call(const Value& callee, const Arguments& arguments) {
   const Depth depth(this);
   CheckDefined(callee);
+  if (callee.kind() == Kind::kNamespace && callee.dict().call != nullptr) {
+    return callee.dict().call->Call(*this, arguments);
+  }
   if (callee.kind() != Kind::kFunction) {
     FailRuntime(StrCat("'", TypeName(callee), "' object is not callable"));
   }

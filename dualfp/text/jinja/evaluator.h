@@ -40,6 +40,7 @@ class Evaluator {
 
  private:
   friend struct Macro;
+  friend struct RecursiveCall;
   enum class Flow { kNormal, kBreak, kContinue };
 
   // Limits recursion.
@@ -56,6 +57,8 @@ class Evaluator {
   Flow ExecuteStatement(const Stmt& stmt, Scope* scope);
   Flow ExecuteIf(const Stmt& stmt, Scope* scope);
   Flow ExecuteFor(const Stmt& stmt, Scope* scope);
+  // One level of a recursive loop, or all of an ordinary one.
+  void RunLoop(const Stmt& stmt, const Value& iterable, Scope* scope, int depth);
   void ExecuteCallBlock(const Stmt& stmt, Scope* scope);
   // What the block writes.
   Value Capture(const Block& block, Scope* scope);
@@ -78,14 +81,18 @@ class Evaluator {
   Heap heap_;
   std::time_t now_;
   std::deque<Scope> scopes_;
+  Scope* top_ = nullptr;  // of the statements outside of all others
   std::string out_;
   int depth_ = 0;
   int line_ = 0;  // of what is being evaluated, for messages
 };
 
-// The functions every template has: range, dict, namespace, raise_exception, strftime_now.
+// The functions every template has: range, dict, namespace, cycler, joiner, raise_exception,
+// strftime_now.
 // Undefined when there is none of that name.
 Value FindGlobal(Heap& heap, std::string_view name);
+
+bool IsFilterName(std::string_view name);
 
 // A method of a string, list or dict, bound to it; undefined when there is none of that name.
 Value FindMethod(Heap& heap, const Value& object, std::string_view name);
@@ -99,8 +106,6 @@ Value Arithmetic(Heap& heap, std::string_view op, const Value& a, const Value& b
 Value Concat(Heap& heap, const std::vector<Value>& values);
 Value Slice(Heap& heap, const Value& object, const Value& start, const Value& stop,
             const Value& step);
-// "%s and %d" % values.
-std::string FormatPercent(Heap& heap, std::string_view format, const Value& values);
 std::string EscapeHtml(std::string_view text);
 
 }  // namespace dualfp::jinja

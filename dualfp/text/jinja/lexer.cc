@@ -279,8 +279,30 @@ class Lexer {
     return at;
   }
 
+  // "0x1f", "0o17" or "0b101" at the position: where it ends; the position where it is none.
+  size_t SkipPrefixed() const {
+    const std::string_view rest = text_.substr(position_);
+    const char letter = rest.size() > 2 && rest[0] == '0' ? static_cast<char>(rest[1] | 0x20) : ' ';
+    const std::string_view digits = letter == 'x'   ? "0123456789abcdefABCDEF"
+                                    : letter == 'o' ? "01234567"
+                                    : letter == 'b' ? "01"
+                                                    : "";
+    size_t end = 2;
+    while (end < rest.size() && (digits.find(rest[end]) != std::string_view::npos ||
+                                 (rest[end] == '_' && end + 1 < rest.size() &&
+                                  digits.find(rest[end + 1]) != std::string_view::npos))) {
+      ++end;
+    }
+    return position_ + (!digits.empty() && end > 2 ? end : 0);
+  }
+
   void LexNumber() {
-    size_t end = SkipDigits(position_);
+    size_t end = SkipPrefixed();
+    if (end > position_) {
+      AddNumber(TokenKind::kInteger, end);
+      return;
+    }
+    end = SkipDigits(position_);
     bool is_float = false;
     if (end + 1 < text_.size() && text_[end] == '.' && IsDigit(text_[end + 1])) {
       is_float = true;
@@ -296,9 +318,13 @@ class Lexer {
         end = SkipDigits(exponent);
       }
     }
+    AddNumber(is_float ? TokenKind::kFloat : TokenKind::kInteger, end);
+  }
+
+  void AddNumber(TokenKind kind, size_t end) {
     std::string digits(text_.substr(position_, end - position_));
     digits.erase(std::remove(digits.begin(), digits.end(), '_'), digits.end());
-    Add(is_float ? TokenKind::kFloat : TokenKind::kInteger, std::move(digits));
+    Add(kind, std::move(digits));
     Advance(end - position_);
   }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
 #include "dualfp/base/check.h"
 #include "dualfp/text/jinja/parser_internal.h"
@@ -9,6 +10,9 @@ namespace {
 
 constexpr int kMaxNesting = 100;
 constexpr int kMaxDepth = 400;
+
+// Python's limit on the digits of an integer.
+constexpr size_t kMaxIntegerDigits = 4300;
 
 }  // namespace
 
@@ -272,21 +276,30 @@ ExprPtr ExpressionParser::ParsePrimary() {
 
 ExprPtr ExpressionParser::ParseNumber() {
   const Token token = Current();
-  const char* begin = token.text.data();
-  const char* end = begin + token.text.size();
   ExprPtr constant = Make(ExprKind::kConstant, token.line);
-  std::from_chars_result parsed;
-  if (token.kind == TokenKind::kInteger) {
-    int64_t value = 0;
-    parsed = std::from_chars(begin, end, value);
+  if (token.kind == TokenKind::kFloat) {
+    double value = 0;
+    const char* begin = token.text.data();
+    if (std::from_chars(begin, begin + token.text.size(), value).ec != std::errc()) {
+      FailSyntax(StrCat("number out of range: ", token.text));
+    }
     constant->constant = value;
   } else {
-    double value = 0;
-    parsed = std::from_chars(begin, end, value);
-    constant->constant = value;
-  }
-  if (parsed.ec != std::errc()) {
-    FailSyntax(StrCat("number out of range: ", token.text));
+    const bool has_prefix = token.text.size() > 2 && token.text[1] > '9';
+    const char letter = has_prefix ? static_cast<char>(token.text[1] | 0x20) : '\0';
+    const int base = letter == 'x' ? 16 : letter == 'o' ? 8 : letter == 'b' ? 2 : 10;
+    std::optional<BigInt> value;
+    if (token.text.size() <= kMaxIntegerDigits) {
+      value = BigInt::Parse(std::string_view(token.text).substr(has_prefix ? 2 : 0), base);
+    }
+    if (!value) {
+      FailSyntax(StrCat("number out of range: ", token.text.substr(0, 40)));
+    }
+    if (const std::optional<int64_t> small = value->ToInt64()) {
+      constant->constant = *small;
+    } else {
+      constant->constant = std::make_unique<const BigInt>(std::move(*value));
+    }
   }
   Take();
   return constant;

@@ -1,6 +1,8 @@
 #include "dualfp/text/jinja/parser.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "dualfp/base/check.h"
 #include "dualfp/text/jinja/parser_internal.h"
@@ -77,6 +79,8 @@ class Parser final : public ExpressionParser {
     if (tag == "call") return ParseCall(line);
     if (tag == "filter") return ParseFilterBlock(line);
     if (tag == "with") return ParseWith(line);
+    if (tag == "block") return ParseBlockTag(line);
+    if (tag == "autoescape") return ParseAutoescape(line);
     if (tag == "generation") {
       auto stmt = Make(StmtKind::kScope, line);
       stmt->body = ParseBody({"endgeneration"});
@@ -89,8 +93,7 @@ class Parser final : public ExpressionParser {
       }
       return Make(tag == "break" ? StmtKind::kBreak : StmtKind::kContinue, line);
     }
-    if (tag == "include" || tag == "import" || tag == "from" || tag == "extends" ||
-        tag == "block" || tag == "autoescape") {
+    if (tag == "include" || tag == "import" || tag == "from" || tag == "extends") {
       Fail(ErrorCode::kUnsupported, origin_, ": line ", line, ": chat templates may not use {% ",
            tag, " %}");
     }
@@ -125,9 +128,7 @@ class Parser final : public ExpressionParser {
     if (SkipName("if")) {
       stmt->filter = ParseExpression();
     }
-    if (IsName("recursive")) {
-      Fail(ErrorCode::kUnsupported, origin_, ": line ", line, ": recursive loops");
-    }
+    stmt->is_recursive = SkipName("recursive");
     ++loops_;
     stmt->body = ParseBody({"else", "endfor"});
     --loops_;
@@ -219,6 +220,33 @@ class Parser final : public ExpressionParser {
     return stmt;
   }
 
+  // Without templates that extend this one, a block is its body.
+  std::unique_ptr<Stmt> ParseBlockTag(int line) {
+    auto stmt = Make(StmtKind::kBlock, line);
+    const std::string name = ExpectName();
+    if (!blocks_.insert(name).second) {
+      FailSyntax(StrCat("block '", name, "' defined twice"));
+    }
+    stmt->is_scoped = SkipName("scoped");
+    if (IsName("required")) {
+      Fail(ErrorCode::kUnsupported, origin_, ": line ", line, ": a required block");
+    }
+    stmt->body = ParseInnerBody("endblock");
+    SkipName(name);
+    return stmt;
+  }
+
+  std::unique_ptr<Stmt> ParseAutoescape(int line) {
+    auto stmt = Make(StmtKind::kScope, line);
+    if (!SkipName("false") && !SkipName("False")) {
+      Fail(ErrorCode::kUnsupported, origin_, ": line ", line,
+           ": chat templates may not turn on {% autoescape %}");
+    }
+    stmt->body = ParseBody({"endautoescape"});
+    Take();
+    return stmt;
+  }
+
   std::unique_ptr<Stmt> ParseWith(int line) {
     auto stmt = Make(StmtKind::kWith, line);
     while (Current().kind != TokenKind::kBlockEnd) {
@@ -237,6 +265,7 @@ class Parser final : public ExpressionParser {
   }
 
   int loops_ = 0;  // around what is being parsed
+  std::set<std::string> blocks_;
 };
 
 }  // namespace

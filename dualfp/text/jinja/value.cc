@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
+#include <compare>
+#include <optional>
 
 #include "dualfp/base/check.h"
 #include "dualfp/text/unicode.h"
@@ -20,6 +21,16 @@ void CheckDepth(int depth) {
   }
 }
 
+std::partial_ordering CompareNumbers(const Value& a, const Value& b) {
+  if (a.is_int() && b.is_int()) {
+    return a.as_int() <=> b.as_int();
+  }
+  if (a.is_integer() && b.is_integer()) {
+    return ToBigInt(a).Compare(ToBigInt(b)) <=> 0;
+  }
+  return a.as_double() <=> b.as_double();
+}
+
 bool EqualAt(Heap& heap, const Value& a, const Value& b, int depth);
 
 bool EqualSequences(Heap& heap, const Value& a, const Value& b, int depth) {
@@ -31,7 +42,7 @@ bool EqualAt(Heap& heap, const Value& a, const Value& b, int depth) {
   heap.ChargeSteps(1);
   CheckDepth(depth);
   if (a.is_number() && b.is_number()) {
-    return a.is_int() && b.is_int() ? a.as_int() == b.as_int() : a.as_double() == b.as_double();
+    return CompareNumbers(a, b) == std::partial_ordering::equivalent;
   }
   if (a.kind() != b.kind()) {
     return false;
@@ -67,7 +78,7 @@ bool LessAt(Heap& heap, const Value& a, const Value& b, int depth) {
   heap.ChargeSteps(1);
   CheckDepth(depth);
   if (a.is_number() && b.is_number()) {
-    return a.is_int() && b.is_int() ? a.as_int() < b.as_int() : a.as_double() < b.as_double();
+    return CompareNumbers(a, b) == std::partial_ordering::less;
   }
   if (a.is_string() && b.is_string()) {
     // The order of UTF-8 bytes is that of code points.
@@ -103,6 +114,14 @@ void Heap::ChargeBytes(size_t bytes) {
         "the template needs more than the allowed ", limits_.max_bytes, " bytes");
   bytes_ += static_cast<int64_t>(bytes);
   ChargeText(bytes);
+}
+
+Value Heap::NewInt(BigInt value) {
+  if (const std::optional<int64_t> small = value.ToInt64()) {
+    return Value::Int(*small);
+  }
+  ChargeBytes(value.BitCount() / 8 + sizeof(BigInt));
+  return Value::Big(&big_ints_.emplace_back(std::move(value)));
 }
 
 Value Heap::NewString(std::string text, bool is_markup) {
@@ -144,12 +163,8 @@ Value Heap::FromJson(const Json& json) {
       return Value::Bool(json.get<bool>());
     case Json::value_t::number_integer:
       return Value::Int(json.get<int64_t>());
-    case Json::value_t::number_unsigned: {
-      const auto number = json.get<uint64_t>();
-      constexpr auto kMax = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-      return number <= kMax ? Value::Int(static_cast<int64_t>(number))
-                            : Value::Float(static_cast<double>(number));
-    }
+    case Json::value_t::number_unsigned:
+      return NewInt(*BigInt::Parse(std::to_string(json.get<uint64_t>()), 10));
     case Json::value_t::number_float:
       return Value::Float(json.get<double>());
     case Json::value_t::string:
@@ -184,6 +199,7 @@ std::string_view TypeName(const Value& value) {
     case Kind::kBool:
       return "bool";
     case Kind::kInt:
+    case Kind::kBigInt:
       return "int";
     case Kind::kFloat:
       return "float";
@@ -203,6 +219,16 @@ std::string_view TypeName(const Value& value) {
       return "function";
   }
   return "object";
+}
+
+double Value::as_double() const {
+  return kind_ == Kind::kFloat    ? float_
+         : kind_ == Kind::kBigInt ? big_->ToDouble()
+                                  : static_cast<double>(int_);
+}
+
+BigInt ToBigInt(const Value& value) {
+  return value.is_int() ? BigInt(value.as_int()) : value.as_big();
 }
 
 bool IsTrue(const Value& value) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "dualfp/io/json.h"
+#include "dualfp/text/jinja/big_int.h"
 
 namespace dualfp::jinja {
 
@@ -24,6 +25,7 @@ enum class Kind : uint8_t {
   kNone,
   kBool,
   kInt,
+  kBigInt,  // an integer that 64 bits do not hold
   kFloat,
   kString,
   kList,
@@ -39,11 +41,13 @@ struct Function;
 
 struct Sequence {
   std::vector<Value> items;
+  bool is_group = false;  // a pair that groupby made: its attributes are grouper and list
 };
 
 // Insertion-ordered. Lookups are linear: dicts in templates are small.
 struct Dict {
   std::vector<std::pair<Value, Value>> items;
+  Function* call = nullptr;  // what calling the object does; null: it cannot be called
 };
 
 class Value {
@@ -59,6 +63,12 @@ class Value {
   static Value Int(int64_t value) {
     Value result(Kind::kInt);
     result.int_ = value;
+    return result;
+  }
+  // `value` does not fit into 64 bits, and outlives the rendering.
+  static Value Big(const BigInt* value) {
+    Value result(Kind::kBigInt);
+    result.big_ = value;
     return result;
   }
   static Value Float(double value) {
@@ -107,12 +117,15 @@ class Value {
   bool is_dict() const { return kind_ == Kind::kDict; }
   // As in Python, a bool is an integer.
   bool is_int() const { return kind_ == Kind::kInt || kind_ == Kind::kBool; }
-  bool is_number() const { return is_int() || kind_ == Kind::kFloat; }
+  // An integer of any size; as_int() is for is_int() only.
+  bool is_integer() const { return is_int() || kind_ == Kind::kBigInt; }
+  bool is_number() const { return is_integer() || kind_ == Kind::kFloat; }
   // A list or a tuple.
   bool is_sequence() const { return kind_ == Kind::kList || kind_ == Kind::kTuple; }
 
   int64_t as_int() const { return int_; }
-  double as_double() const { return kind_ == Kind::kFloat ? float_ : static_cast<double>(int_); }
+  const BigInt& as_big() const { return *big_; }
+  double as_double() const;
   // Also the name of an undefined value.
   std::string_view text() const { return {text_, size_}; }
   std::string_view owner() const { return {owner_, owner_size_}; }
@@ -131,6 +144,7 @@ class Value {
   uint32_t owner_size_ = 0;
   union {
     int64_t int_;
+    const BigInt* big_;
     double float_;
     const char* text_ = "";
     Sequence* sequence_;
@@ -172,6 +186,7 @@ class Heap {
 
   void ChargeBytes(size_t bytes);
 
+  Value NewInt(BigInt value);
   Value NewString(std::string text, bool is_markup = false);
   Value NewSequence(Kind kind, std::vector<Value> items);
   Value NewList(std::vector<Value> items) { return NewSequence(Kind::kList, std::move(items)); }
@@ -187,6 +202,7 @@ class Heap {
   Limits limits_;
   int64_t bytes_ = 0;
   int64_t steps_ = 0;
+  std::deque<BigInt> big_ints_;
   std::deque<std::string> strings_;
   std::deque<Sequence> sequences_;
   std::deque<Dict> dicts_;
@@ -200,6 +216,9 @@ class Heap {
 std::string_view TypeName(const Value& value);
 
 bool IsTrue(const Value& value);
+
+// Of any value with is_integer().
+BigInt ToBigInt(const Value& value);
 
 // Python's ==: numbers by value, containers deeply.
 bool Equal(Heap& heap, const Value& a, const Value& b);
@@ -229,6 +248,7 @@ struct JsonStyle {
   bool sort_keys = false;
   std::string item_separator = ", ";
   std::string key_separator = ": ";
+  std::string indent_text = " ";  // what `indent` counts
 };
 // Python's json.dumps().
 std::string ToJson(Heap& heap, const Value& value, const JsonStyle& style);

@@ -21,6 +21,20 @@ void AppendHex(char32_t value, int digits, std::string* out) {
   }
 }
 
+// Python's limit on the length of integers as text.
+constexpr size_t kMaxIntegerDigits = 4300;
+
+std::string DigitsOf(const BigInt& number) {
+  // A digit has 3.32 bits.
+  std::string digits =
+      number.BitCount() < kMaxIntegerDigits * 4 ? number.ToString() : std::string();
+  if (digits.empty() || digits.size() > kMaxIntegerDigits + (number.IsNegative() ? 1 : 0)) {
+    FailRuntime(
+        StrCat("Exceeds the limit (", kMaxIntegerDigits, " digits) for integer string conversion"));
+  }
+  return digits;
+}
+
 void AppendStringRepr(std::string_view text, std::string* out) {
   const bool double_quotes =
       text.find('\'') != std::string_view::npos && text.find('"') == std::string_view::npos;
@@ -75,6 +89,9 @@ class ReprWriter {
         return;
       case Kind::kInt:
         *out += std::to_string(value.as_int());
+        return;
+      case Kind::kBigInt:
+        *out += DigitsOf(value.as_big());
         return;
       case Kind::kFloat:
         *out += FormatDouble(value.as_double());
@@ -147,6 +164,9 @@ class JsonWriter {
         return;
       case Kind::kInt:
         *out += std::to_string(value.as_int());
+        return;
+      case Kind::kBigInt:
+        *out += DigitsOf(value.as_big());
         return;
       case Kind::kFloat:
         WriteFloat(value.as_double(), out);
@@ -228,9 +248,12 @@ class JsonWriter {
 
   void NewLine(int depth, std::string* out) {
     if (style_.indent >= 0) {
-      heap_.ChargeText(static_cast<size_t>(style_.indent) * static_cast<size_t>(depth));
+      const int64_t count = style_.indent * depth;
+      heap_.ChargeText(static_cast<size_t>(count) * style_.indent_text.size());
       *out += '\n';
-      out->append(static_cast<size_t>(style_.indent) * static_cast<size_t>(depth), ' ');
+      for (int64_t i = 0; i < count; ++i) {
+        *out += style_.indent_text;
+      }
     }
   }
 

@@ -55,51 +55,6 @@ size_t LeadingWhitespace(std::string_view text) {
 
 }  // namespace
 
-TokenTrie::TokenTrie() : nodes_(1, Node{0, -1, -1, -1}), starts_(256, false) {}
-
-int32_t TokenTrie::FindChild(int32_t node, char byte) const {
-  int32_t child = nodes_[static_cast<size_t>(node)].first_child;
-  while (child >= 0 && nodes_[static_cast<size_t>(child)].byte != static_cast<uint8_t>(byte)) {
-    child = nodes_[static_cast<size_t>(child)].next_sibling;
-  }
-  return child;
-}
-
-void TokenTrie::Add(std::string_view token, int32_t value) {
-  if (token.empty()) {
-    return;
-  }
-  starts_[static_cast<uint8_t>(token[0])] = true;
-  int32_t node = 0;
-  for (const char byte : token) {
-    int32_t child = FindChild(node, byte);
-    if (child < 0) {
-      child = static_cast<int32_t>(nodes_.size());
-      nodes_.push_back(
-          {static_cast<uint8_t>(byte), -1, -1, nodes_[static_cast<size_t>(node)].first_child});
-      nodes_[static_cast<size_t>(node)].first_child = child;
-    }
-    node = child;
-  }
-  nodes_[static_cast<size_t>(node)].value = value;
-}
-
-std::optional<int32_t> TokenTrie::LongestPrefix(std::string_view text, size_t* size) const {
-  std::optional<int32_t> found;
-  int32_t node = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    node = FindChild(node, text[i]);
-    if (node < 0) {
-      break;
-    }
-    if (nodes_[static_cast<size_t>(node)].value >= 0) {
-      found = nodes_[static_cast<size_t>(node)].value;
-      *size = i + 1;
-    }
-  }
-  return found;
-}
-
 std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const VocabularyTable& model,
                                         const Normalizer* normalizer, RegexScratch* scratch) {
   if (token.content.empty()) {
@@ -118,6 +73,9 @@ std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const Vocabular
     normalizer->Apply(&normalized_text, &from_origin, scratch);
   }
   ids_[token.content] = *id;
+  if (tokens_.count(*id) == 0) {
+    order_.push_back(*id);
+  }
   if (token.special) {
     special_.insert(token.content);
   }
@@ -127,26 +85,46 @@ std::optional<int32_t> AddedTokens::Add(const AddedToken& token, const Vocabular
 }
 
 void AddedTokens::Finish() {
-  for (const auto& [id, entry] : tokens_) {
-    (entry.token.normalized ? normalized_ : raw_).Add(entry.normalized_text, id);
+  // Of tokens that look the same in normalized text the first one is found, special ones first.
+  for (const bool special : {true, false}) {
+    for (const int32_t id : order_) {
+      const Entry& entry = tokens_.at(id);
+      if (IsSpecial(entry.token.content) != special) {
+        continue;
+      }
+      Finder& finder = entry.token.normalized ? normalized_ : raw_;
+      size_t size = 0;
+      const std::string& text = entry.normalized_text;
+      if (text.empty()) {
+        finder.empty_id = finder.empty_id >= 0 ? finder.empty_id : id;
+      } else if (!finder.trie.LongestPrefix(text, &size) || size < text.size()) {
+        finder.trie.Add(text, id);
+      }
+    }
   }
 }
 
 void AddedTokens::Split(std::string_view text, bool normalized, bool parse_special,
                         std::vector<Section>* sections) const {
-  const TokenTrie& trie = normalized ? normalized_ : raw_;
+  const Finder& finder = normalized ? normalized_ : raw_;
   size_t covered = 0;
+  size_t last_end = std::string_view::npos;
   for (size_t i = 0; i < text.size();) {
     size_t size = 0;
-    const std::optional<int32_t> id =
-        trie.MayStartWith(text[i]) ? trie.LongestPrefix(text.substr(i), &size) : std::nullopt;
+    std::optional<int32_t> id;
+    if (finder.trie.MayStartWith(text[i])) {
+      id = finder.trie.LongestPrefix(text.substr(i), &size);
+    }
+    if (!id && finder.empty_id >= 0 && i != last_end && !IsUtf8Continuation(text[i])) {
+      id = finder.empty_id;
+    }
     if (!id) {
       ++i;
       continue;
     }
     size_t begin = i;
     size_t end = i + size;
-    i = end;
+    i = last_end = end;
     const AddedToken& token = tokens_.at(*id).token;
     if (!parse_special && IsSpecial(token.content)) {
       continue;
@@ -165,8 +143,11 @@ void AddedTokens::Split(std::string_view text, bool normalized, bool parse_speci
     if (covered < begin) {
       sections->push_back({-1, covered, begin});
     }
-    sections->push_back({*id, begin, end});
-    covered = end;
+    // A token of whitespace alone, all of which the token before has taken, is not there.
+    if (begin < end) {
+      sections->push_back({*id, begin, end});
+    }
+    covered = begin <= end ? end : covered;
   }
   if (covered < text.size()) {
     sections->push_back({-1, covered, text.size()});

@@ -12,8 +12,9 @@
 #include <unordered_set>
 #include <vector>
 
+#include "dualfp/text/models/token_trie.h"
+#include "dualfp/text/models/vocabulary.h"
 #include "dualfp/text/pipeline/normalizer.h"
-#include "dualfp/text/pipeline/vocabulary.h"
 
 namespace dualfp {
 
@@ -24,30 +25,6 @@ struct AddedToken {
   bool rstrip = false;       // takes the whitespace after it along
   bool normalized = true;    // is looked for in normalized text, in its normalized form
   bool special = false;
-};
-
-// Finds the longest of a set of strings that starts at a position.
-class TokenTrie {
- public:
-  TokenTrie();
-  void Add(std::string_view token, int32_t value);
-  bool empty() const { return nodes_.size() == 1; }
-
-  // The value of the longest token that `text` starts with; *size is its length.
-  std::optional<int32_t> LongestPrefix(std::string_view text, size_t* size) const;
-  bool MayStartWith(char byte) const { return starts_[static_cast<uint8_t>(byte)]; }
-
- private:
-  struct Node {
-    uint8_t byte;
-    int32_t value;         // -1: no token ends here
-    int32_t first_child;   // -1: none
-    int32_t next_sibling;  // -1: none
-  };
-  int32_t FindChild(int32_t node, char byte) const;
-
-  std::vector<Node> nodes_;
-  std::vector<bool> starts_;
 };
 
 class AddedTokens {
@@ -70,7 +47,10 @@ class AddedTokens {
   // tokens are left in the text.
   void Split(std::string_view text, bool normalized, bool parse_special,
              std::vector<Section>* sections) const;
-  bool HasTokens(bool normalized) const { return !(normalized ? normalized_ : raw_).empty(); }
+  bool HasTokens(bool normalized) const {
+    const Finder& finder = normalized ? normalized_ : raw_;
+    return !finder.trie.empty() || finder.empty_id >= 0;
+  }
 
   std::optional<int32_t> Find(std::string_view content) const;
   // nullptr when the id is not an added token's.
@@ -97,11 +77,19 @@ class AddedTokens {
     std::string normalized_text;  // equal to the content for tokens with normalized == false
   };
 
+  struct Finder {
+    TokenTrie trie;
+    // A token of which normalization leaves nothing (-1: none): it is between any two characters,
+    // and cuts the text there.
+    int32_t empty_id = -1;
+  };
+
   std::unordered_map<std::string, int32_t> ids_;
   std::map<int32_t, Entry> tokens_;
+  std::vector<int32_t> order_;  // in which the tokens were added
   std::unordered_set<std::string> special_;
-  TokenTrie raw_;
-  TokenTrie normalized_;
+  Finder raw_;
+  Finder normalized_;
   int32_t id_limit_ = 0;
 };
 

@@ -4,11 +4,11 @@
 #include <charconv>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #include "dualfp/base/check.h"
 #include "dualfp/text/pipeline/byte_alphabet.h"
+#include "dualfp/text/pipeline/decoder_stage.h"
 #include "dualfp/text/pipeline/normalizer.h"
 #include "dualfp/text/unicode.h"
 
@@ -16,44 +16,6 @@ namespace dualfp {
 namespace {
 
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";
-
-// Collects a token that arrives in pieces for a stage that needs it whole.
-class CollectRun final : public DecoderRun {
- public:
-  explicit CollectRun(std::unique_ptr<DecoderRun> stage) : stage_(std::move(stage)) {}
-  void Push(std::string_view piece, const TextSink&) override { whole_ += piece; }
-  void Finish(const TextSink& sink) override {
-    stage_->Push(whole_, sink);
-    stage_->Finish(sink);
-  }
-
- private:
-  std::unique_ptr<DecoderRun> stage_;
-  std::string whole_;
-};
-
-// The decoder of a stage: its configuration, and how to start it. FusedRun is the stage for input
-// in pieces; void where there is none.
-template <typename Run, typename FusedRun = void, bool kFuses = false>
-class StageDecoder final : public TokenDecoder {
- public:
-  explicit StageDecoder(typename Run::Config config) : config_(std::move(config)) {}
-
-  std::unique_ptr<DecoderRun> Start() const override { return std::make_unique<Run>(config_); }
-  std::unique_ptr<DecoderRun> StartFused() const override {
-    if constexpr (std::is_void_v<FusedRun>) {
-      return std::make_unique<CollectRun>(Start());
-    } else {
-      return std::make_unique<FusedRun>(config_);
-    }
-  }
-  bool fuses() const override { return kFuses; }
-
- private:
-  typename Run::Config config_;
-};
-
-struct NoConfig {};
 
 // Without a decoder: tokens with spaces between them.
 class JoinRun final : public DecoderRun {
@@ -284,46 +246,6 @@ class FusedStripRun final : public DecoderRun {
   std::string held_;
 };
 
-// "</w>" ends a word: a space, except in the last token.
-class BpeDecoderRun final : public DecoderRun {
- public:
-  struct Config {
-    explicit Config(const JsonFields& fields) : suffix(fields.GetString("suffix")) {
-      if (suffix.empty()) {
-        fields.FailExpected("suffix", "a string that is not empty");
-      }
-    }
-    std::string suffix;
-  };
-  explicit BpeDecoderRun(const Config& config) : config_(config) {}
-  void Push(std::string_view token, const TextSink& sink) override {
-    Emit(" ", sink);
-    last_ = token;
-  }
-  void Finish(const TextSink& sink) override { Emit("", sink); }
-
- private:
-  void Emit(std::string_view replacement, const TextSink& sink) {
-    if (!last_) {
-      return;
-    }
-    std::string out;
-    size_t copied = 0;
-    for (size_t at = last_->find(config_.suffix); at != std::string::npos;
-         at = last_->find(config_.suffix, copied)) {
-      out.append(*last_, copied, at - copied);
-      out += replacement;
-      copied = at + config_.suffix.size();
-    }
-    out.append(*last_, copied);
-    last_.reset();
-    sink(out);
-  }
-
-  const Config& config_;
-  std::optional<std::string> last_;
-};
-
 class SequenceRun final : public DecoderRun {
  public:
   SequenceRun(const std::vector<std::unique_ptr<const TokenDecoder>>& stages, bool fused) {
@@ -375,16 +297,6 @@ class SequenceDecoder final : public TokenDecoder {
   std::vector<std::unique_ptr<const TokenDecoder>> stages_;
 };
 
-template <typename Run, typename FusedRun = void, bool kFuses = false>
-std::unique_ptr<const TokenDecoder> MakeStage(const JsonFields& fields) {
-  using Stage = StageDecoder<Run, FusedRun, kFuses>;
-  if constexpr (std::is_same_v<typename Run::Config, NoConfig>) {
-    return std::make_unique<Stage>(NoConfig{});
-  } else {
-    return std::make_unique<Stage>(typename Run::Config(fields));
-  }
-}
-
 }  // namespace
 
 std::unique_ptr<const TokenDecoder> MakeDecoder(const JsonFields* fields) {
@@ -398,7 +310,9 @@ std::unique_ptr<const TokenDecoder> MakeDecoder(const JsonFields* fields) {
   if (type == "Fuse") return MakeStage<FuseRun, FuseRun, true>(*fields);
   if (type == "Strip") return MakeStage<StripRun, FusedStripRun>(*fields);
   if (type == "Replace") return MakeStage<ReplaceRun>(*fields);
-  if (type == "BPEDecoder") return MakeStage<BpeDecoderRun>(*fields);
+  if (type == "WordPiece") return MakeWordPieceDecoder(*fields);
+  if (type == "CTC") return MakeCtcDecoder(*fields);
+  if (type == "BPEDecoder") return MakeBpeDecoder(*fields);
   if (type == "Sequence") return std::make_unique<SequenceDecoder>(*fields);
   fields->FailUnsupported("type", StrCat("unknown decoder ", QuoteForMessage(type)));
 }

@@ -51,8 +51,8 @@ class TokenDecoder {
 };
 
 // `fields` may be null: tokens are then joined by spaces. Throws kUnsupported for a type it does
-// not know, naming it. Known: ByteLevel, Metaspace, ByteFallback, Fuse, Strip, Replace,
-// BPEDecoder, Sequence.
+// not know, naming it. Known: ByteLevel, Metaspace, ByteFallback, Fuse, Strip, Replace, WordPiece,
+// CTC, BPEDecoder, Sequence.
 std::unique_ptr<const TokenDecoder> MakeDecoder(const JsonFields* fields);
 
 }  // namespace dualfp

@@ -5,6 +5,7 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/text/pipeline/byte_alphabet.h"
+#include "dualfp/text/pipeline/precompiled_normalizer.h"
 #include "dualfp/text/unicode.h"
 
 namespace dualfp {
@@ -123,6 +124,17 @@ void Filter(std::string* text, bool* from_origin, Drop drop) {
   *text = std::move(out);
 }
 
+// Rewrites character by character: append(character, &out).
+template <typename Append>
+void Map(std::string* text, Append append) {
+  std::string out;
+  out.reserve(text->size());
+  for (size_t i = 0; i < text->size();) {
+    append(DecodeUtf8(*text, &i), &out);
+  }
+  *text = std::move(out);
+}
+
 class StripAccentsNormalizer final : public Normalizer {
  public:
   void Apply(std::string* text, bool* from_origin, RegexScratch*) const override {
@@ -138,17 +150,62 @@ class NmtNormalizer final : public Normalizer {
       return (c >= 0x01 && c <= 0x08) || c == 0x0b || (c >= 0x0e && c <= 0x1f) || c == 0x7f ||
              c == 0x8f || c == 0x9f;
     });
-    std::string out;
-    out.reserve(text->size());
-    for (size_t i = 0; i < text->size();) {
-      const char32_t c = DecodeUtf8(*text, &i);
+    Map(text, [](char32_t c, std::string* out) {
       const bool is_space = c == 0x09 || c == 0x0a || c == 0x0c || c == 0x0d || c == 0x1680 ||
                             (c >= 0x200b && c <= 0x200f) || c == 0x2028 || c == 0x2029 ||
                             c == 0x2581 || c == 0xfeff || c == 0xfffd;
-      AppendUtf8(is_space ? U' ' : c, &out);
-    }
-    *text = std::move(out);
+      AppendUtf8(is_space ? U' ' : c, out);
+    });
   }
+};
+
+// What BERT does to text: cleans it up, isolates Chinese characters, strips accents, lowers case.
+class BertNormalizer final : public Normalizer {
+ public:
+  explicit BertNormalizer(const JsonFields& fields)
+      : clean_text_(fields.FindBool("clean_text").value_or(true)),
+        isolate_chinese_(fields.FindBool("handle_chinese_chars").value_or(true)),
+        lowercase_(fields.FindBool("lowercase").value_or(true)),
+        strip_accents_(fields.FindBool("strip_accents").value_or(lowercase_)) {}
+
+  void Apply(std::string* text, bool* from_origin, RegexScratch*) const override {
+    if (clean_text_) {
+      Filter(text, from_origin, [](char32_t c) {
+        const bool is_line_space = c == '\t' || c == '\n' || c == '\r';
+        return c == 0 || c == 0xfffd || (!is_line_space && IsControl(c));
+      });
+      Map(text, [](char32_t c, std::string* out) { AppendUtf8(IsWhitespace(c) ? U' ' : c, out); });
+    }
+    if (isolate_chinese_) {
+      Map(text, [](char32_t c, std::string* out) {
+        const bool is_chinese = IsChinese(c);
+        *out += is_chinese ? " " : "";
+        AppendUtf8(c, out);
+        *out += is_chinese ? " " : "";
+      });
+    }
+    if (strip_accents_) {
+      *text = Normalize(*text, NormalizationForm::kNfd);
+      Filter(text, from_origin, IsNonspacingMark);
+    }
+    if (lowercase_) {
+      *text = ToLower(*text);
+    }
+  }
+
+ private:
+  // The CJK Unified Ideographs blocks, as Google's BERT lists them.
+  static bool IsChinese(char32_t c) {
+    return (c >= 0x4e00 && c <= 0x9fff) || (c >= 0x3400 && c <= 0x4dbf) ||
+           (c >= 0x20000 && c <= 0x2a6df) || (c >= 0x2a700 && c <= 0x2b73f) ||
+           (c >= 0x2b740 && c <= 0x2b81f) || (c >= 0x2b920 && c <= 0x2ceaf) ||
+           (c >= 0xf900 && c <= 0xfaff) || (c >= 0x2f800 && c <= 0x2fa1f);
+  }
+
+  bool clean_text_;
+  bool isolate_chinese_;
+  bool lowercase_;
+  bool strip_accents_;
 };
 
 class SequenceNormalizer final : public Normalizer {
@@ -183,6 +240,8 @@ std::unique_ptr<const Normalizer> MakeNormalizer(const JsonFields& fields) {
   if (type == "Lowercase") return std::make_unique<LowercaseNormalizer>();
   if (type == "Nmt") return std::make_unique<NmtNormalizer>();
   if (type == "ByteLevel") return std::make_unique<ByteLevelNormalizer>();
+  if (type == "BertNormalizer") return std::make_unique<BertNormalizer>(fields);
+  if (type == "Precompiled") return std::make_unique<PrecompiledNormalizer>(fields);
   if (type == "Sequence") return std::make_unique<SequenceNormalizer>(fields);
   fields.FailUnsupported("type", StrCat("unknown normalizer ", QuoteForMessage(type)));
 }

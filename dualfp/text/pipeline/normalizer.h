@@ -6,7 +6,7 @@
 #include <string>
 
 #include "dualfp/io/json.h"
-#include "dualfp/text/regex.h"
+#include "dualfp/text/regex/regex.h"
 
 namespace dualfp {
 
@@ -21,7 +21,7 @@ class Normalizer {
 
 // Throws kUnsupported for a type it does not know, naming it, and kInvalidFile for wrong fields.
 // Known: NFC, NFD, NFKC, NFKD, Replace, Prepend, Strip, StripAccents, Lowercase, Nmt, ByteLevel,
-// Sequence.
+// BertNormalizer, Precompiled, Sequence.
 std::unique_ptr<const Normalizer> MakeNormalizer(const JsonFields& fields);
 
 // The search of "pattern": {"String": ...} or {"Regex": ...}, which normalizers, pre-tokenizers

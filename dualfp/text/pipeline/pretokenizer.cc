@@ -7,6 +7,7 @@
 #include "dualfp/text/pipeline/byte_alphabet.h"
 #include "dualfp/text/pipeline/normalizer.h"
 #include "dualfp/text/unicode.h"
+#include "dualfp/text/unicode_script.h"
 
 namespace dualfp {
 namespace {
@@ -324,6 +325,52 @@ class FixedLengthPreTokenizer final : public PreTokenizer {
   int64_t length_;
 };
 
+// BERT's words: cut at whitespace, which goes, and around punctuation.
+class BertPreTokenizer final : public PreTokenizer {
+ public:
+  void Apply(PieceList* list, RegexScratch*) const override {
+    SplitAtCharacters(list, SplitBehavior::kRemoved, IsWhitespace);
+    SplitAtCharacters(list, SplitBehavior::kIsolated, IsPunctuation);
+  }
+};
+
+// Cuts where the script changes. Spaces and unassigned code points belong to what is before them,
+// and are dropped at the start of a piece. Han and the two kana count as one script, as they mix in
+// Japanese.
+class ScriptPreTokenizer final : public PreTokenizer {
+ public:
+  void Apply(PieceList* list, RegexScratch*) const override {
+    std::vector<PieceList::Piece> out;
+    for (const PieceList::Piece& piece : list->pieces) {
+      const std::string_view text = list->Text(piece);
+      Script last = kNoScript;
+      for (size_t i = 0; i < text.size();) {
+        const size_t begin = i;
+        const Script script = ScriptForSplitting(DecodeUtf8(text, &i));
+        if (script != kNoScript && script != last) {
+          last = script;
+          out.push_back({piece.begin + begin, piece.begin + i, piece.from_origin && begin == 0});
+        } else if (last != kNoScript) {
+          out.back().end = piece.begin + i;
+        }
+      }
+    }
+    list->pieces = std::move(out);
+  }
+
+ private:
+  static Script ScriptForSplitting(char32_t c) {
+    static const Script japanese = ScriptOf(0x4e00);
+    static const Script hiragana = ScriptOf(0x3042);
+    static const Script katakana = ScriptOf(0x30a2);
+    if (c == U' ' || !HasScript(c)) {
+      return kNoScript;
+    }
+    const Script script = c == 0x30fc ? japanese : ScriptOf(c);
+    return script == hiragana || script == katakana ? japanese : script;
+  }
+};
+
 class SequencePreTokenizer final : public PreTokenizer {
  public:
   SequencePreTokenizer(const JsonFields& fields, bool* byte_level) {
@@ -379,6 +426,10 @@ std::unique_ptr<const PreTokenizer> MakePreTokenizer(const JsonFields& fields, b
   }
   if (type == "CharDelimiterSplit") return std::make_unique<DelimiterPreTokenizer>(fields);
   if (type == "FixedLength") return std::make_unique<FixedLengthPreTokenizer>(fields);
+  if (type == "BertPreTokenizer") return std::make_unique<BertPreTokenizer>();
+  if (type == "UnicodeScripts") {
+    return std::make_unique<ScriptPreTokenizer>();
+  }
   if (type == "Sequence") return std::make_unique<SequencePreTokenizer>(fields, byte_level);
   fields.FailUnsupported("type", StrCat("unknown pre-tokenizer ", QuoteForMessage(type)));
 }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "dualfp/io/json.h"
-#include "dualfp/text/regex.h"
+#include "dualfp/text/regex/regex.h"
 
 namespace dualfp {
 
@@ -39,7 +39,7 @@ class PreTokenizer {
 
 // Throws kUnsupported for a type it does not know, naming it, and kInvalidFile for wrong fields.
 // Known: ByteLevel, Metaspace, Split, Digits, Punctuation, Whitespace, WhitespaceSplit,
-// CharDelimiterSplit, FixedLength, Sequence.
+// CharDelimiterSplit, FixedLength, BertPreTokenizer, UnicodeScripts, Sequence.
 //
 // A ByteLevel step that comes last is not carried out: it would write each byte as the character
 // of GPT-2's alphabet only for the model to look it up. *byte_level tells the model to read the
