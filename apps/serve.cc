@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -19,7 +20,9 @@
 
 #include "apps/arguments/engine_arguments.h"
 #include "apps/commands.h"
+#include "dualfp/base/check.h"
 #include "dualfp/base/log.h"
+#include "dualfp/io/json.h"
 #include "dualfp/server/access_log.h"
 #include "dualfp/server/http/http_server.h"
 
@@ -30,6 +33,7 @@ struct ServeArguments {
   LlmOptions llm;
   ServerConfig server;
   std::vector<std::string> names;
+  std::vector<std::string> allowed_origins;
   double shutdown_seconds = 30;
   double max_body_megabytes = 16;
   bool access_log = true;
@@ -37,6 +41,41 @@ struct ServeArguments {
 };
 
 constexpr size_t kLogQueue = 8192;
+constexpr const char* kApiKeyVariable = "DUALFP_API_KEY";
+
+// vLLM's form is a JSON list: ["https://a.example"].
+std::vector<std::string> Origins(const std::vector<std::string>& given) {
+  std::vector<std::string> origins;
+  for (const std::string& text : given) {
+    if (!text.starts_with('[')) {
+      origins.push_back(text);
+      continue;
+    }
+    const Json list = ParseJson(text, "--allowed-origins");
+    for (const Json& origin : list) {
+      Check(origin.is_string(), ErrorCode::kInvalidArgument,
+            "--allowed-origins: expected strings, got ", DescribeJson(origin));
+      origins.push_back(origin.get<std::string>());
+    }
+  }
+  return origins;
+}
+
+// A variable that is set to nothing is a mistake in somebody's deployment, not an open server.
+void CheckKeyVariable() {
+  const char* key = std::getenv(kApiKeyVariable);
+  Check(key == nullptr || *key != '\0', ErrorCode::kInvalidArgument, kApiKeyVariable,
+        " is set to nothing: unset it, or give it a key");
+}
+
+std::string WhereItListens(const ServerConfig& config, uint16_t port) {
+  if (!config.uds.empty()) {
+    return "unix:" + config.uds;
+  }
+  const bool bare_v6 = config.host.find(':') != std::string::npos;
+  return fmt::format("{}://{}{}{}:{}{}", config.ssl_certfile.empty() ? "http" : "https",
+                     bare_v6 ? "[" : "", config.host, bare_v6 ? "]" : "", port, config.root_path);
+}
 
 void StartLogging(const std::string& level) {
   spdlog::init_thread_pool(kLogQueue, 1);
@@ -50,7 +89,7 @@ void StartLogging(const std::string& level) {
     spdlog::log(log_level == LogLevel::kWarning ? spdlog::level::warn
                 : log_level == LogLevel::kInfo  ? spdlog::level::info
                                                 : spdlog::level::debug,
-                "{}", line);
+                "{}", EscapeForLog(line));
   });
 }
 
@@ -94,7 +133,15 @@ ServedModel Serve(Llm& loaded, const ServeArguments& arguments) {
 void RunServe(ServeArguments& arguments) {
   const LoggingScope logging(arguments.log_level);
   CheckSupported(arguments.llm);
+  // Whoever reads our logs, or an answer, may go away at any time.
+  std::signal(SIGPIPE, SIG_IGN);
+  CheckKeyVariable();
   ServerConfig& config = arguments.server;
+  config.allowed_origins = Origins(arguments.allowed_origins);
+  Check(config.root_path.empty() ||
+            (config.root_path.starts_with('/') && !config.root_path.ends_with('/')),
+        ErrorCode::kInvalidArgument, "--root-path ", config.root_path,
+        ": expected a path that begins with a slash and does not end with one");
   config.shutdown_grace =
       std::chrono::milliseconds(static_cast<int64_t>(arguments.shutdown_seconds * 1e3));
   config.max_body_bytes = static_cast<size_t>(arguments.max_body_megabytes * 1e6);
@@ -113,7 +160,7 @@ void RunServe(ServeArguments& arguments) {
       loaded = LoadLlmWithProgress(arguments.llm);
       server.Attach(Serve(*loaded, arguments));
       LogInfo(loaded->Describe());
-      LogInfo(fmt::format("Serving on http://{}:{}", config.host, server.port()));
+      LogInfo("Serving on " + WhereItListens(config, server.port()));
     } catch (...) {
       failure = std::current_exception();
     }
@@ -161,7 +208,37 @@ void AddServeCommand(CLI::App& app) {
   command->add_option("--api-key", a.server.api_keys, "Asked of requests; repeatable")
       ->allow_extra_args(false)
       ->option_text("KEY")
-      ->envname("DUALFP_API_KEY")
+      ->envname(kApiKeyVariable)
+      ->group(kServer);
+  command->add_option("--admin-key", a.server.admin_keys, "To set the precision (--api-key)")
+      ->allow_extra_args(false)
+      ->option_text("KEY")
+      ->group(kServer);
+  command->add_option("--allowed-hosts", a.server.allowed_hosts, "Of Host; repeatable (local ones)")
+      ->allow_extra_args(false)
+      ->delimiter(',')
+      ->option_text("NAME")
+      ->group(kServer);
+  command->add_option("--allowed-origins", a.allowed_origins, "Of web pages, or '*'; repeatable")
+      ->allow_extra_args(false)
+      ->option_text("URL")
+      ->group(kServer);
+  command->add_flag("--enable-priorities", a.server.enable_priorities, "Of requests (off)")
+      ->group(kServer);
+  command->add_option("--metrics-prefix", a.server.metrics_prefix, "dualfp (default) or vllm")
+      ->option_text("NAME")
+      ->group(kServer);
+  command->add_option("--root-path", a.server.root_path, "That a proxy puts before every path")
+      ->option_text("PATH")
+      ->group(kServer);
+  command->add_option("--uds", a.server.uds, "A Unix socket, instead of host and port")
+      ->option_text("FILE")
+      ->group(kServer);
+  command->add_option("--ssl-certfile", a.server.ssl_certfile, "PEM; the server then speaks HTTPS")
+      ->option_text("FILE")
+      ->group(kServer);
+  command->add_option("--ssl-keyfile", a.server.ssl_keyfile, "Its key, PEM")
+      ->option_text("FILE")
       ->group(kServer);
   command->add_option("--max-connections", a.server.max_connections, "At a time (default 4096)")
       ->check(CLI::Range(1, 1 << 20))

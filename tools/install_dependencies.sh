@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 
 build_packages=(
   build-essential ca-certificates ccache cmake git ninja-build pkg-config
-  libboost1.81-dev libcli11-dev libfmt-dev libpcre2-dev libspdlog-dev libutf8proc-dev
-  nlohmann-json3-dev libgmock-dev libgtest-dev libbenchmark-dev
+  libboost1.81-dev libcli11-dev libfmt-dev libpcre2-dev libspdlog-dev libssl-dev libutf8proc-dev
+  nlohmann-json3-dev libgmock-dev libgtest-dev libbenchmark-dev zlib1g-dev
 )
 test_packages=(
   chromium clang-14 clang-format-14 clang-tidy-14 curl fonts-dejavu-core libclang-rt-14-dev
@@ -44,7 +44,7 @@ This is not a Debian system. Install by your own package manager, then run make 
 SKIP_DEPENDENCIES=1:
   a C++20 compiler (g++ >= 12 or clang >= 16), CMake >= 3.25, Ninja, pkg-config, ccache (optional)
   Boost >= 1.81 (headers), CLI11 >= 2.1, {fmt} >= 9, spdlog >= 1.10, nlohmann-json >= 3.10,
-  PCRE2 (8 bit), utf8proc, GoogleTest >= 1.12, Google Benchmark >= 1.7
+  PCRE2 (8 bit), utf8proc, OpenSSL >= 3, zlib, GoogleTest >= 1.12, Google Benchmark >= 1.7
   for the tests: Python >= 3.10 with venv, clang with its compiler-rt, clang-format, clang-tidy, curl
 CUDA kernels are built where nvcc (CUDA 13.0) is found; nothing else is needed for the CPU.
 TEXT

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "dualfp/server/openai/json_writer.h"
+#include "dualfp/text/unicode.h"
 
 namespace dualfp {
 namespace {
@@ -24,11 +25,38 @@ void AppendText(std::string_view key, std::string_view value, std::string* out) 
   if (plain) {
     *out += value;
   } else {
-    AppendJsonString(value.substr(0, kMaxValueBytes), out);
+    std::string quoted;
+    AppendJsonString(value.substr(0, kMaxValueBytes), &quoted);
+    *out += EscapeForLog(quoted);
   }
 }
 
 }  // namespace
+
+std::string EscapeForLog(std::string_view text) {
+  std::string mended;
+  if (!IsValidUtf8(text)) {
+    mended = ReplaceInvalidUtf8(text);
+    text = mended;
+  }
+  std::string escaped;
+  for (size_t i = 0; i < text.size();) {
+    const size_t begin = i;
+    const char32_t code_point = DecodeUtf8(text, &i);
+    switch (GeneralCategories()[code_point]) {
+      case GeneralCategory::kCc:
+      case GeneralCategory::kCf:
+      case GeneralCategory::kZl:
+      case GeneralCategory::kZp:
+        escaped += code_point > 0xffff ? fmt::format("\\U{:08x}", uint32_t{code_point})
+                                       : fmt::format("\\u{:04x}", uint32_t{code_point});
+        break;
+      default:
+        escaped += text.substr(begin, i - begin);
+    }
+  }
+  return escaped;
+}
 
 std::string FormatAccessRecord(const AccessRecord& record) {
   std::string line;
@@ -37,6 +65,7 @@ std::string FormatAccessRecord(const AccessRecord& record) {
   AppendText("path", record.path, &line);
   fmt::format_to(std::back_inserter(line), " status={} bytes={} ms={:.1f}", record.status,
                  record.response_bytes, record.seconds * 1e3);
+  AppendText("request_id", record.request_id, &line);
   if (record.client_left) {
     line += " client_left=true";
   }

@@ -1,28 +1,15 @@
 #include "dualfp/server/prepare.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <atomic>
 #include <chrono>
-#include <random>
 #include <utility>
 
 #include "dualfp/base/check.h"
 #include "dualfp/base/log.h"
+#include "dualfp/server/request_id.h"
 
 namespace dualfp {
 namespace {
-
-// Unique in this process, and as good as unique among others.
-std::string NewId(std::string_view prefix) {
-  static const uint64_t process = [] {
-    std::random_device device;
-    return (uint64_t{device()} << 32) | device();
-  }();
-  static std::atomic<uint64_t> counter{0};
-  return fmt::format("{}{:016x}{:016x}", prefix, process, counter.fetch_add(1));
-}
 
 ApiError TooLong(std::string_view param, std::string_view message) {
   return {400, std::string(message), param, "context_length_exceeded"};
@@ -109,7 +96,7 @@ std::unique_ptr<PreparedGeneration> MakePrepared(std::shared_ptr<const ServedMod
   WarnUnknown(options);
   auto prepared = std::make_unique<PreparedGeneration>();
   prepared->head.kind = kind;
-  prepared->head.id = NewId(kind == ResponseKind::kChat ? "chatcmpl-" : "cmpl-");
+  prepared->head.id = NewRequestId(kind == ResponseKind::kChat ? "chatcmpl-" : "cmpl-");
   prepared->head.created = std::chrono::duration_cast<std::chrono::seconds>(
                                std::chrono::system_clock::now().time_since_epoch())
                                .count();

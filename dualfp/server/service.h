@@ -8,10 +8,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <variant>
 
+#include "dualfp/server/access_policy.h"
 #include "dualfp/server/generation.h"
 #include "dualfp/server/http/http_types.h"
 #include "dualfp/server/metrics_text.h"
@@ -23,6 +26,7 @@ namespace dualfp {
 class Service {
  public:
   // `wake` is called from the engine's thread when there are outputs to Deliver(); must not block.
+  // Throws kInvalidArgument for keys that cannot be sent and a metrics prefix that is no name.
   Service(ServerConfig config, std::function<void()> wake);
 
   Service(const Service&) = delete;
@@ -31,14 +35,26 @@ class Service {
   // Any thread, once: from now on there is a model to ask.
   void Attach(ServedModel model);
 
-  // The answer to a request of which only the head was read, where that suffices to refuse it:
-  // wrong key, path, method or content type, or no model to ask.
+  // The answer to a request of which only the head was read, where that suffices: wrong host, key,
+  // path, method or content type, no model to ask, or a question about what is allowed.
   std::optional<HttpResponse> RefuseByHead(const HttpRequest& head) const;
 
-  // All that takes time: parses, checks and tokenizes. Thread-safe. Either the whole answer, or
-  // what Start() takes.
+  // All that takes time: unpacks, parses, checks and tokenizes. Thread-safe. Either the whole
+  // answer, or what Start() takes.
   using Prepared = std::variant<HttpResponse, std::unique_ptr<PreparedGeneration>>;
-  Prepared Prepare(const HttpRequest& request);
+  Prepared Prepare(HttpRequest request) const;
+
+  const AccessPolicy& access() const { return access_; }
+
+  // A path and what answers it. The one list of both.
+  struct Route {
+    std::string_view path;      // "{model}" at its end: any rest
+    std::string_view methods;   // comma-separated, as the Allow header has them
+    std::string_view key = "";  // of whom: "" of nobody, "api", or "admin" for PUT and "api" else
+    bool needs_model = false;
+    Prepared (Service::*answer)(const HttpRequest& request) const = nullptr;
+  };
+  static std::span<const Route> Routes();
 
   // The rest is for the server's thread alone.
 
@@ -68,16 +84,27 @@ class Service {
   };
 
   std::shared_ptr<const ServedModel> model() const;
+  // ApiError 404 where there is none of that name. Empty: the one that is served.
   std::shared_ptr<const ServedModel> ModelNamed(const std::string& name) const;
-  HttpResponse Answer(const HttpRequest& request);
-  HttpResponse Health() const;
-  HttpResponse Models(const std::string& path) const;
-  HttpResponse Tokenize(const std::string& body) const;
-  HttpResponse Detokenize(const std::string& body) const;
-  HttpResponse Precision(const HttpRequest& request) const;
-  bool Authorized(const HttpRequest& head) const;
+  std::optional<HttpResponse> RefuseCaller(const Route* route, const HttpRequest& head) const;
+  HttpResponse AnswerOptions(const Route* route, const HttpRequest& head) const;
+
+  // endpoints.cc
+  Prepared Page(const HttpRequest& request) const;
+  Prepared Health(const HttpRequest& request) const;
+  Prepared Version(const HttpRequest& request) const;
+  Prepared Metrics(const HttpRequest& request) const;
+  Prepared Models(const HttpRequest& request) const;
+  Prepared OneModel(const HttpRequest& request) const;
+  Prepared Completions(const HttpRequest& request) const;
+  Prepared ChatCompletions(const HttpRequest& request) const;
+  Prepared Tokenize(const HttpRequest& request) const;
+  Prepared Detokenize(const HttpRequest& request) const;
+  Prepared Precision(const HttpRequest& request) const;
+  RequestRules Rules() const;
 
   const ServerConfig config_;
+  const AccessPolicy access_;
   // Shared with the engine's sinks, which may outlive this.
   std::shared_ptr<OutputMailbox> mailbox_;
   mutable std::mutex model_mutex_;

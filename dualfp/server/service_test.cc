@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "dualfp/base/error.h"
 #include "dualfp/server/testing/scripted_engine.h"
 #include "dualfp/server/testing/toy_model.h"
 
@@ -320,7 +321,7 @@ TEST_F(ServiceTest, Routes) {
   EXPECT_EQ(Ask("GET", "/nowhere").status, 404);
   const HttpResponse wrong = Ask("GET", "/v1/completions");
   EXPECT_EQ(wrong.status, 405);
-  EXPECT_THAT(wrong.headers, ::testing::Contains(::testing::Pair("Allow", "POST")));
+  EXPECT_THAT(wrong.headers, ::testing::Contains(::testing::Pair("Allow", "POST, OPTIONS")));
   EXPECT_EQ(Ask("DELETE", "/v1/precision").status, 405);
   EXPECT_EQ(Ask("PATCH", "/").status, 405);
   EXPECT_EQ(Ask("", "/").status, 405);
@@ -393,6 +394,67 @@ TEST(Service, ApiKey) {
   }
   EXPECT_EQ(status("/v1/models", "Bearer secret"), 503) << "no model yet";
   EXPECT_EQ(status("/nowhere", "Bearer other"), 404);
+}
+
+TEST_F(ServiceTest, PrioritiesNeedTheirFlag) {
+  for (const char* path : {"/v1/completions", "/v1/chat/completions"}) {
+    const Json error = ErrorOf(
+        Ask("POST", path,
+            R"({"prompt": "a", "messages": [{"role": "user", "content": "a"}], "priority": -1})"));
+    EXPECT_EQ(error["param"], "priority");
+    EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("--enable-priorities"));
+  }
+  Recorder recorder;
+  Generate("/v1/completions", R"({"prompt": "a", "priority": 0})", &recorder);
+  EXPECT_EQ(engine_->submitted.size(), 1u);
+}
+
+TEST_F(ServiceTest, PathsOfModels) {
+  EXPECT_EQ(ParseJson(Ask("GET", "/v1/models/").body, "")["object"], "list");
+  EXPECT_EQ(Ask("GET", "/v1/models/toy/").status, 404);
+}
+
+TEST(Service, SettingThePrecisionNeedsTheAdminKey) {
+  const auto status = [](const ServerConfig& config, const std::string& method,
+                         const std::string& authorization) {
+    Service service(config, [] {});
+    HttpRequest request;
+    request.method = method;
+    request.path = "/v1/precision";
+    request.content_type = "application/json";
+    request.authorization = authorization;
+    return std::get<HttpResponse>(service.Prepare(request)).status;
+  };
+  constexpr int kAllowed = 503;  // there is no model yet
+  ServerConfig config;
+  EXPECT_EQ(status(config, "PUT", ""), kAllowed);
+  config.host = "0.0.0.0";
+  EXPECT_EQ(status(config, "PUT", ""), 403);
+  EXPECT_EQ(status(config, "GET", ""), kAllowed);
+  config.admin_keys = {"root"};
+  EXPECT_EQ(status(config, "PUT", ""), 401);
+  EXPECT_EQ(status(config, "PUT", "Bearer root"), kAllowed);
+  config.api_keys = {"user"};
+  EXPECT_EQ(status(config, "PUT", "Bearer user"), 401);
+  EXPECT_EQ(status(config, "GET", "Bearer user"), kAllowed);
+  EXPECT_EQ(status(config, "GET", "Bearer root"), kAllowed);
+  EXPECT_EQ(status(config, "GET", ""), 401);
+}
+
+TEST(Service, MetricsPrefix) {
+  ServerConfig config;
+  config.metrics_prefix = "vllm";
+  Service service(config, [] {});
+  HttpRequest request;
+  request.method = "GET";
+  request.path = "/metrics";
+  const std::string text = std::get<HttpResponse>(service.Prepare(request)).body;
+  EXPECT_THAT(text, HasSubstr("# TYPE vllm:http_connections gauge\n"));
+  EXPECT_THAT(text, ::testing::Not(HasSubstr("dualfp:")));
+  for (const char* wrong : {"", "1a", "a b", "a:b", "a\n"}) {
+    config.metrics_prefix = wrong;
+    EXPECT_THROW(Service(config, [] {}), Error) << wrong;
+  }
 }
 
 TEST(Service, WhileLoading) {

@@ -163,7 +163,8 @@ def test_absurd_bodies(tmp_path):
             assert set(answer["error"]) == {"message", "type", "param", "code"}
         # 100 MB: refused, whether the client waits for the answer or not.
         with connect(server) as sock:
-            sock.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n")
+            sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+                         b"Content-Type: application/json\r\nContent-Length: 100000000\r\n\r\n")
             try:
                 for _ in range(100):
                     sock.sendall(b" " * 1_000_000)

@@ -12,6 +12,8 @@ import time
 import urllib.error
 import urllib.request
 
+import httpx2 as httpx
+
 DUALFP = os.environ["DUALFP_BINARY"]
 TOY_SERVER = str(pathlib.Path(os.environ["DUALFP_BUILD_DIR"]) / "layers/server/toy_server")
 MODEL = str(pathlib.Path(os.environ["DUALFP_SOURCE_DIR"]) / "models/reference")
@@ -24,11 +26,11 @@ def free_port():
 
 
 class Server:
-    def __init__(self, process, port, log_path):
+    def __init__(self, process, port, log_path, scheme="http"):
         self.process = process
         self.port = port
         self.log_path = log_path
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{scheme}://127.0.0.1:{port}"
 
     def log(self):
         return self.log_path.read_text()
@@ -73,8 +75,16 @@ class Server:
         return self.process.wait(timeout)
 
 
+def is_ready(server, uds):
+    client = httpx.Client(transport=httpx.HTTPTransport(uds=uds, verify=False))
+    try:
+        return client.get(server.url + "/health", timeout=30).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @contextlib.contextmanager
-def serve(directory, *arguments, model=MODEL, binary=DUALFP, wait=True):
+def serve(directory, *arguments, model=MODEL, binary=DUALFP, wait=True, scheme="http", uds=None):
     """`dualfp serve`, ready to answer; killed at the end if the test has not stopped it."""
     port = free_port()
     log_path = pathlib.Path(directory) / f"server-{port}.log"
@@ -82,15 +92,11 @@ def serve(directory, *arguments, model=MODEL, binary=DUALFP, wait=True):
                *map(str, arguments)]
     with open(log_path, "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    server = Server(process, port, log_path)
+    server = Server(process, port, log_path, scheme)
     try:
-        while wait:
+        while wait and not is_ready(server, uds):
             assert process.poll() is None, f"the server ended: {server.log()}"
-            try:
-                server.get("/health")
-                break
-            except OSError:
-                time.sleep(0.05)
+            time.sleep(0.05)
         yield server
     finally:
         if process.poll() is None:

@@ -1,30 +1,28 @@
 #include "dualfp/server/http/connection.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <boost/asio/bind_executor.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/as_tuple.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
-#include <boost/beast/core/error.hpp>
-#include <boost/beast/http/error.hpp>
-#include <boost/beast/http/read.hpp>
-#include <boost/none.hpp>
-#include <charconv>
+#include <boost/beast/http/status.hpp>
+#include <cstring>
 #include <iterator>
 #include <utility>
 
 #include "dualfp/base/check.h"
 #include "dualfp/base/log.h"
+#include "dualfp/server/request_id.h"
 
 namespace dualfp::http_internal {
 namespace {
 
-namespace http = beast::http;
+using asio::ip::tcp;
 using boost::system::error_code;
 
 constexpr auto kAwait = asio::experimental::as_tuple(asio::use_awaitable);
@@ -40,56 +38,59 @@ constexpr std::chrono::seconds kDiscardTimeWhileDraining{1};
 // The kernel's part of a slow reader's backlog.
 constexpr int kSendBufferBytes = 256 << 10;
 
-std::string ResponseHead(const HttpResponse& response, bool keep_alive) {
-  std::string head = fmt::format(
-      "HTTP/1.1 {} {}\r\nServer: dualfp\r\nContent-Type: {}\r\nX-Content-Type-Options: nosniff\r\n"
-      "Cache-Control: no-store\r\n",
-      response.status, HttpReason(response.status), response.content_type);
-  for (const auto& [name, value] : response.headers) {
-    fmt::format_to(std::back_inserter(head), "{}: {}\r\n", name, value);
+// How often a client is looked at that has ended its side of the connection.
+constexpr std::chrono::milliseconds kWatchInterval{50};
+
+// Nothing for a Unix socket.
+std::optional<tcp::endpoint> TcpEndpoint(const Transport::Protocol::endpoint& generic) {
+  const int family = generic.protocol().family();
+  tcp::endpoint endpoint;
+  if ((family != AF_INET && family != AF_INET6) || generic.size() > endpoint.capacity()) {
+    return std::nullopt;
   }
-  head += keep_alive ? "Connection: keep-alive\r\n" : "Connection: close\r\n";
-  return head;
-}
-
-// Broken HTTP, as opposed to a connection that ended.
-bool IsProtocolError(const error_code& error) {
-  static const auto& category = http::make_error_code(http::error::bad_method).category();
-  return error && error.category() == category && error != http::error::end_of_stream &&
-         error != http::error::partial_message;
-}
-
-// %XX in a path; what is not one stays as it is.
-std::string PercentDecode(std::string_view text) {
-  std::string decoded;
-  for (size_t i = 0; i < text.size(); ++i) {
-    unsigned value = 0;
-    if (text[i] == '%' && i + 2 < text.size() &&
-        std::from_chars(&text[i + 1], &text[i + 1] + 2, value, 16).ptr == &text[i + 1] + 2) {
-      decoded += static_cast<char>(value);
-      i += 2;
-    } else {
-      decoded += text[i];
-    }
-  }
-  return decoded;
-}
-
-std::string Field(const http::request_header<>& head, http::field name) {
-  const auto value = head[name];
-  return {value.data(), value.size()};
+  std::memcpy(endpoint.data(), generic.data(), generic.size());
+  endpoint.resize(generic.size());
+  return endpoint;
 }
 
 }  // namespace
 
-Connection::Connection(asio::ip::tcp::socket socket, ServerState* server)
-    : stream_(std::move(socket)), wake_(stream_.get_executor()), server_(server) {
+std::string Connection::ResponseHead(const HttpResponse& response) const {
+  std::string head = fmt::format("HTTP/1.1 {} {}\r\nServer: dualfp\r\nX-Request-Id: {}\r\n",
+                                 response.status, HttpReason(response.status), request_.request_id);
+  const auto add = [&](std::string_view name, std::string_view value) {
+    fmt::format_to(std::back_inserter(head), "{}: {}\r\n", name, value);
+  };
+  if (!response.content_type.empty()) {
+    add("Content-Type", response.content_type);
+    add("X-Content-Type-Options", "nosniff");
+  }
+  add("Cache-Control", "no-store");
+  for (const auto* headers : {&headers_, &response.headers}) {
+    for (const auto& [name, value] : *headers) {
+      add(name, value);
+    }
+  }
+  add("Connection", keep_alive_ ? "keep-alive" : "close");
+  return head;
+}
+
+Connection::Connection(Transport::Socket socket, ServerState* server)
+    : transport_(MakeTransport(std::move(socket), server->tls.get())),
+      reader_(transport_.get(), &server->config),
+      wake_(transport_->socket().get_executor()),
+      watch_(transport_->socket().get_executor()),
+      server_(server) {
   error_code ignored;
-  stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
-  stream_.socket().set_option(asio::socket_base::send_buffer_size(kSendBufferBytes), ignored);
-  const auto endpoint = stream_.socket().remote_endpoint(ignored);
-  if (!ignored) {
-    client_ = fmt::format("{}:{}", endpoint.address().to_string(), endpoint.port());
+  Transport::Socket& own = transport_->socket();
+  own.set_option(tcp::no_delay(true), ignored);
+  own.set_option(asio::socket_base::send_buffer_size(kSendBufferBytes), ignored);
+  client_ = "local";
+  if (const auto remote = TcpEndpoint(own.remote_endpoint(ignored))) {
+    client_ = fmt::format("{}:{}", remote->address().to_string(), remote->port());
+  }
+  if (const auto local = TcpEndpoint(own.local_endpoint(ignored))) {
+    local_address_ = local->address().to_string();
   }
   wake_.expires_at(asio::steady_timer::time_point::max());
   place_ = server_->connections.insert(server_->connections.end(), this);
@@ -124,7 +125,7 @@ void Connection::Wake() { wake_.cancel(); }
 void Connection::Close() {
   broken_ = true;
   SetWaiting(false);
-  stream_.close();
+  transport_->Close();
   Wake();
 }
 
@@ -132,7 +133,12 @@ asio::awaitable<void> Connection::Run() {
   // Keeps this alive until the end, whatever is still pending.
   const std::shared_ptr<Connection> self = shared_from_this();
   try {
-    while (co_await ServeOne()) {
+    transport_->ExpiresAfter(server_->config.header_timeout);
+    SetWaiting(true);
+    const Transport::Result handshake = co_await transport_->Handshake();
+    bool open = !handshake.error;
+    while (open) {
+      open = co_await ServeOne();
     }
   } catch (const std::exception& error) {
     LogWarning(StrCat("connection ", client_, ": ", error.what()));
@@ -141,36 +147,43 @@ asio::awaitable<void> Connection::Run() {
     generation_->Abandon();
     generation_.reset();
   }
-  stream_.close();
+  transport_->Close();
 }
 
 // Reads a request and answers it; false when it was the connection's last.
 asio::awaitable<bool> Connection::ServeOne() {
   request_ = HttpRequest{};
+  headers_.clear();
   ++exchange_;
-  keep_alive_ = unread_body_ = streaming_ = complete_ = broken_ = false;
+  keep_alive_ = unread_body_ = streaming_ = complete_ = broken_ = client_ended_ = false;
   status_ = 0;
   bytes_written_ = 0;
   summary_.reset();
 
   SetWaiting(true);
-  Parser parser;
-  parser.header_limit(static_cast<uint32_t>(server_->config.max_header_bytes));
-  // Checked once the head is known: who is refused for another reason is told that one.
-  parser.body_limit(boost::none);
-  ReadResult result = co_await ReadHead(parser);
-  if (result == ReadResult::kRequest) {
-    result = co_await ReadBody(parser);
+  bool readable = false;
+  std::optional<HttpResponse> refusal;
+  try {
+    readable = co_await ReadRequest();
+  } catch (const ApiError& error) {
+    refusal = ErrorResponse(error);
   }
   SetWaiting(false);
-  if (result == ReadResult::kClosed) {
+  if (refusal) {
+    unread_body_ = true;
+    if (request_.request_id.empty()) {
+      request_.request_id = NewRequestId();
+    }
+    Send(*std::move(refusal));
+    readable = true;
+  }
+  if (!readable) {
     co_return false;
   }
-  if (result == ReadResult::kRequest) {
-    request_.body = std::move(parser.get().body());
-    co_await Answer();
-  } else {
+  if (complete_) {
     co_await Flush();
+  } else {
+    co_await Answer();
   }
   ReleaseBody();
   LogExchange();
@@ -184,118 +197,70 @@ asio::awaitable<bool> Connection::ServeOne() {
   co_return true;
 }
 
-Connection::ReadResult Connection::Refuse(HttpResponse response) {
-  unread_body_ = true;
-  keep_alive_ = false;
-  Send(std::move(response));
-  return ReadResult::kAnswered;
-}
-
-asio::awaitable<Connection::ReadResult> Connection::ReadHead(Parser& parser) {
-  if (buffer_.size() == 0) {
-    stream_.expires_after(server_->config.idle_timeout);
-    const auto [error, count] = co_await stream_.async_read_some(buffer_.prepare(4096), kAwait);
-    if (error) {
-      co_return ReadResult::kClosed;
-    }
-    buffer_.commit(count);
+// False when the client is gone. Where the head suffices for an answer, that is sent.
+asio::awaitable<bool> Connection::ReadRequest() {
+  const bool begun = co_await reader_.ReadHead(&request_);
+  if (!begun) {
+    co_return false;
   }
-  stream_.expires_after(server_->config.header_timeout);
-  const auto [error, count] = co_await http::async_read_header(stream_, buffer_, parser, kAwait);
-  request_.arrival = Clock::now();
-  if (error == beast::error::timeout) {
-    // The timeout has closed the socket: there is nobody to tell.
-    co_return ReadResult::kClosed;
-  }
-  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-    co_return Refuse(ErrorResponse(
-        {431, StrCat("the head of a request may have ", server_->config.max_header_bytes, " bytes"),
-         "", "header_too_large"}));
-  }
-  if (IsProtocolError(error)) {
-    co_return Refuse(
-        ErrorResponse({400, StrCat("not an HTTP request: ", error.message()), "", "bad_request"}));
-  }
-  if (error) {
-    co_return ReadResult::kClosed;
-  }
-
-  const auto& head = parser.get();
-  request_.method = std::string(head.method_string());
-  const std::string_view target(head.target().data(), head.target().size());
-  request_.path = PercentDecode(target.substr(0, target.find('?')));
-  request_.authorization = Field(head, http::field::authorization);
-  request_.content_type = Field(head, http::field::content_type);
-  keep_alive_ = head.keep_alive();
-  http_1_0_ = head.version() < 11;
-
+  request_.local_address = local_address_;
+  keep_alive_ = reader_.keep_alive();
+  http_1_0_ = reader_.http_1_0();
+  headers_ = server_->service->access().CorsHeaders(request_);
   if (std::optional<HttpResponse> refusal = server_->service->RefuseByHead(request_)) {
-    unread_body_ = !parser.is_done();
+    unread_body_ = !reader_.complete();
     Send(*std::move(refusal));
-    co_return ReadResult::kAnswered;
+    co_return true;
   }
-  co_return ReadResult::kRequest;
+  body_begin_ = Clock::now();
+  co_return co_await reader_.ReadBody(&request_, [this](size_t size) { MakeRoomForBody(size); });
 }
 
-asio::awaitable<Connection::ReadResult> Connection::ReadBody(Parser& parser) {
-  const auto too_large = [&] {
-    return Refuse(ErrorResponse(
-        {413, StrCat("the body of a request may have ", server_->config.max_body_bytes, " bytes"),
-         "", "body_too_large"}));
-  };
-  if (const auto length = parser.content_length();
-      length && *length > server_->config.max_body_bytes) {
-    co_return too_large();
+void Connection::MakeRoomForBody(size_t size) {
+  const ServerConfig& config = server_->config;
+  if (size <= config.inline_body_bytes) {
+    return;
   }
-  parser.body_limit(server_->config.max_body_bytes);
-  if (!parser.is_done() &&
-      beast::iequals(Field(parser.get(), http::field::expect), "100-continue")) {
-    static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-    stream_.expires_after(server_->config.write_timeout);
-    const auto [error, count] =
-        co_await asio::async_write(stream_, asio::buffer(kContinue), kAwait);
-    if (error) {
-      co_return ReadResult::kClosed;
+  server_->body_bytes += size - std::exchange(body_bytes_, size);
+  const TimePoint now = Clock::now();
+  while (server_->body_bytes > config.max_total_body_bytes) {
+    Connection* slowest = nullptr;
+    for (Connection* other : server_->waiting) {
+      if (other != this && other->body_bytes_ > 0 &&
+          now - other->body_begin_ > config.fair_body_time &&
+          (slowest == nullptr || other->body_begin_ < slowest->body_begin_)) {
+        slowest = other;
+      }
     }
+    if (slowest == nullptr) {
+      throw ApiError(503, "too many large requests at a time", "", "out_of_memory");
+    }
+    server_->service->http_metrics().uploads_evicted_total.Add();
+    slowest->ReleaseBody();
+    slowest->Close();
   }
-  stream_.expires_after(server_->config.body_timeout);
-  while (!parser.is_done()) {
-    const auto [error, count] = co_await http::async_read_some(stream_, buffer_, parser, kAwait);
-    if (error == http::error::body_limit) {
-      co_return too_large();
-    }
-    if (IsProtocolError(error)) {
-      co_return Refuse(ErrorResponse(
-          {400, StrCat("not an HTTP request: ", error.message()), "", "bad_request"}));
-    }
-    if (error) {
-      co_return ReadResult::kClosed;
-    }
-    const size_t size = parser.get().body().size();
-    server_->body_bytes += size - body_bytes_;
-    body_bytes_ = size;
-    if (server_->body_bytes > server_->config.max_total_body_bytes) {
-      co_return Refuse(
-          ErrorResponse({503, "too many large requests at a time", "", "out_of_memory"}));
-    }
-  }
-  co_return ReadResult::kRequest;
 }
 
 // Has the request answered, watching for the client's going away meanwhile.
 asio::awaitable<void> Connection::Answer() {
   Service& service = *server_->service;
   Service::Prepared prepared;
-  if (request_.body.size() <= server_->config.inline_body_bytes) {
-    prepared = service.Prepare(request_);
+  // The log needs the head later, and nobody the body.
+  std::string body = std::exchange(request_.body, {});
+  HttpRequest request = request_;
+  request.body = std::move(body);
+  if (request.body.size() <= server_->config.inline_body_bytes &&
+      request.content_encoding.empty()) {
+    prepared = service.Prepare(std::move(request));
   } else {
     // Returns to this thread by itself: the coroutine awaits on its own executor.
     prepared = co_await asio::co_spawn(
         server_->workers->get_executor(),
-        [&]() -> asio::awaitable<Service::Prepared> { co_return service.Prepare(request_); },
+        [&]() -> asio::awaitable<Service::Prepared> {
+          co_return service.Prepare(std::move(request));
+        },
         asio::use_awaitable);
   }
-  request_.body = std::string();
   ReleaseBody();
   if (auto* response = std::get_if<HttpResponse>(&prepared)) {
     Send(std::move(*response));
@@ -305,7 +270,7 @@ asio::awaitable<void> Connection::Answer() {
   generation_ =
       service.Start(std::move(std::get<std::unique_ptr<PreparedGeneration>>(prepared)), this);
   asio::co_spawn(
-      stream_.get_executor(),
+      wake_.get_executor(),
       [self = shared_from_this(), exchange = exchange_] {
         return self->WatchForDisconnect(exchange);
       },
@@ -317,28 +282,46 @@ asio::awaitable<void> Connection::Answer() {
   generation_.reset();
   // Ends the watch; nothing else is pending on the socket.
   error_code ignored;
-  stream_.socket().cancel(ignored);
+  transport_->socket().cancel(ignored);
+  watch_.cancel();
+}
+
+// Whether the client can take no answer any more. One that has ended its side may still read.
+bool Connection::LooksGone() {
+  pollfd state{transport_->socket().native_handle(), POLLRDHUP, 0};
+  if (poll(&state, 1, 0) <= 0) {
+    return false;
+  }
+  if (std::exchange(client_ended_, true) == false && status_ == 0 && !http_1_0_) {
+    // A client that is gone answers this with a reset; others drop it (RFC 9110, 15.2.1).
+    out_ += "HTTP/1.1 100 Continue\r\n\r\n";
+    Wake();
+  }
+  return (state.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
 }
 
 // A client that goes away while it has nothing to read is noticed only by looking.
 asio::awaitable<void> Connection::WatchForDisconnect(uint64_t exchange) {
-  while (exchange == exchange_ && !complete_) {
-    const auto [error] = co_await stream_.socket().async_wait(asio::socket_base::wait_read, kAwait);
-    if (error || exchange != exchange_ || !stream_.socket().is_open()) {
-      co_return;
-    }
-    char byte = 0;
-    const ssize_t count = recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (count > 0) {
-      // The next request, sent before the answer to this one: watching it would spin.
-      co_return;
-    }
-    if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
+  bool readable = false;
+  while (exchange == exchange_ && !complete_ && transport_->socket().is_open()) {
+    if (LooksGone()) {
       if (generation_ != nullptr) {
         generation_->Abandon();
       }
       Close();
       co_return;
+    }
+    if (!client_ended_ && !readable) {
+      // The end, or the next request, sent before the answer to this one.
+      const auto [error] =
+          co_await transport_->socket().async_wait(Transport::Socket::wait_read, kAwait);
+      readable = true;
+      if (error) {
+        co_return;
+      }
+    } else {
+      watch_.expires_after(kWatchInterval);
+      co_await watch_.async_wait(kAwait);
     }
   }
 }
@@ -356,11 +339,11 @@ asio::awaitable<void> Connection::Flush() {
     std::swap(writing_, out_);
     for (size_t begin = 0; begin < writing_.size() && !broken_; begin += kWritePiece) {
       const size_t size = std::min(kWritePiece, writing_.size() - begin);
-      stream_.expires_after(server_->config.write_timeout);
-      const auto [error, count] =
-          co_await asio::async_write(stream_, asio::buffer(writing_.data() + begin, size), kAwait);
-      bytes_written_ += count;
-      broken_ |= static_cast<bool>(error);
+      transport_->ExpiresAfter(server_->config.write_timeout);
+      const Transport::Result written =
+          co_await transport_->Write(asio::buffer(writing_.data() + begin, size));
+      bytes_written_ += written.bytes;
+      broken_ |= static_cast<bool>(written.error);
     }
     writing_.clear();
   }
@@ -369,23 +352,23 @@ asio::awaitable<void> Connection::Flush() {
 
 // Closing a socket with unread input makes the kernel send a reset, which can overtake the answer.
 asio::awaitable<void> Connection::CloseGently() {
-  error_code ignored;
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
-  buffer_.consume(buffer_.size());
-  stream_.expires_after(server_->draining ? kDiscardTimeWhileDraining : kDiscardTime);
+  transport_->ExpiresAfter(server_->draining ? kDiscardTimeWhileDraining : kDiscardTime);
+  co_await transport_->EndWriting();
+  reader_.Discard();
+  std::string dropped(64 << 10, '\0');
   for (size_t discarded = 0; discarded < kMaxDiscarded;) {
-    const auto [error, count] = co_await stream_.async_read_some(buffer_.prepare(64 << 10), kAwait);
-    if (error) {
+    const Transport::Result read = co_await transport_->ReadSome(asio::buffer(dropped));
+    if (read.error) {
       break;
     }
-    discarded += count;
+    discarded += read.bytes;
   }
 }
 
 void Connection::Send(HttpResponse response) {
   status_ = response.status;
   keep_alive_ = keep_alive_ && !unread_body_ && !server_->draining;
-  out_ = ResponseHead(response, keep_alive_);
+  out_ += ResponseHead(response);
   fmt::format_to(std::back_inserter(out_), "Content-Length: {}\r\n\r\n", response.body.size());
   if (request_.method != "HEAD") {
     out_ += response.body;
@@ -402,7 +385,7 @@ void Connection::BeginStream() {
   response.content_type = "text/event-stream; charset=utf-8";
   // Reverse proxies otherwise collect a stream before they pass it on.
   response.headers.emplace_back("X-Accel-Buffering", "no");
-  out_ = ResponseHead(response, keep_alive_);
+  out_ += ResponseHead(response);
   out_ += http_1_0_ ? "\r\n" : "Transfer-Encoding: chunked\r\n\r\n";
 }
 
@@ -446,6 +429,7 @@ void Connection::LogExchange() {
   record.client = client_;
   record.method = request_.method;
   record.path = request_.path;
+  record.request_id = request_.request_id;
   record.status = status_;
   record.response_bytes = bytes_written_;
   record.seconds = std::chrono::duration<double>(Clock::now() - request_.arrival).count();

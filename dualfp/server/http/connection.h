@@ -4,26 +4,19 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
 #include <list>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "dualfp/server/access_log.h"
+#include "dualfp/server/http/request_reader.h"
+#include "dualfp/server/http/transport.h"
 #include "dualfp/server/service.h"
 
 namespace dualfp::http_internal {
-
-namespace asio = boost::asio;
-namespace beast = boost::beast;
 
 class Connection;
 
@@ -32,15 +25,16 @@ struct ServerState {
   ServerConfig config;
   Service* service = nullptr;
   asio::thread_pool* workers = nullptr;
+  std::unique_ptr<asio::ssl::context> tls;  // null: plain
   std::list<Connection*> connections;
   std::list<Connection*> waiting;  // for a request or its body, longest first
-  size_t body_bytes = 0;           // of requests that are being read
+  size_t body_bytes = 0;           // of requests that are being read, but for small ones
   bool draining = false;
 };
 
 class Connection final : public ResponseSink, public std::enable_shared_from_this<Connection> {
  public:
-  Connection(asio::ip::tcp::socket socket, ServerState* server);
+  Connection(Transport::Socket socket, ServerState* server);
   ~Connection() override;
 
   // The whole life of the connection.
@@ -57,37 +51,40 @@ class Connection final : public ResponseSink, public std::enable_shared_from_thi
   void Summarize(const GenerationSummary& summary) override;
 
  private:
-  using Parser = beast::http::request_parser<beast::http::string_body>;
-  enum class ReadResult : uint8_t { kRequest, kAnswered, kClosed };
-
   asio::awaitable<bool> ServeOne();
-  asio::awaitable<ReadResult> ReadHead(Parser& parser);
-  asio::awaitable<ReadResult> ReadBody(Parser& parser);
+  asio::awaitable<bool> ReadRequest();
   asio::awaitable<void> Answer();
   asio::awaitable<void> Flush();
   asio::awaitable<void> WatchForDisconnect(uint64_t exchange);
+  bool LooksGone();
   asio::awaitable<void> CloseGently();
-  ReadResult Refuse(HttpResponse response);
+  std::string ResponseHead(const HttpResponse& response) const;
+  void MakeRoomForBody(size_t size);
   void SetWaiting(bool waiting);
   void Wake();
   void ReleaseBody();
   void LogExchange();
 
-  beast::tcp_stream stream_;
-  beast::flat_buffer buffer_;
+  std::unique_ptr<Transport> transport_;
+  RequestReader reader_;
   asio::steady_timer wake_;
+  asio::steady_timer watch_;
   ServerState* server_;
   std::list<Connection*>::iterator place_;
   std::optional<std::list<Connection*>::iterator> waiting_place_;
   std::string client_;
+  std::string local_address_;
 
   // The exchange at hand.
   uint64_t exchange_ = 0;  // counts them
   HttpRequest request_;
+  std::vector<std::pair<std::string, std::string>> headers_;  // of its answer, whatever that is
   bool keep_alive_ = false;
   bool http_1_0_ = false;
-  bool unread_body_ = false;  // refused by its head: the connection cannot be used again
-  size_t body_bytes_ = 0;     // this request's part of ServerState::body_bytes
+  bool unread_body_ = false;   // refused by its head: the connection cannot be used again
+  size_t body_bytes_ = 0;      // this request's part of ServerState::body_bytes
+  TimePoint body_begin_{};     // when its body began to be read
+  bool client_ended_ = false;  // its side: it may read on, or be gone
   std::shared_ptr<Generation> generation_;
   std::string out_;      // to be written
   std::string writing_;  // being written

@@ -1,15 +1,20 @@
 #include "dualfp/server/http/http_server.h"
 
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/as_tuple.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <csignal>
+#include <list>
 #include <utility>
 
 #include "dualfp/base/check.h"
@@ -20,8 +25,10 @@ namespace dualfp {
 
 using http_internal::Connection;
 using http_internal::ServerState;
+using http_internal::Transport;
 namespace asio = boost::asio;
 using asio::ip::tcp;
+using UnixSocket = asio::local::stream_protocol;
 using boost::system::error_code;
 
 namespace {
@@ -47,6 +54,20 @@ tcp::endpoint Resolve(const std::string& host, uint16_t port, asio::io_context* 
   return found.begin()->endpoint();
 }
 
+// A socket's file that nobody listens at any more is in the way of the next one.
+void RemoveStaleSocket(const std::string& path, asio::io_context* context) {
+  struct stat status {};
+  if (lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) {
+    return;
+  }
+  error_code error;
+  UnixSocket::socket probe(*context);
+  probe.connect(UnixSocket::endpoint(path), error);
+  if (error == asio::error::connection_refused) {
+    unlink(path.c_str());
+  }
+}
+
 }  // namespace
 
 int RaiseDescriptorLimit() {
@@ -67,12 +88,19 @@ struct HttpServer::Impl {
       : service(server_config, [this] { asio::post(context, [this] { Deliver(); }); }),
         workers(static_cast<size_t>(std::max(1, server_config.worker_threads))),
         acceptor(context),
+        unix_acceptor(context),
         signals(context),
         drain_timer(context) {
     const int descriptors = RaiseDescriptorLimit();
     state.config = std::move(server_config);
     state.service = &service;
     state.workers = &workers;
+    Check(state.config.ssl_certfile.empty() == state.config.ssl_keyfile.empty(),
+          ErrorCode::kInvalidArgument, "TLS needs both --ssl-certfile and --ssl-keyfile");
+    if (!state.config.ssl_certfile.empty()) {
+      state.tls =
+          http_internal::LoadTlsContext(state.config.ssl_certfile, state.config.ssl_keyfile);
+    }
     int& max_connections = state.config.max_connections;
     max_connections = std::clamp(descriptors - kOtherDescriptors, 1, max_connections);
   }
@@ -81,6 +109,9 @@ struct HttpServer::Impl {
     // The engine may still produce outputs, and workers use the coroutines' memory.
     service.Disconnect();
     workers.join();
+    if (unlink_socket) {
+      unlink(state.config.uds.c_str());
+    }
   }
 
   void Deliver() {
@@ -90,28 +121,46 @@ struct HttpServer::Impl {
   }
 
   void Listen() {
-    const std::string& host = state.config.host;
-    const tcp::endpoint endpoint = Resolve(host, state.config.port, &context);
-    const auto check = [&](const error_code& error) {
-      Check(!error, ErrorCode::kIo, "cannot listen on ", host, " port ", state.config.port, ": ",
-            error.message());
-    };
-    error_code error;
-    acceptor.open(endpoint.protocol(), error);
-    check(error);
-    acceptor.set_option(asio::socket_base::reuse_address(true), error);
-    check(error);
-    acceptor.bind(endpoint, error);
-    check(error);
-    acceptor.listen(asio::socket_base::max_listen_connections, error);
-    check(error);
+    const ServerConfig& config = state.config;
+    if (!config.uds.empty()) {
+      constexpr size_t kMaxPath = sizeof(sockaddr_un::sun_path) - 1;
+      Check(config.uds.size() <= kMaxPath, ErrorCode::kInvalidArgument,
+            "the path of a Unix socket "
+            "may have ",
+            kMaxPath, " bytes: ", config.uds);
+      RemoveStaleSocket(config.uds, &context);
+      ListenAt(unix_acceptor, UnixSocket::endpoint(config.uds), config.uds);
+      unlink_socket = true;
+      return;
+    }
+    const tcp::endpoint endpoint = Resolve(config.host, config.port, &context);
+    ListenAt(acceptor, endpoint, StrCat(config.host, " port ", config.port));
     port = acceptor.local_endpoint().port();
   }
 
-  asio::awaitable<void> Accept() {
+  template <typename Acceptor>
+  void ListenAt(Acceptor& listener, const typename Acceptor::endpoint_type& endpoint,
+                const std::string& name) {
+    const auto check = [&](const error_code& error) {
+      Check(!error, ErrorCode::kIo, "cannot listen on ", name, ": ", error.message());
+    };
+    error_code error;
+    listener.open(endpoint.protocol(), error);
+    check(error);
+    listener.set_option(asio::socket_base::reuse_address(true), error);
+    check(error);
+    listener.bind(endpoint, error);
+    check(error);
+    listener.listen(asio::socket_base::max_listen_connections, error);
+    check(error);
+  }
+
+  template <typename Acceptor>
+  asio::awaitable<void> Accept(Acceptor& listener) {
     asio::steady_timer pause(context);
-    while (acceptor.is_open()) {
-      auto [error, socket] = co_await acceptor.async_accept(kAwait);
+    while (listener.is_open()) {
+      Transport::Socket socket(context);
+      const auto [error] = co_await listener.async_accept(socket, kAwait);
       if (error == asio::error::operation_aborted) {
         break;
       }
@@ -126,16 +175,18 @@ struct HttpServer::Impl {
     }
   }
 
-  void Admit(tcp::socket socket) {
+  void Admit(Transport::Socket socket) {
     if (static_cast<int>(state.connections.size()) >= state.config.max_connections) {
       if (state.waiting.empty()) {
         service.http_metrics().connections_refused_total.Add();
         static constexpr std::string_view kBusy =
             "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n"
             "Connection: close\r\n\r\n";
-        error_code ignored;
-        socket.non_blocking(true, ignored);
-        socket.write_some(asio::buffer(kBusy), ignored);
+        if (state.tls == nullptr) {
+          error_code ignored;
+          socket.non_blocking(true, ignored);
+          socket.write_some(asio::buffer(kBusy), ignored);
+        }
         return;
       }
       // The one that has kept us waiting longest makes room.
@@ -172,6 +223,7 @@ struct HttpServer::Impl {
     service.StopAccepting();
     error_code ignored;
     acceptor.close(ignored);
+    unix_acceptor.close(ignored);
     asio::co_spawn(
         context, [this] { return Drain(); }, asio::detached);
   }
@@ -214,9 +266,11 @@ struct HttpServer::Impl {
   asio::thread_pool workers;
   asio::io_context context{1};
   tcp::acceptor acceptor;
+  UnixSocket::acceptor unix_acceptor;
   asio::signal_set signals;
   asio::steady_timer drain_timer;
   uint16_t port = 0;
+  bool unlink_socket = false;
   bool hurry = false;
 };
 
@@ -240,7 +294,12 @@ void HttpServer::Run() {
         impl_->context, [this] { return impl_->HandleSignals(); }, asio::detached);
   }
   asio::co_spawn(
-      impl_->context, [this] { return impl_->Accept(); }, asio::detached);
+      impl_->context,
+      [this] {
+        return impl_->unix_acceptor.is_open() ? impl_->Accept(impl_->unix_acceptor)
+                                              : impl_->Accept(impl_->acceptor);
+      },
+      asio::detached);
   const auto keep_running = asio::make_work_guard(impl_->context);
   impl_->context.run();
 }

@@ -16,13 +16,14 @@ namespace dualfp {
 class HttpServer {
  public:
   // Listens from now on, and answers once Run() is called. Throws kIo, naming address and reason,
-  // where it cannot; kInvalidArgument for a host that is none.
+  // where it cannot; kInvalidArgument for a host that is none and keys that cannot be sent;
+  // kInvalidFile for a certificate that is none.
   explicit HttpServer(ServerConfig config);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  uint16_t port() const;
+  uint16_t port() const;  // 0 for a Unix socket
 
   // Any thread, once. Until then /health says "loading" and requests get 503.
   void Attach(ServedModel model);

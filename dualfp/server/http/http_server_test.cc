@@ -8,13 +8,12 @@
 
 #include <atomic>
 #include <deque>
-#include <mutex>
 #include <thread>
 
 #include "dualfp/base/error.h"
 #include "dualfp/server/access_log.h"
 #include "dualfp/server/testing/http_probe.h"
-#include "dualfp/server/testing/toy_model.h"
+#include "dualfp/server/testing/running_server.h"
 
 namespace dualfp {
 namespace {
@@ -24,73 +23,11 @@ using std::chrono::seconds;
 using testing::Fetch;
 using ::testing::HasSubstr;
 using testing::HttpProbe;
+using testing::PostHead;
 using testing::ProbeResponse;
+using testing::RunningServer;
+using testing::StreamBody;
 using testing::ToyOptions;
-
-class RunningServer {
- public:
-  explicit RunningServer(const ToyOptions& toy = {}, ServerConfig config = {}) : model_(toy) {
-    config.port = 0;
-    config.handle_signals = false;
-    config.access_log = [this](const AccessRecord& record) {
-      const std::lock_guard lock(mutex_);
-      records_.push_back(record);
-    };
-    server_ = std::make_unique<HttpServer>(config);
-    server_->Attach(model_.Serve());
-    thread_ = std::thread([this] { server_->Run(); });
-  }
-  ~RunningServer() { Stop(); }
-
-  void Stop() {
-    server_->Stop();
-    if (thread_.joinable()) {
-      thread_.join();
-    }
-  }
-
-  uint16_t port() const { return server_->port(); }
-  Engine& engine() { return model_.engine(); }
-  HttpServer& server() { return *server_; }
-
-  // A metric's value, without labels but the model's.
-  double Metric(const std::string& name) const {
-    const std::string text = Fetch(port(), "GET", "/metrics").body;
-    const std::string line = "\ndualfp:" + name + "{model_name=\"toy\"} ";
-    const size_t at = text.find(line);
-    return at == std::string::npos ? -1.0 : std::stod(text.substr(at + line.size()));
-  }
-
-  // Until the engine has nothing left to do.
-  bool WaitUntilIdle() {
-    for (int i = 0; i < 2000; ++i) {
-      const EngineStats stats = engine().Stats();
-      if (stats.num_running + stats.num_waiting == 0) {
-        return true;
-      }
-      std::this_thread::sleep_for(milliseconds(10));
-    }
-    return false;
-  }
-
-  std::vector<AccessRecord> records() {
-    const std::lock_guard lock(mutex_);
-    return records_;
-  }
-
- private:
-  testing::ToyModel model_;
-  std::mutex mutex_;
-  std::vector<AccessRecord> records_;
-  std::unique_ptr<HttpServer> server_;
-  std::thread thread_;
-};
-
-std::string StreamBody(int tokens) {
-  return R"({"prompt": "ab", "stream": true, "ignore_eos": true, "temperature": 0,
-             "max_tokens": )" +
-         std::to_string(tokens) + "}";
-}
 
 size_t CountEvents(const std::string& body) {
   size_t count = 0;
@@ -134,10 +71,9 @@ TEST(HttpServer, PipelinedRequestsAreAnsweredInOrder) {
   const std::string body = StreamBody(5);
   std::string both;
   for (int i = 0; i < 2; ++i) {
-    both += "POST /v1/completions HTTP/1.1\r\nContent-Length: " + std::to_string(body.size()) +
-            "\r\n\r\n" + body;
+    both += PostHead() + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
   }
-  both += "GET /version HTTP/1.1\r\n\r\n";
+  both += "GET /version HTTP/1.1\r\nHost: test\r\n\r\n";
   ASSERT_TRUE(probe.Send(both));
   ASSERT_TRUE(probe.WaitFor("\"version\""));
   EXPECT_EQ(CountEvents(probe.Receive().body), 6u);
@@ -147,8 +83,9 @@ TEST(HttpServer, Http10AndHead) {
   RunningServer server;
   HttpProbe old(server.port());
   const std::string body = StreamBody(5);
-  ASSERT_TRUE(old.Send("POST /v1/completions HTTP/1.0\r\nContent-Length: " +
-                       std::to_string(body.size()) + "\r\n\r\n" + body));
+  ASSERT_TRUE(old.Send(
+      "POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " +
+      std::to_string(body.size()) + "\r\n\r\n" + body));
   const ProbeResponse response = old.Receive();
   EXPECT_EQ(CountEvents(response.body), 6u);
   EXPECT_EQ(response.headers.count("transfer-encoding"), 0u);
@@ -162,9 +99,7 @@ TEST(HttpServer, Http10AndHead) {
 TEST(HttpServer, ContinuesWhenAsked) {
   RunningServer server;
   HttpProbe probe(server.port());
-  ASSERT_TRUE(
-      probe.Send("POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n"
-                 "Content-Length: 15\r\nExpect: 100-continue\r\n\r\n"));
+  ASSERT_TRUE(probe.Send(PostHead() + "Content-Length: 15\r\nExpect: 100-continue\r\n\r\n"));
   ASSERT_TRUE(probe.WaitFor("HTTP/1.1 100 Continue\r\n\r\n"));
   ASSERT_TRUE(probe.Send(R"({"prompt": "a"})"));
   ASSERT_TRUE(probe.WaitFor("text_completion"));
@@ -207,18 +142,18 @@ TEST(HttpServer, BodiesThatAreTooLarge) {
   RunningServer server({}, config);
   // Announced: refused before it is sent.
   HttpProbe announced(server.port());
-  ASSERT_TRUE(announced.Send("POST /v1/completions HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n"));
+  ASSERT_TRUE(announced.Send(PostHead() + "Content-Length: 100000000\r\n\r\n"));
   EXPECT_EQ(announced.Receive().status, 413);
   // And though all 100 MB come, the answer can be read.
   HttpProbe sent(server.port());
-  ASSERT_TRUE(sent.Send("POST /v1/completions HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n"));
+  ASSERT_TRUE(sent.Send(PostHead() + "Content-Length: 100000000\r\n\r\n"));
   const std::string piece(1 << 20, ' ');
   for (int i = 0; i < 95 && sent.Send(piece); ++i) {
   }
   EXPECT_EQ(sent.Receive().status, 413);
   // In chunks: refused when the limit is passed.
   HttpProbe chunked(server.port());
-  ASSERT_TRUE(chunked.Send("POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"));
+  ASSERT_TRUE(chunked.Send(PostHead() + "Transfer-Encoding: chunked\r\n\r\n"));
   for (int i = 0; i < 95 && chunked.Send("100000\r\n" + piece + "\r\n"); ++i) {
   }
   EXPECT_EQ(chunked.Receive().status, 413);
@@ -233,7 +168,7 @@ TEST(HttpServer, BodiesTogetherAreBounded) {
   int refused = 0;
   for (int i = 0; i < 4; ++i) {
     HttpProbe& probe = probes.emplace_back(server.port());
-    ASSERT_TRUE(probe.Send("POST /v1/completions HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n"));
+    ASSERT_TRUE(probe.Send(PostHead() + "Content-Length: 2000000\r\n\r\n"));
     probe.Send(piece);
     std::this_thread::sleep_for(milliseconds(50));
   }
@@ -300,7 +235,9 @@ TEST(HttpServer, IdleAndSlowConnectionsAreClosed) {
   HttpProbe head(server.port());
   HttpProbe body(server.port());
   head.Send("GET / HT");
-  body.Send("POST /tokenize HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+  body.Send(
+      "POST /tokenize HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: "
+      "100\r\n\r\n{");
   for (HttpProbe* probe : {&idle, &head, &body}) {
     EXPECT_TRUE(probe->WaitForClose(seconds(10)));
   }

@@ -14,16 +14,27 @@ namespace dualfp {
 
 struct HttpRequest {
   std::string method;  // "GET"
-  std::string path;    // without the query
+  std::string path;    // without the query, percent-decoded
+  std::string host;    // of an absolute target, else of the Host header: "name:port"
   std::string authorization;
   std::string content_type;
+  std::string content_encoding;
+  std::string request_id;  // the client's X-Request-Id, or one made here
+
+  // What a browser says about the page that asks; empty from anybody else.
+  std::string origin;
+  std::string requested_method;  // before a request that needs leave: Access-Control-Request-*
+  std::string requested_headers;
+  bool requests_private_network = false;
+
+  std::string local_address;  // where the client connected to; empty for a Unix socket
   std::string body;
   TimePoint arrival = Clock::now();  // when its head was complete
 };
 
 struct HttpResponse {
   int status = 200;
-  std::string content_type = "application/json";
+  std::string content_type = "application/json";  // empty: no body
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;  // beyond the usual
 };

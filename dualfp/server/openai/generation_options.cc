@@ -161,6 +161,9 @@ GenerationOptions ReadGenerationOptions(RequestFields& fields, const RequestRule
   constexpr int64_t kMaxPriority = std::numeric_limits<int>::max();
   options.priority =
       static_cast<int>(fields.Int("priority", -kMaxPriority, kMaxPriority).value_or(0));
+  if (options.priority != 0 && !rules.allow_priority) {
+    fields.Fail("priority", "this server was started without --enable-priorities");
+  }
   options.ttft_target = fields.Number("ttft_target", 0.0, 1e6).value_or(0.0);
   options.tpot_target = fields.Number("tpot_target", 0.0, 1e6).value_or(0.0);
   options.cache_salt = fields.String("cache_salt", kMaxNameBytes).value_or("");

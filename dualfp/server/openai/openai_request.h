@@ -36,6 +36,7 @@ struct RequestRules {
   int max_choices = 128;  // n times the number of prompts
   size_t max_stop_strings = 64;
   size_t max_stop_bytes = 1024;  // of one string
+  bool allow_priority = false;   // other than 0
   SamplingDefaults defaults;
 };
 

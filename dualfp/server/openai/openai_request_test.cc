@@ -21,6 +21,7 @@ RequestRules Rules() {
   rules.max_model_len = 64;
   rules.max_logprobs = 5;
   rules.max_choices = 8;
+  rules.allow_priority = true;
   return rules;
 }
 

@@ -37,7 +37,11 @@ bool TakeChunks(std::string_view text, std::string* body) {
 // What of a response has come.
 ProbeResponse ParseResponse(std::string_view text) {
   ProbeResponse response;
-  const size_t head_end = text.find("\r\n\r\n");
+  size_t head_end = text.find("\r\n\r\n");
+  while (head_end != std::string_view::npos && text.starts_with("HTTP/1.1 1")) {
+    text.remove_prefix(head_end + 4);  // not the answer yet
+    head_end = text.find("\r\n\r\n");
+  }
   if (head_end == std::string_view::npos) {
     return response;
   }
@@ -95,6 +99,8 @@ void HttpProbe::Abort() {
   close(fd_);
   fd_ = -1;
 }
+
+void HttpProbe::EndSending() { shutdown(fd_, SHUT_WR); }
 
 bool HttpProbe::Send(std::string_view bytes) {
   while (!bytes.empty()) {

@@ -40,6 +40,9 @@ class HttpProbe {
   // True when the server closes within `timeout`; reads and drops what it sends.
   bool WaitForClose(std::chrono::seconds timeout = std::chrono::seconds(60));
 
+  // Ends this side of the connection; the other can still be read.
+  void EndSending();
+
   // Sends a reset instead of the orderly end.
   void Abort();
 
