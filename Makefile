@@ -42,9 +42,9 @@ test: test-dependencies
 sanitize: test-dependencies
 	tools/sanitize.sh asan-ubsan
 
-# Long fuzzing and sanitizer runs that the tests only sample.
-soak: test-dependencies
-	tools/soak.sh
+# A long load on the server, and long fuzzing and sanitizer runs, which the tests only sample.
+soak: build test-dependencies
+	tools/soak.sh $(BUILD)
 
 bench: build
 	$(CMAKE) -S . -B $(BUILD) -DDUALFP_BUILD_BENCHMARKS=ON

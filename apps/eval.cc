@@ -16,6 +16,7 @@
 #include "apps/progress_bar.h"
 #include "dualfp/base/check.h"
 #include "dualfp/io/file.h"
+#include "dualfp/io/hub_cache.h"
 #include "dualfp/io/json.h"
 #include "dualfp/model/rope_frequencies.h"
 #include "dualfp/quant/calibrate.h"
@@ -168,7 +169,9 @@ void Evaluation::Load() {
   } else {
     ModelOptions reference = arguments_.model;
     reference.model =
-        arguments_.against_model.empty() ? arguments_.model.model : arguments_.against_model;
+        FindModelDirectory(arguments_.against_model.empty() ? arguments_.model.model
+                                                            : arguments_.against_model)
+            .string();
     reference.quantization = "none";
     const ModelConfig config = LoadModelConfig(reference.model);
     reference_model_.emplace(LoadModelWithProgress(reference, config, threads_));
@@ -416,6 +419,7 @@ void AddEvalCommand(CLI::App& app) {
     if (arguments->activations == "static" && calibration->count() == 0) {
       throw CLI::RequiredError("--activations static: --calibration-text");
     }
+    arguments->model.model = FindModelDirectory(arguments->model.model).string();
     Evaluation(*arguments).Run();
   });
 }

@@ -18,6 +18,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/engine/sampling/batch_sampler.h"
 #include "dualfp/io/file.h"
+#include "dualfp/io/hub_cache.h"
 #include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
 #include "dualfp/llm/session.h"
@@ -134,9 +135,6 @@ void Generation::ReadTokenizer() {
   }
   tokenizer_.emplace(Tokenizer::FromDirectory(directory));
   DrawableTokens(*tokenizer_, config_);
-  if (const auto eos = tokenizer_->eos_id()) {
-    end_tokens_.push_back(*eos);
-  }
   detokenizer_.emplace(*tokenizer_);
 }
 
@@ -348,8 +346,9 @@ void Generation::Run() {
   cache_dtype_ = KvCacheDType(arguments_.kv_cache_dtype);
   const std::filesystem::path directory = arguments_.model.model;
   config_ = LoadModelConfig(directory);
-  end_tokens_ = EndTokenIds(config_, LoadGenerationConfig(directory));
   ReadTokenizer();
+  end_tokens_ = EndTokenIds(config_, LoadGenerationConfig(directory),
+                            tokenizer_ ? tokenizer_->eos_id() : std::nullopt);
   ReadPrompt();
   CheckLengths();
   if (!arguments_.save_logits.empty()) {
@@ -459,6 +458,7 @@ void AddGenerateCommand(CLI::App& app) {
         0) {
       throw CLI::RequiredError("--prompt, --prompt-file or --prompt-token-ids");
     }
+    arguments->model.model = FindModelDirectory(arguments->model.model).string();
     Generation(*arguments).Run();
   });
 }

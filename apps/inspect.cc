@@ -7,6 +7,7 @@
 
 #include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
+#include "dualfp/io/hub_cache.h"
 #include "dualfp/io/json.h"
 #include "dualfp/model/decoder.h"
 #include "dualfp/model/rope_frequencies.h"
@@ -144,7 +145,8 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
   fmt::print("{}\n", json.dump(2));
 }
 
-void Run(const InspectArguments& arguments) {
+void Run(InspectArguments& arguments) {
+  arguments.model.model = FindModelDirectory(arguments.model.model).string();
   const ModelConfig config = LoadModelConfig(arguments.model.model);
   ThreadPool threads(arguments.model.threads);
   const Model model = LoadModelWithProgress(arguments.model, config, threads);

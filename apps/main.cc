@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "apps/commands.h"
 #include "apps/help_formatter.h"
@@ -29,6 +31,18 @@ void CheckCommands(const CLI::App& app, int argc, char** argv) {
   }
 }
 
+// In the parser's order, the last first. vLLM's short name has two letters, which CLI11 has not.
+std::vector<std::string> Arguments(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  for (std::string& argument : arguments) {
+    if (argument == "-tp" || argument.rfind("-tp=", 0) == 0) {
+      argument.replace(0, 3, "--tensor-parallel-size");
+    }
+  }
+  std::reverse(arguments.begin(), arguments.end());
+  return arguments;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -46,7 +60,7 @@ int main(int argc, char** argv) {
   dualfp::AddTuneCommand(app);
   try {
     CheckCommands(app, argc, argv);
-    app.parse(argc, argv);
+    app.parse(Arguments(argc, argv));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {

@@ -130,7 +130,20 @@ ServedModel Serve(Llm& loaded, const ServeArguments& arguments) {
   return served;
 }
 
+// "--served-model-name A B MODEL": the command line cannot tell where the names end.
+void TakeModelFromNames(ServeArguments& arguments) {
+  std::string& model = arguments.llm.model.model;
+  if (model.empty() && arguments.names.size() > 1) {
+    model = arguments.names.back();
+    arguments.names.pop_back();
+  }
+  if (model.empty()) {
+    throw CLI::RequiredError("MODEL");
+  }
+}
+
 void RunServe(ServeArguments& arguments) {
+  TakeModelFromNames(arguments);
   const LoggingScope logging(arguments.log_level);
   CheckSupported(arguments.llm);
   // Whoever reads our logs, or an answer, may go away at any time.
@@ -200,11 +213,11 @@ void AddServeCommand(CLI::App& app) {
   command->add_option("--port", a.server.port, "Port (default 8000; 0: any)")
       ->option_text("N")
       ->group(kServer);
-  // One value an option: what follows could be MODEL.
-  command->add_option("--served-model-name", a.names, "What requests call the model; repeatable")
-      ->allow_extra_args(false)
+  command->add_option("--served-model-name", a.names, "What requests call the model; several")
       ->option_text("NAME")
       ->group(kServer);
+  // The last of several names may be MODEL.
+  command->get_option("MODEL")->required(false);
   command->add_option("--api-key", a.server.api_keys, "Asked of requests; repeatable")
       ->allow_extra_args(false)
       ->option_text("KEY")
@@ -254,8 +267,8 @@ void AddServeCommand(CLI::App& app) {
       ->group(kServer);
   command->add_flag("--access-log,!--no-access-log", a.access_log, "A line a request (on)")
       ->group(kServer);
-  command->add_option("--log-level", a.log_level, "Of what to log (default info)")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+  command->add_option("--log-level,--uvicorn-log-level", a.log_level, "Of what to log (info)")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "critical"}))
       ->option_text("LEVEL")
       ->group(kServer);
   command->callback([arguments] { RunServe(*arguments); });

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The long runs: sanitizers over all C++ tests, a thousand random tokenizers against Hugging Face's
-# library, then each fuzzer for FUZZ_SECONDS (default 600).
+# The long runs: a mixed load on BUILD/dualfp serve for SOAK_MINUTES (default 20), sanitizers over
+# all C++ tests, a thousand random tokenizers against Hugging Face's library, then each fuzzer for
+# FUZZ_SECONDS (default 600).   soak.sh [BUILD]
 # Crashing inputs are left under build-fuzz/crashes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+tools/serve_soak.py --dualfp "${1:-build}/dualfp" --minutes "${SOAK_MINUTES:-20}"
 tools/sanitize.sh asan-ubsan
 tools/sanitize.sh tsan
 

@@ -4,8 +4,21 @@
 
 #include "apps/arguments/model_arguments.h"
 #include "apps/progress_bar.h"
+#include "dualfp/base/check.h"
+#include "dualfp/base/log.h"
 
 namespace dualfp {
+namespace {
+
+// What people type because another server has it: accepted, and said to mean nothing.
+void AddFlagWithoutEffect(CLI::App& app, const std::string& flag, const std::string& why) {
+  app.add_flag_callback(
+         flag, [flag, why] { LogWarning(StrCat(flag, " has no effect: ", why)); },
+         "No effect: " + why)
+      ->group("");
+}
+
+}  // namespace
 
 void AddEngineOptions(CLI::App& app, LlmOptions& options) {
   AddModelOptions(app, options.model);
@@ -15,8 +28,15 @@ void AddEngineOptions(CLI::App& app, LlmOptions& options) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->option_text("{auto,cpu,cuda}")
       ->group(kModel);
-  app.add_option("--dtype", options.dtype, "Of activations; auto: this backend's")
-      ->option_text("auto")
+  app.add_option("--dtype", options.dtype, "Of activations (default auto: this backend's)")
+      ->option_text("DTYPE")
+      ->group(kModel);
+  app.add_option("--tokenizer", options.tokenizer, "A directory, instead of MODEL")
+      ->option_text("DIR")
+      ->group(kModel);
+  app.add_option("--generation-config", options.generation_config,
+                 "Sampling's defaults: auto (the model's), vllm (none)")
+      ->option_text("{auto,vllm,DIR}")
       ->group(kModel);
   app.add_option("--max-model-len", options.max_model_len, "Context length (default: the model's)")
       ->check(positive)
@@ -29,6 +49,10 @@ void AddEngineOptions(CLI::App& app, LlmOptions& options) {
   app.add_option("--chat-template", options.chat_template, "A file, instead of the model's own")
       ->option_text("FILE")
       ->group(kModel);
+
+  AddFlagWithoutEffect(app, "--trust-remote-code", "no code of a checkpoint is ever run here");
+  AddFlagWithoutEffect(app, "--enforce-eager",
+                       "nothing is compiled at start that it could leave out");
 
   constexpr const char* kBatch = "Batching and cache";
   app.add_option("--max-num-seqs", options.max_num_seqs, "Sequences in a step (default 64)")

@@ -13,7 +13,7 @@ void AddKvCacheDType(CLI::App& app, std::string& name, const std::string& group)
 }
 
 void AddModelOptions(CLI::App& app, ModelOptions& options) {
-  app.add_option("MODEL", options.model, "Directory with config.json and safetensors weights")
+  app.add_option("MODEL", options.model, "Directory of a checkpoint, or Hub id in the local cache")
       ->required()
       ->option_text(" ");
   app.add_option("--quantization", options.quantization,

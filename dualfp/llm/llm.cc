@@ -5,11 +5,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
+#include <string_view>
 #include <utility>
 
 #include "dualfp/base/check.h"
 #include "dualfp/base/log.h"
 #include "dualfp/engine/decoder_runner.h"
+#include "dualfp/io/file.h"
+#include "dualfp/io/hub_cache.h"
+#include "dualfp/io/json.h"
 #include "dualfp/llm/layer_sensitivity.h"
 #include "dualfp/model/rope_frequencies.h"
 
@@ -17,6 +22,7 @@ namespace dualfp {
 namespace {
 
 constexpr auto kUnsupported = ErrorCode::kUnsupported;
+constexpr int64_t kMaxConfigBytes = 1 << 20;
 
 // MemAvailable of /proc/meminfo; 0 where there is none.
 int64_t AvailableMemory() {
@@ -63,7 +69,9 @@ PrecisionSetting InitialPrecision(const LlmOptions& options, int64_t num_layers)
 // nullptr where the directory has no tokenizer.
 std::shared_ptr<const TokenizerCodec> LoadText(const LlmOptions& options,
                                                const ModelConfig& config) {
-  const std::string& directory = options.model.model;
+  const std::string directory =
+      FindModelDirectory(options.tokenizer.empty() ? options.model.model : options.tokenizer)
+          .string();
   if (!std::filesystem::exists(std::filesystem::path(directory) / "tokenizer.json")) {
     LogWarning(StrCat(directory, " has no tokenizer.json: prompts and answers are token ids only"));
     return nullptr;
@@ -75,6 +83,31 @@ std::shared_ptr<const TokenizerCodec> LoadText(const LlmOptions& options,
   auto text = TokenizerCodec::FromDirectory(directory, chat_template);
   DrawableTokens(text->tokenizer(), config);
   return text;
+}
+
+GenerationConfig LoadGeneration(const LlmOptions& options) {
+  const bool from_model = options.generation_config == "auto";
+  if (!from_model && options.generation_config != "vllm") {
+    const std::filesystem::path directory = options.generation_config;
+    Check(std::filesystem::exists(directory / "generation_config.json"), ErrorCode::kNotFound,
+          "--generation-config ", options.generation_config,
+          ": expected auto, vllm, or a directory with a generation_config.json");
+    return LoadGenerationConfig(directory);
+  }
+  if (from_model) {
+    return LoadGenerationConfig(options.model.model);
+  }
+  // What ends an answer is the model's all the same.
+  const std::filesystem::path file =
+      std::filesystem::path(options.model.model) / "generation_config.json";
+  Json ends = Json::object();
+  if (std::filesystem::exists(file)) {
+    const Json all = ParseJson(ReadFile(file, kMaxConfigBytes), file.string());
+    if (const auto found = all.find("eos_token_id"); found != all.end()) {
+      ends["eos_token_id"] = *found;
+    }
+  }
+  return ParseGenerationConfig(ends, file.string());
 }
 
 std::unique_ptr<PrecisionController> MakeController(const LlmOptions& options, int num_layers) {
@@ -96,8 +129,11 @@ std::unique_ptr<PrecisionController> MakeController(const LlmOptions& options, i
 
 void CheckSupported(const LlmOptions& options) {
   Check(options.device != "cuda", kUnsupported, "--device cuda: this build serves on the CPU only");
-  Check(options.dtype == "auto", kUnsupported, "--dtype ", options.dtype,
-        ": the CPU backend computes in its own dtype; leave it at auto");
+  constexpr std::string_view kDtypes[] = {"auto",     "half",    "float16",
+                                          "bfloat16", "float32", "float"};
+  Check(std::find(std::begin(kDtypes), std::end(kDtypes), options.dtype) != std::end(kDtypes),
+        kUnsupported, "--dtype ", options.dtype,
+        ": expected auto, half, float16, bfloat16, float or float32");
   Check(options.tensor_parallel_size == 1, kUnsupported, "--tensor-parallel-size ",
         options.tensor_parallel_size, ": this build runs a model in one process");
 }
@@ -110,14 +146,20 @@ std::string Llm::Describe() const {
                      DTypeName(kv_dtype), status.controller);
 }
 
-std::unique_ptr<Llm> LoadLlm(const LlmOptions& options, LlmHooks hooks) {
+std::unique_ptr<Llm> LoadLlm(LlmOptions options, LlmHooks hooks) {
   CheckSupported(options);
+  options.model.model = FindModelDirectory(options.model.model).string();
+  if (options.dtype != "auto") {
+    LogWarning(StrCat("--dtype ", options.dtype,
+                      " has no effect on the CPU, which computes activations in float32; weights "
+                      "keep what they are stored in: see --quantization"));
+  }
   if (options.gpu_memory_utilization > 0) {
     LogWarning("--gpu-memory-utilization has no effect on the CPU: see --kv-cache-memory");
   }
   auto llm = std::make_unique<Llm>();
   llm->config = LoadModelConfig(options.model.model);
-  llm->generation = LoadGenerationConfig(options.model.model);
+  llm->generation = LoadGeneration(options);
   llm->kv_dtype = KvCacheDType(options.kv_cache_dtype);
   llm->text = LoadText(options, llm->config);
   const int64_t num_layers = llm->config.num_hidden_layers;
@@ -149,7 +191,9 @@ std::unique_ptr<Llm> LoadLlm(const LlmOptions& options, LlmHooks hooks) {
   config.max_num_seqs = options.max_num_seqs;
   config.max_waiting = options.max_waiting;
   config.enable_prefix_caching = options.enable_prefix_caching;
-  config.eos_token_ids = EndTokenIds(llm->config, llm->generation);
+  config.eos_token_ids =
+      EndTokenIds(llm->config, llm->generation,
+                  llm->text != nullptr ? llm->text->tokenizer().eos_id() : std::nullopt);
   config.default_ttft_target = options.ttft_target_ms / 1e3;
   config.default_tpot_target = options.tpot_target_ms / 1e3;
   config.seed = options.seed;

@@ -18,7 +18,7 @@ namespace dualfp {
 struct LlmOptions {
   ModelOptions model;
   std::string device = "auto";  // "auto", "cpu", "cuda"
-  std::string dtype = "auto";   // of activations
+  std::string dtype = "auto";   // of activations; see CheckSupported()
   std::string kv_cache_dtype = "auto";
   double kv_cache_gigabytes = 0;  // 0: enough for max_num_seqs, but at most half of free memory
   double gpu_memory_utilization = 0;
@@ -32,6 +32,10 @@ struct LlmOptions {
   int tensor_parallel_size = 1;
   std::optional<uint64_t> seed;
   std::string chat_template;  // a file, instead of the model's own
+  std::string tokenizer;      // a directory or Hub id, instead of the model
+  // Where the defaults of sampling come from: "auto" (the model), "vllm" (the API's own), or a
+  // directory with a generation_config.json.
+  std::string generation_config = "auto";
 
   std::string precision = "auto";  // to start with: "auto", "exact" (alias "fp16"), "fp8"
   std::vector<int> fp8_layers;     // not empty: these in FP8, the others in FP16
@@ -43,7 +47,8 @@ struct LlmOptions {
   double tpot_target_ms = 0;
 };
 
-// Throws kUnsupported for what this build cannot do.
+// Throws kUnsupported for what this build cannot do. A dtype by one of vLLM's names is accepted,
+// and said to have no effect where the backend computes in its own.
 void CheckSupported(const LlmOptions& options);
 
 // In the order in which the members need each other.
@@ -68,6 +73,6 @@ struct LlmHooks {
 
 // Throws what CheckSupported() and LoadModel() throw, kInvalidArgument for a layer that the model
 // does not have, and kInvalidFile for a tokenizer of another vocabulary.
-std::unique_ptr<Llm> LoadLlm(const LlmOptions& options, LlmHooks hooks = {});
+std::unique_ptr<Llm> LoadLlm(LlmOptions options, LlmHooks hooks = {});
 
 }  // namespace dualfp

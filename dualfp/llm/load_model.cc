@@ -52,15 +52,20 @@ void CheckTokens(std::span<const int32_t> tokens, const ModelConfig& config,
   }
 }
 
-std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation) {
+std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation,
+                                 std::optional<int32_t> tokenizer_end) {
   std::vector<int32_t> ids;
-  for (const std::vector<int32_t>& given : {config.eos_token_ids, generation.eos_token_ids}) {
-    for (const int32_t id : given) {
-      // Some published models name ids that they do not have, which never occur.
-      if (id < config.vocab_size && std::find(ids.begin(), ids.end(), id) == ids.end()) {
-        ids.push_back(id);
-      }
+  const auto add = [&](int32_t id) {
+    // Some published models name ids that they do not have, which never occur.
+    if (id < config.vocab_size && std::find(ids.begin(), ids.end(), id) == ids.end()) {
+      ids.push_back(id);
     }
+  };
+  for (const std::vector<int32_t>& given : {config.eos_token_ids, generation.eos_token_ids}) {
+    std::for_each(given.begin(), given.end(), add);
+  }
+  if (tokenizer_end) {
+    add(*tokenizer_end);
   }
   return ids;
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,7 +20,8 @@
 namespace dualfp {
 
 struct ModelOptions {
-  std::string model;                  // directory with config.json and safetensors weights
+  // A directory with config.json and safetensors weights; commands find those of Hub ids.
+  std::string model;
   std::string quantization = "auto";  // WeightSchemeNames()'s
   std::string load_format = "auto";   // "dummy": random weights for any config.json
   bool quantize_lm_head = false;
@@ -41,8 +43,10 @@ int64_t DrawableTokens(const Tokenizer& tokenizer, const ModelConfig& config);
 // Throws kInvalidArgument, naming `what` and the token, for one that the model does not have.
 void CheckTokens(std::span<const int32_t> tokens, const ModelConfig& config, std::string_view what);
 
-// The ids that end an answer: config.json's, then those that only generation_config.json has.
-std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation);
+// The ids that end an answer: config.json's, then those that only generation_config.json has, then
+// the tokenizer's own end token, which chat fine-tunes often change alone.
+std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation,
+                                 std::optional<int32_t> tokenizer_end);
 
 // ParseKvCacheDType()'s names and "auto", which is F32 on the CPU. Throws kInvalidArgument.
 DType KvCacheDType(const std::string& name);

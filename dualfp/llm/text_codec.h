@@ -33,6 +33,8 @@ class TextCodec {
 
   // The token's own bytes, possibly half a character.
   virtual std::string TokenBytes(int32_t token) const = 0;
+  // Whether Decode() can leave it out.
+  virtual bool IsSpecial(int32_t token) const = 0;
 
   // Throws kUnsupported where the model has no chat template, kInvalidArgument where the template
   // refuses the conversation.

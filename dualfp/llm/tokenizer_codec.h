@@ -28,6 +28,7 @@ class TokenizerCodec final : public TextCodec, public Vocabulary {
                               std::optional<int64_t> max_tokens) const override;
   std::string Decode(std::span<const int32_t> tokens, bool skip_special_tokens) const override;
   std::string TokenBytes(int32_t token) const override;
+  bool IsSpecial(int32_t token) const override { return tokenizer_.IsSpecial(token); }
   std::string RenderChat(const ChatPrompt& prompt) const override;
 
   // Vocabulary. The streams must not outlive this.

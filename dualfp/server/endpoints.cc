@@ -80,6 +80,16 @@ Service::Prepared Service::Page(const HttpRequest& /*request*/) const {
   return PageResponse(WebPage());
 }
 
+Service::Prepared Service::Docs(const HttpRequest& /*request*/) const {
+  return PageResponse(DocsPage());
+}
+
+Service::Prepared Service::OpenApi(const HttpRequest& /*request*/) const {
+  HttpResponse response;
+  response.body = OpenApiSchema();
+  return response;
+}
+
 Service::Prepared Service::Health(const HttpRequest& /*request*/) const {
   const bool loaded = model() != nullptr;
   JsonWriter json;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -21,6 +22,8 @@ struct LogprobEntry {
 struct PositionEntry {
   LogprobEntry chosen;
   bool has_logprob = true;  // false: the first prompt token
+  // How many characters of the answer's text it stands for; absent: those that begin in its bytes.
+  std::optional<int64_t> characters;
   std::vector<LogprobEntry> top;
 };
 

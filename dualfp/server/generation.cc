@@ -1,9 +1,29 @@
 #include "dualfp/server/generation.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
 namespace dualfp {
+namespace {
+
+// Finds each token of an echoed prompt in its text: special tokens that were put around the text
+// are not in it, and some tokenizers begin a text with a space of their own.
+void AlignWithText(std::string_view text, const TextCodec& codec,
+                   std::vector<PositionEntry>* positions) {
+  for (PositionEntry& position : *positions) {
+    std::string_view bytes = position.chosen.bytes;
+    if (!text.starts_with(bytes) && bytes.starts_with(' ')) {
+      bytes.remove_prefix(1);
+    }
+    const bool left_out = !text.starts_with(bytes) && codec.IsSpecial(position.chosen.token_id);
+    const size_t length = left_out ? 0 : std::min(bytes.size(), text.size());
+    position.characters = CountCharacters(text.substr(0, length));
+    text.remove_prefix(length);
+  }
+}
+
+}  // namespace
 
 Generation::Generation(std::unique_ptr<PreparedGeneration> prepared, ResponseSink* sink)
     : prepared_(std::move(prepared)),
@@ -86,6 +106,9 @@ void Generation::OnOutput(int prompt, EngineOutput& output) {
       first.chosen.token_id = state.first_token;
       first.chosen.bytes = prepared_->model->text->TokenBytes(first.chosen.token_id);
     }
+    if (prepared_->echo && prepared_->model->text != nullptr) {
+      AlignWithText(prepared_->prompt_texts[prompt], *prepared_->model->text, &state.logprobs);
+    }
   }
   if (first_token_ == TimePoint{}) {
     first_token_ = output.timing.first_token;
@@ -114,6 +137,7 @@ void Generation::OnOutput(int prompt, EngineOutput& output) {
       delta.text.clear();
       delta.logprobs.clear();
     }
+    LeaveOutSpecial(&delta.logprobs);
     if (!prepared_->stream) {
       Collect(prompt, delta);
     } else if (!StreamDelta(prompt, delta)) {
@@ -131,6 +155,19 @@ void Generation::OnOutput(int prompt, EngineOutput& output) {
     }
   }
   Finish();
+}
+
+// Special tokens have logprobs, but no part of the text.
+void Generation::LeaveOutSpecial(std::vector<PositionEntry>* positions) const {
+  const TextCodec* text = prepared_->model->text.get();
+  if (text == nullptr || !prepared_->skip_special_tokens) {
+    return;
+  }
+  for (PositionEntry& position : *positions) {
+    if (text->IsSpecial(position.chosen.token_id)) {
+      position.characters = 0;
+    }
+  }
 }
 
 void Generation::Collect(int prompt, ChoiceDelta& delta) {

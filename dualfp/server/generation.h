@@ -28,6 +28,7 @@ struct PreparedGeneration {
   std::vector<std::string> prompt_texts;  // one a prompt where `echo`, else empty
   bool echo = false;
   bool generate = true;  // false: the completion's one token is left out of the answer
+  bool skip_special_tokens = true;
   bool stream = false;
   bool include_usage = false;
   bool continuous_usage = false;
@@ -68,6 +69,7 @@ class Generation {
   int ChoiceIndex(int prompt, int index) const;
   Usage TotalUsage() const;
   ResponseChoice EchoOf(int prompt, int choice) const;
+  void LeaveOutSpecial(std::vector<PositionEntry>* positions) const;
   void Collect(int prompt, ChoiceDelta& delta);
   bool StreamDelta(int prompt, ChoiceDelta& delta);
   void Finish();

@@ -75,6 +75,7 @@ Service::Service(ServerConfig config, std::function<void()> wake)
 void Service::Attach(ServedModel model) {
   Check(!model.names.empty() && model.engine != nullptr, ErrorCode::kInvalidArgument,
         "a served model needs a name and an engine");
+  CheckSamplingDefaults(model.defaults);
   const std::lock_guard lock(model_mutex_);
   model_ = std::make_shared<const ServedModel>(std::move(model));
 }
@@ -101,6 +102,8 @@ std::span<const Service::Route> Service::Routes() {
   static constexpr std::string_view kPost = "POST";
   static constexpr Route kRoutes[] = {
       {"/", kRead, "", false, &Service::Page},
+      {"/docs", kRead, "", false, &Service::Docs},
+      {"/openapi.json", kRead, "", false, &Service::OpenApi},
       {"/health", kRead, "", false, &Service::Health},
       {"/version", kRead, "", false, &Service::Version},
       {"/metrics", kRead, "", false, &Service::Metrics},

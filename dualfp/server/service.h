@@ -1,4 +1,4 @@
-// Every endpoint, without sockets: requests in, answers out. README.md lists what it speaks.
+// Every endpoint, without sockets: requests in, answers out. /openapi.json lists them.
 
 #pragma once
 
@@ -32,7 +32,8 @@ class Service {
   Service(const Service&) = delete;
   Service& operator=(const Service&) = delete;
 
-  // Any thread, once: from now on there is a model to ask.
+  // Any thread, once: from now on there is a model to ask. Throws kInvalidFile for defaults of
+  // sampling that no request could have.
   void Attach(ServedModel model);
 
   // The answer to a request of which only the head was read, where that suffices: wrong host, key,
@@ -91,6 +92,8 @@ class Service {
 
   // endpoints.cc
   Prepared Page(const HttpRequest& request) const;
+  Prepared Docs(const HttpRequest& request) const;
+  Prepared OpenApi(const HttpRequest& request) const;
   Prepared Health(const HttpRequest& request) const;
   Prepared Version(const HttpRequest& request) const;
   Prepared Metrics(const HttpRequest& request) const;

@@ -194,6 +194,47 @@ TEST_F(ServiceTest, EchoPutsThePromptInFront) {
   EXPECT_EQ(stream.Events()[0]["choices"][0]["text"], "abx");
 }
 
+TEST_F(ServiceTest, OffsetsCountTheText) {
+  const auto offsets = [&](const std::string& body, const std::vector<int32_t>& generated) {
+    Recorder recorder;
+    Generate("/v1/completions", body, &recorder);
+    const size_t id = engine_->submitted.size() - 1;
+    for (size_t i = 0; i < generated.size(); ++i) {
+      const bool last = i + 1 == generated.size();
+      const std::string text = testing::ToyCodec()->Decode({&generated[i], 1}, false);
+      engine_->Emit(id, 0, text, generated[i], last ? FinishReason::kLength : FinishReason::kNone,
+                    last);
+    }
+    Deliver();
+    return recorder.Body()["choices"][0]["logprobs"]["text_offset"];
+  };
+  const int32_t x = 'x' - ' ';
+  // The scripted prompt logprobs stand for the prompt's tokens; <eos> is in no text.
+  EXPECT_EQ(offsets(R"({"prompt": [65, 66], "echo": true, "logprobs": 1})", {x, x}),
+            Json::array({0, 1, 2, 3}));
+  EXPECT_EQ(offsets(R"({"prompt": [100, 66], "echo": true, "logprobs": 1})", {x, 100, x}),
+            Json::array({0, 0, 1, 2, 2}));
+  EXPECT_EQ(offsets(R"({"prompt": [65], "logprobs": 1, "skip_special_tokens": false})", {100, x}),
+            Json::array({0, 5}));
+}
+
+TEST_F(ServiceTest, DefaultsThatNoRequestCouldHave) {
+  ServedModel model;
+  model.names = {"m"};
+  model.engine = engine_;
+  model.defaults.top_p = 0.0f;
+  Service service({}, [] {});
+  try {
+    service.Attach(model);
+    ADD_FAILURE() << "every request would be refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidFile);
+    EXPECT_THAT(error.what(), HasSubstr("top_p"));
+  }
+  model.defaults.top_p = 1.0f;
+  service.Attach(model);
+}
+
 TEST_F(ServiceTest, EchoWithoutTokensAnswersThePromptAlone) {
   Recorder recorder;
   Generate("/v1/completions", R"({"prompt": "ab", "echo": true, "logprobs": 0, "max_tokens": 0})",
@@ -375,27 +416,6 @@ TEST_F(ServiceTest, RequestPinsItsPrecision) {
   EXPECT_EQ(engine_->submitted[0].request.precision, PrecisionPin::kFp8);
 }
 
-TEST(Service, ApiKey) {
-  ServerConfig config;
-  config.api_keys = {"secret", "other"};
-  Service service(config, [] {});
-  const auto status = [&](const std::string& path, const std::string& authorization) {
-    HttpRequest request;
-    request.method = "GET";
-    request.path = path;
-    request.authorization = authorization;
-    return std::get<HttpResponse>(service.Prepare(request)).status;
-  };
-  for (const std::string wrong : {"", "Bearer", "Bearer ", "Bearer secre", "Bearer secrets",
-                                  "Bearer secretsecret", "Basic secret", "secret"}) {
-    EXPECT_EQ(status("/v1/models", wrong), 401) << wrong;
-    EXPECT_EQ(status("/nowhere", wrong), 401) << wrong;
-    EXPECT_EQ(status("/version", wrong), 200) << wrong;
-  }
-  EXPECT_EQ(status("/v1/models", "Bearer secret"), 503) << "no model yet";
-  EXPECT_EQ(status("/nowhere", "Bearer other"), 404);
-}
-
 TEST_F(ServiceTest, PrioritiesNeedTheirFlag) {
   for (const char* path : {"/v1/completions", "/v1/chat/completions"}) {
     const Json error = ErrorOf(
@@ -412,61 +432,6 @@ TEST_F(ServiceTest, PrioritiesNeedTheirFlag) {
 TEST_F(ServiceTest, PathsOfModels) {
   EXPECT_EQ(ParseJson(Ask("GET", "/v1/models/").body, "")["object"], "list");
   EXPECT_EQ(Ask("GET", "/v1/models/toy/").status, 404);
-}
-
-TEST(Service, SettingThePrecisionNeedsTheAdminKey) {
-  const auto status = [](const ServerConfig& config, const std::string& method,
-                         const std::string& authorization) {
-    Service service(config, [] {});
-    HttpRequest request;
-    request.method = method;
-    request.path = "/v1/precision";
-    request.content_type = "application/json";
-    request.authorization = authorization;
-    return std::get<HttpResponse>(service.Prepare(request)).status;
-  };
-  constexpr int kAllowed = 503;  // there is no model yet
-  ServerConfig config;
-  EXPECT_EQ(status(config, "PUT", ""), kAllowed);
-  config.host = "0.0.0.0";
-  EXPECT_EQ(status(config, "PUT", ""), 403);
-  EXPECT_EQ(status(config, "GET", ""), kAllowed);
-  config.admin_keys = {"root"};
-  EXPECT_EQ(status(config, "PUT", ""), 401);
-  EXPECT_EQ(status(config, "PUT", "Bearer root"), kAllowed);
-  config.api_keys = {"user"};
-  EXPECT_EQ(status(config, "PUT", "Bearer user"), 401);
-  EXPECT_EQ(status(config, "GET", "Bearer user"), kAllowed);
-  EXPECT_EQ(status(config, "GET", "Bearer root"), kAllowed);
-  EXPECT_EQ(status(config, "GET", ""), 401);
-}
-
-TEST(Service, MetricsPrefix) {
-  ServerConfig config;
-  config.metrics_prefix = "vllm";
-  Service service(config, [] {});
-  HttpRequest request;
-  request.method = "GET";
-  request.path = "/metrics";
-  const std::string text = std::get<HttpResponse>(service.Prepare(request)).body;
-  EXPECT_THAT(text, HasSubstr("# TYPE vllm:http_connections gauge\n"));
-  EXPECT_THAT(text, ::testing::Not(HasSubstr("dualfp:")));
-  for (const char* wrong : {"", "1a", "a b", "a:b", "a\n"}) {
-    config.metrics_prefix = wrong;
-    EXPECT_THROW(Service(config, [] {}), Error) << wrong;
-  }
-}
-
-TEST(Service, WhileLoading) {
-  Service service({}, [] {});
-  HttpRequest request;
-  request.method = "GET";
-  request.path = "/health";
-  EXPECT_EQ(std::get<HttpResponse>(service.Prepare(request)).status, 503);
-  request.path = "/metrics";
-  EXPECT_EQ(std::get<HttpResponse>(service.Prepare(request)).status, 200);
-  request.path = "/v1/models";
-  EXPECT_EQ(std::get<HttpResponse>(service.Prepare(request)).status, 503);
 }
 
 }  // namespace

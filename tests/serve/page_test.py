@@ -9,7 +9,7 @@ import pytest
 
 sys.path[:0] = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
 from browser import open_browser  # noqa: E402
-from running import serve  # noqa: E402
+from running import MODEL, free_port, serve  # noqa: E402
 
 
 def wait_until(page, expression):
@@ -122,12 +122,109 @@ def test_chat_can_be_stopped(page, server):
     server.wait_until_idle()
 
 
+def say(page, text):
+    answers = page.locator(".message.assistant .meta").count()
+    page.fill("#input", text)
+    page.click("#send")
+    wait_until(page, f"document.querySelectorAll('.message.assistant .meta').length > {answers} && "
+                     "document.getElementById('send').textContent === 'Send'")
+
+
+def notes(page):
+    return [note.text_content() for note in page.locator(".message .note").all()]
+
+
 def test_shows_errors(page):
-    page.fill("#max-tokens", "5000")
+    page.evaluate("document.getElementById('pin').add(new Option('fp32'))")
+    page.select_option("#pin", "fp32")
     page.fill("#input", "hi")
     page.click("#send")
     page.wait_for_selector(".failed")
-    assert "context length" in page.locator(".failed").text_content()
+    assert "precision" in page.locator(".failed").text_content()
+
+
+def test_keeps_within_the_context(page):
+    page.fill("#max-tokens", "5000")
+    page.fill("#input", "Once upon a time")
+    page.click("#send")
+    wait_until(page, "document.querySelector('.message.assistant div').textContent !== ''")
+    page.click("#send")
+    page.wait_for_selector(".message.assistant .meta")
+    assert "the answer may have" in notes(page)[0]
+
+    # The first messages go when all no longer fit; what is shown stays.
+    page.fill("#max-tokens", "200")
+    for text in ["one two three " * 60, "four five six " * 60, "seven eight nine " * 60]:
+        say(page, text)
+    assert any("left out: the context has 1,024 tokens" in note for note in notes(page))
+    assert page.locator(".message.user").count() == 4
+    # One that is too long alone is shortened.
+    say(page, "word " * 3000)
+    assert "the beginning of" in notes(page)[-1]
+    assert page.locator(".failed").count() == 0
+    assert page.problems == []
+
+
+def test_empty_fields_mean_their_defaults(page):
+    for field in ["#max-tokens", "#temperature"]:
+        page.fill(field, "")
+    page.select_option("#kind", "text")
+    say(page, "The")
+    assert page.locator(".failed").count() == 0
+    assert page.locator(".message.assistant div").first.text_content() != ""
+
+
+def test_one_is_singular(page):
+    page.fill("#max-tokens", "1")
+    say(page, "The")
+    assert page.locator(".meta").text_content().startswith("1 token,")
+
+
+def test_survives_a_reload(page):
+    page.fill("#max-tokens", "7")
+    say(page, "What is a <b>dictionary</b>?")
+    shown = page.locator("#log").text_content()
+    page.reload()
+    wait_until(page, "document.getElementById('state').textContent === 'serving'")
+    assert page.locator("#log").text_content() == shown
+    assert page.input_value("#max-tokens") == "7"
+    say(page, "And another?")
+    assert page.locator(".message.user").count() == 2
+    page.click("#clear")
+    page.reload()
+    assert page.locator(".message").count() == 0
+    assert page.problems == []
+
+
+def test_survives_a_server_of_another_name(browser, tmp_path):
+    port = free_port()
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    for name in ["first", "second"]:
+        with serve(tmp_path, command=["serve", MODEL, "--served-model-name", name], port=port):
+            if name == "first":
+                page.goto(f"http://127.0.0.1:{port}")
+            wait_until(page, f"document.getElementById('model').textContent.startsWith('{name}')")
+            page.fill("#max-tokens", "3")
+            say(page, "The")
+            assert page.locator(".failed").count() == 0
+    page.close()
+
+
+def test_on_a_phone_the_chat_comes_first(browser, server, tmp_path):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(server.url)
+    wait_until(page, "document.getElementById('state').textContent === 'serving'")
+    chat = page.locator(".chat").bounding_box()
+    assert chat["y"] < 200
+    for other in [".precision", "#history", "#throughput"]:
+        assert page.locator(other).bounding_box()["y"] > chat["y"] + chat["height"] - 1
+    # Nothing sticks out sideways, and the message can be written without scrolling.
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    send = page.locator("#send").bounding_box()
+    assert send["y"] + send["height"] <= 844
+    page.screenshot(path=str(tmp_path / "phone.png"))
+    page.close()
 
 
 def test_asks_for_the_key(browser, tmp_path):
@@ -137,7 +234,7 @@ def test_asks_for_the_key(browser, tmp_path):
         page.goto(server.url)
         page.wait_for_selector("#key.asked")
         page.fill("#key-value", "secret")
-        page.keyboard.press("Tab")
+        page.click("#key button")
         page.wait_for_selector("button[aria-pressed=true]")
         assert "reference" in page.locator("#model").text_content()
         assert not page.locator("#key.asked").is_visible()

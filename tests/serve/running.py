@@ -39,8 +39,8 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=30) as response:
             return response.read().decode()
 
-    def request(self, method, path, body=None, headers=None):
-        """Status and JSON (or None) of one request."""
+    def request(self, method, path, body=None, headers=None, parse=True):
+        """Status and JSON (or None) of one request; the text where it is not to be parsed."""
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data, {"Content-Type": "application/json", **(headers or {})},
@@ -50,7 +50,7 @@ class Server:
                 status, text = response.status, response.read()
         except urllib.error.HTTPError as error:
             status, text = error.code, error.read()
-        return status, json.loads(text) if text else None
+        return status, (json.loads(text) if text else None) if parse else text
 
     def metric(self, name, **labels):
         """The sum of a metric's samples that have these labels."""
@@ -84,14 +84,16 @@ def is_ready(server, uds):
 
 
 @contextlib.contextmanager
-def serve(directory, *arguments, model=MODEL, binary=DUALFP, wait=True, scheme="http", uds=None):
+def serve(directory, *arguments, model=MODEL, binary=DUALFP, wait=True, scheme="http", uds=None,
+          command=None, environment=None, port=None):
     """`dualfp serve`, ready to answer; killed at the end if the test has not stopped it."""
-    port = free_port()
+    port = port or free_port()
     log_path = pathlib.Path(directory) / f"server-{port}.log"
-    command = [binary, "serve", model, "--port", str(port), "--served-model-name", "reference",
-               *map(str, arguments)]
+    command = [binary, *(command or ["serve", model, "--served-model-name", "reference"]),
+               "--port", str(port), *map(str, arguments)]
     with open(log_path, "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log,
+                                   env={**os.environ, **(environment or {})})
     server = Server(process, port, log_path, scheme)
     try:
         while wait and not is_ready(server, uds):

@@ -123,9 +123,22 @@ void RefuseUnsupported(RequestFields& fields) {
        {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"}) {
     fields.Refuse(key, "structured outputs are not supported");
   }
-  for (const std::string_view key : {"use_beam_search", "prompt_embeds", "logits_processors",
-                                     "allowed_token_ids", "bad_words"}) {
+  for (const std::string_view key :
+       {"use_beam_search", "prompt_embeds", "logits_processors", "allowed_token_ids", "bad_words",
+        "return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids", "chat_template",
+        "documents", "mm_processor_kwargs", "kv_transfer_params", "vllm_xargs",
+        "thinking_token_budget", "repetition_detection", "web_search_options",
+        // Of other servers.
+        "grammar", "json_schema", "mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range",
+        "n_predict"}) {
     fields.Refuse(key, "not supported");
+  }
+  for (const auto& [key, neutral] : {std::pair("length_penalty", 1.0), std::pair("typical_p", 1.0),
+                                     std::pair("top_n_sigma", -1.0)}) {
+    const Json* value = fields.Find(key);
+    if (value != nullptr && !(value->is_number() && value->get<double>() == neutral)) {
+      fields.Refuse(key, "not supported");
+    }
   }
 }
 
@@ -150,6 +163,28 @@ void CheckTextParts(const Json& parts, const RequestFields& message) {
 
 std::optional<int64_t> ReadMaxTokens(RequestFields& fields, std::string_view key, int64_t min) {
   return fields.Int(key, min, kMaxInt);
+}
+
+void CheckSamplingDefaults(const SamplingDefaults& defaults) {
+  Json request = Json::object();
+  const auto set = [&](const char* key, const auto& value) {
+    if (value) {
+      request[key] = *value;
+    }
+  };
+  set("temperature", defaults.temperature);
+  set("top_p", defaults.top_p);
+  set("top_k", defaults.top_k);
+  set("min_p", defaults.min_p);
+  set("repetition_penalty", defaults.repetition_penalty);
+  try {
+    RequestFields fields(request);
+    SamplingParams sampling;
+    ReadSampling(fields, RequestRules{}, &sampling);
+  } catch (const ApiError& error) {
+    Fail(ErrorCode::kInvalidFile, "generation_config.json: ", error.what(),
+         "; --generation-config vllm serves without its defaults");
+  }
 }
 
 GenerationOptions ReadGenerationOptions(RequestFields& fields, const RequestRules& rules) {

@@ -144,6 +144,10 @@ ChatCompletionRequest ParseChatRequest(std::string_view body, const RequestRules
   ChatCompletionRequest request;
   request.options = ReadGenerationOptions(fields, rules);
   request.prompt = ReadChatPrompt(fields);
+  if (const auto effort = fields.String("reasoning_effort", kMaxNameBytes)) {
+    // Templates that know it are those that it means something to.
+    request.prompt.template_arguments.emplace("reasoning_effort", *effort);
+  }
   SamplingParams& sampling = request.options.sampling;
   // A chat template writes the special tokens itself.
   request.options.add_special_tokens = fields.Bool("add_special_tokens").value_or(false);
@@ -165,14 +169,19 @@ ChatCompletionRequest ParseChatRequest(std::string_view body, const RequestRules
   }
   CheckPromptLogprobs(fields, request.options);
 
-  for (const std::string_view key : {"tools", "functions"}) {
-    const Json* choice = fields.Find("tool_choice");
-    if (choice == nullptr || *choice != "none") {
-      fields.Refuse(key, "tool calls are not supported");
-    } else {
+  for (const auto& [choice_key, key] :
+       {std::pair("tool_choice", "tools"), std::pair("function_call", "functions")}) {
+    const Json* choice = fields.Find(choice_key);
+    if (choice != nullptr && *choice == "none") {
       fields.Ignore(key);
+      continue;
     }
+    if (choice != nullptr && *choice != "auto") {
+      fields.Refuse(choice_key, "tool calls are not supported");
+    }
+    fields.Refuse(key, "tool calls are not supported");
   }
+  fields.Refuse("echo", "not supported in chats");
   fields.Ignore("parallel_tool_calls");
   fields.Refuse("audio", "only text is supported");
   if (const Json* modalities = fields.Find("modalities")) {

@@ -1,8 +1,7 @@
 // What clients ask, from JSON to plain data: types, ranges and defaults, but neither tokens nor
 // sockets. Pure functions; every mistake is an ApiError 400 that names the field.
 //
-// Names, defaults and ranges are OpenAI's where OpenAI has the field, else vLLM's. README.md lists
-// them.
+// Names, defaults and ranges are OpenAI's where OpenAI has the field, else vLLM's.
 
 #pragma once
 
@@ -27,6 +26,10 @@ struct SamplingDefaults {
   std::optional<float> min_p;
   std::optional<float> repetition_penalty;
 };
+
+// Throws kInvalidFile for defaults that a request could not have: no request without the field
+// would pass.
+void CheckSamplingDefaults(const SamplingDefaults& defaults);
 
 // What a served model allows.
 struct RequestRules {

@@ -5,6 +5,7 @@
 
 #include <functional>
 
+#include "dualfp/base/check.h"
 #include "dualfp/server/openai/api_error.h"
 
 namespace dualfp {
@@ -240,6 +241,46 @@ TEST(ChatRequestFields, DefaultsAndLimits) {
   EXPECT_EQ(Chat(R"(, "max_tokens": 3)").options.sampling.max_tokens, 3);
   EXPECT_EQ(Chat(R"(, "max_tokens": 3, "max_completion_tokens": 4)").options.sampling.max_tokens,
             4);
+}
+
+TEST(UnsupportedFields, AreRefusedByName) {
+  for (const char* field :
+       {"return_token_ids", "return_tokens_as_token_ids", "use_beam_search", "grammar", "n_predict",
+        "json_schema", "typical_p", "length_penalty", "xtc_probability", "chat_template",
+        "documents", "bad_words", "guided_json"}) {
+    for (const char* value : {"\"x\"", "0.5", "[1]", "{\"a\": 1}", "true"}) {
+      const std::string fields = StrCat(", \"", field, "\": ", value);
+      EXPECT_EQ(ErrorOf([&] { Completion(fields); }).param(), field) << value;
+      EXPECT_EQ(ErrorOf([&] { Chat(fields); }).param(), field) << value;
+    }
+  }
+  for (const char* neutral :
+       {R"("return_token_ids": false)", R"("documents": [])", R"("chat_template": null)",
+        R"("typical_p": 1)", R"("length_penalty": 1.0)", R"("top_n_sigma": -1)",
+        R"("xtc_probability": 0)", R"("grammar": "")"}) {
+    EXPECT_EQ(ErrorOf([&] { Completion(StrCat(", ", neutral)); }).status(), 0) << neutral;
+  }
+}
+
+TEST(UnsupportedFields, OfChats) {
+  for (const auto& [fields, param] : std::vector<std::pair<const char*, const char*>>{
+           {R"("echo": true)", "echo"},
+           {R"("tool_choice": "required")", "tool_choice"},
+           {R"("tool_choice": {"type": "function", "function": {"name": "f"}})", "tool_choice"},
+           {R"("function_call": {"name": "f"})", "function_call"},
+           {R"("tools": [{}])", "tools"},
+           {R"("tools": [{}], "tool_choice": "auto")", "tools"},
+           {R"("functions": [{}])", "functions"},
+           {R"("web_search_options": {"a": 1})", "web_search_options"},
+       }) {
+    EXPECT_EQ(ErrorOf([&] { Chat(StrCat(", ", fields)); }).param(), param) << fields;
+  }
+  for (const char* fields : {R"("tools": [{}], "tool_choice": "none")", R"("tool_choice": "auto")",
+                             R"("functions": [{}], "function_call": "none")", R"("echo": false)"}) {
+    EXPECT_EQ(ErrorOf([&] { Chat(StrCat(", ", fields)); }).status(), 0) << fields;
+  }
+  EXPECT_EQ(Chat(R"(, "reasoning_effort": "low")").prompt.template_arguments["reasoning_effort"],
+            "low");
 }
 
 TEST(ChatRequestFields, LogprobsNeedTheSwitch) {

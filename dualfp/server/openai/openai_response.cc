@@ -83,11 +83,6 @@ void WriteChatLogprobs(const std::vector<PositionEntry>& positions, int top, Jso
   json->EndArray().Key("refusal").Null().EndObject();
 }
 
-// Characters that begin in these bytes: adds up to the right sum over tokens that split one.
-int64_t CountCharacters(std::string_view bytes) {
-  return std::count_if(bytes.begin(), bytes.end(), [](char c) { return !IsUtf8Continuation(c); });
-}
-
 void WriteTopObject(const PositionEntry& position, int top, JsonWriter* json) {
   if (!position.has_logprob) {
     json->Null();
@@ -115,7 +110,7 @@ void WriteCompletionLogprobs(const std::vector<PositionEntry>& positions, int to
   json->Key("text_offset").BeginArray();
   for (const PositionEntry& position : positions) {
     json->Int(*text_offset);
-    *text_offset += CountCharacters(position.chosen.bytes);
+    *text_offset += position.characters.value_or(CountCharacters(position.chosen.bytes));
   }
   json->EndArray().Key("token_logprobs").BeginArray();
   for (const PositionEntry& position : positions) {
@@ -181,6 +176,10 @@ void WriteLogprobs(ResponseKind kind, const ResponseOptions& options,
 }
 
 }  // namespace
+
+int64_t CountCharacters(std::string_view bytes) {
+  return std::count_if(bytes.begin(), bytes.end(), [](char c) { return !IsUtf8Continuation(c); });
+}
 
 std::string TokenText(std::string_view bytes) {
   if (IsValidUtf8(bytes)) {

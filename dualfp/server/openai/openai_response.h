@@ -66,6 +66,9 @@ void AppendErrorEvent(std::string_view error_json, std::string* out);
 // "data: [DONE]\n\n"
 void AppendDoneEvent(std::string* out);
 
+// Characters that begin in these bytes: adds up to the right sum over tokens that split one.
+int64_t CountCharacters(std::string_view bytes);
+
 // A token's text as JSON can carry it: what is not UTF-8 becomes "bytes:\xe2\x80", OpenAI's way.
 std::string TokenText(std::string_view bytes);
 

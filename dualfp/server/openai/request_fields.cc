@@ -175,6 +175,7 @@ std::optional<std::vector<int32_t>> RequestFields::TokenIds(std::string_view key
 void RequestFields::Refuse(std::string_view key, std::string_view why) {
   const Json* value = Find(key);
   if (value == nullptr || (value->is_boolean() && !value->get<bool>()) ||
+      (value->is_number() && value->get<double>() == 0.0) ||
       ((value->is_structured() || value->is_string()) && value->empty()) ||
       (value->is_string() && value->get_ref<const std::string&>().empty())) {
     return;

@@ -37,7 +37,7 @@ class RequestFields {
   const Json* Find(std::string_view key);
   const Json* FindObject(std::string_view key);
 
-  // Throws when the field is there (and neither null, false nor an empty array, object or string):
+  // Throws when the field is there (and neither null, false, 0 nor an empty array, object, string):
   // something that would change the answer and that this server cannot do.
   void Refuse(std::string_view key, std::string_view why);
 

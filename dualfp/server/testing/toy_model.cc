@@ -53,6 +53,7 @@ class Codec final : public TextCodec {
   }
 
   std::string TokenBytes(int32_t token) const override { return tokens_.at(token); }
+  bool IsSpecial(int32_t token) const override { return token == kToyEos; }
 
   std::string RenderChat(const ChatPrompt& prompt) const override {
     std::string text;

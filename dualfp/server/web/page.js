@@ -2,9 +2,13 @@
 const $ = id => document.getElementById(id);
 const kSamples = 120;   // one a second
 const kWindow = 30;     // seconds that percentiles look back
+const kNoteTime = 6000; // ms that a refusal is shown
+const kRoot = location.pathname.replace(/\/$/, "");  // behind a proxy, what it puts before all paths
 
 let key = sessionStorage.getItem("dualfp-key") || "";
-let modelName = "";
+let model = null;       // of /v1/models
+let serverStart = null; // another one after a restart, which may bring another model
+let noteUntil = 0;
 
 function headers(json) {
   const result = json ? {"Content-Type": "application/json"} : {};
@@ -13,23 +17,26 @@ function headers(json) {
 }
 
 async function api(path, options = {}) {
-  const response = await fetch(path, {...options, headers: headers(options.body !== undefined)});
+  const response = await fetch(kRoot + path, {...options, headers: headers(options.body !== undefined)});
   $("key").classList.toggle("asked", response.status === 401);
   return response;
 }
 
-$("key-value").addEventListener("change", event => {
-  key = event.target.value;
+$("key").addEventListener("submit", event => {
+  event.preventDefault();
+  key = $("key-value").value;
   sessionStorage.setItem("dualfp-key", key);
   readModel();
   readPrecision();
 });
 
+const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : noun.endsWith("ch") ? "es" : "s"}`;
+
 // Prometheus' text format, as far as this server writes it: name{labels} value.
 function parseMetrics(text) {
   const samples = {};
   for (const line of text.split("\n")) {
-    const match = /^dualfp:(\w+)\{(.*)\} (\S+)$/.exec(line);
+    const match = /^\w+:(\w+)\{(.*)\} (\S+)$/.exec(line);
     if (!match) continue;
     const labels = {};
     for (const [, name, value] of match[2].matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) labels[name] = value;
@@ -210,8 +217,15 @@ const charts = {
 const readings = [];  // {time, metrics}, the last kWindow + 1
 
 async function readMetrics() {
-  const response = await fetch("/metrics", {signal: AbortSignal.timeout(5000)});
-  const metrics = parseMetrics(await response.text());
+  const response = await fetch(kRoot + "/metrics", {signal: AbortSignal.timeout(5000)});
+  const text = await response.text();
+  const start = /^process_start_time_seconds (\S+)$/m.exec(text)?.[1];
+  if (start !== serverStart) {
+    serverStart = start;
+    readings.length = 0;
+    model = null;
+  }
+  const metrics = parseMetrics(text);
   const now = {time: performance.now() / 1000, metrics};
   const last = readings[readings.length - 1];
   readings.push(now);
@@ -234,8 +248,8 @@ async function readMetrics() {
   const parts = Object.entries(tokens).filter(([, count]) => count > 0)
       .map(([name, count]) => `${compact(count / all * 100)} % ${shown(name)}`);
   $("precision-note").textContent = all === 0 ? "No token computed yet" :
-      `${parts.join(", ")} of ${all.toLocaleString("en")} tokens computed since the start; ` +
-      `${total(metrics, "precision_switches_total").toLocaleString("en")} switches`;
+      `${parts.join(", ")} of ${count(all, "token")} computed since the start; ` +
+      count(total(metrics, "precision_switches_total"), "switch");
 }
 
 // A precision's name as text.
@@ -251,7 +265,7 @@ function showPrecision(precision) {
   const notes = {exact: "Every step exact", fp8: "Every step in FP8: fastest",
                  layers: "A fixed precision for each layer",
                  auto: `Chosen at each step by ${precision.controller}`};
-  $("mode-note").textContent = notes[precision.mode] || "";
+  if (performance.now() > noteUntil) $("mode-note").textContent = notes[precision.mode] || "";
   const layers = precision.current.layers;
   if ($("layers").children.length !== layers.length) {
     $("layers").replaceChildren(...layers.map(() => document.createElement("i")));
@@ -273,15 +287,19 @@ $("switch").addEventListener("click", async event => {
   if (!mode) return;
   const response = await api("/v1/precision", {method: "PUT", body: JSON.stringify({mode})});
   const answer = await response.json();
-  if (response.ok) showPrecision(answer);
-  else $("mode-note").textContent = answer.error.message;
+  if (response.ok) {
+    noteUntil = 0;
+    showPrecision(answer);
+  } else {
+    noteUntil = performance.now() + kNoteTime;
+    $("mode-note").textContent = answer.error.message;
+  }
 });
 
 async function readModel() {
   const response = await api("/v1/models");
   if (!response.ok) return;
-  const model = (await response.json()).data[0];
-  modelName = model.id;
+  model = (await response.json()).data[0];
   $("model").textContent = `${model.id} · context ${model.max_model_len.toLocaleString("en")}`;
 }
 
@@ -292,11 +310,11 @@ function setState(good, text) {
 
 async function poll() {
   try {
-    const health = await (await fetch("/health", {signal: AbortSignal.timeout(5000)})).json();
+    const health = await (await fetch(kRoot + "/health", {signal: AbortSignal.timeout(5000)})).json();
     setState(health.status === "ok", health.status === "ok" ? "serving" : health.status);
     await readMetrics();
     if (health.status === "ok") {
-      if (!modelName) await readModel();
+      if (!model) await readModel();
       await readPrecision();
     }
   } catch {
@@ -306,123 +324,3 @@ async function poll() {
 }
 poll();
 
-// Chat
-let messages = [];
-let running = null;
-
-function addMessage(role, text) {
-  document.querySelector(".empty")?.remove();
-  const block = document.createElement("div");
-  block.className = "message " + role;
-  const body = document.createElement("div");
-  body.textContent = text;
-  block.append(body);
-  $("log").append(block);
-  $("log").scrollTop = $("log").scrollHeight;
-  return block;
-}
-
-function addMeta(block, usage, started, first) {
-  const meta = document.createElement("div");
-  meta.className = "meta";
-  const seconds = (performance.now() - first) / 1000;
-  const count = usage ? usage.completion_tokens : 0;
-  if (usage) {
-    const speed = count > 1 ? `, ${compact((count - 1) / seconds)} tokens/s` : "";
-    meta.append(`${count} tokens${speed}, first after ${compact(first - started)} ms`);
-    const share = document.createElement("span");
-    share.className = "share";
-    const by = Object.entries(usage.tokens_by_precision.completion);
-    for (const [name, tokens] of by) {
-      const part = document.createElement("i");
-      part.className = name;
-      part.style.width = tokens / count * 100 + "%";
-      share.append(part);
-    }
-    meta.append(share, by.map(([name, tokens]) => `${tokens} ${shown(name)}`).join(", "));
-  } else {
-    meta.append("stopped");
-  }
-  block.append(meta);
-}
-
-async function ask(text) {
-  const chat = $("kind").value === "chat";
-  addMessage("user", text);
-  messages.push({role: "user", content: text});
-  const block = addMessage("assistant", "");
-  const body = {
-    model: modelName, stream: true, stream_options: {include_usage: true},
-    max_tokens: Number($("max-tokens").value), temperature: Number($("temperature").value),
-    precision: $("pin").value, ...(chat ? {messages} : {prompt: text}),
-  };
-  running = new AbortController();
-  $("send").textContent = "Stop";
-  const started = performance.now();
-  let first = null, answer = "", usage = null;
-  try {
-    const response = await api(chat ? "/v1/chat/completions" : "/v1/completions",
-                               {method: "POST", body: JSON.stringify(body), signal: running.signal});
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let rest = ""; ;) {
-      const {value, done} = await reader.read();
-      if (done) break;
-      const events = (rest + value).split("\n\n");
-      rest = events.pop();
-      for (const event of events) {
-        if (event === "data: [DONE]") continue;
-        const chunk = JSON.parse(event.slice(6));
-        if (chunk.error) throw new Error(chunk.error.message);
-        if (chunk.usage) usage = chunk.usage;
-        for (const choice of chunk.choices) {
-          first ??= performance.now();
-          answer += chat ? choice.delta.content || "" : choice.text;
-        }
-      }
-      const atEnd = $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight < 60;
-      block.firstChild.textContent = answer;
-      if (atEnd) $("log").scrollTop = $("log").scrollHeight;
-    }
-  } catch (error) {
-    if (error.name !== "AbortError") {
-      const note = document.createElement("div");
-      note.className = "failed";
-      note.textContent = error.message;
-      block.append(note);
-    }
-  }
-  if (first !== null) {
-    messages.push({role: "assistant", content: answer});
-    addMeta(block, usage, started, first);
-  } else {
-    messages.pop();
-  }
-  $("log").scrollTop = $("log").scrollHeight;
-  running = null;
-  $("send").textContent = "Send";
-}
-
-$("form").addEventListener("submit", event => {
-  event.preventDefault();
-  if (running) {
-    running.abort();
-    return;
-  }
-  const text = $("input").value;
-  if (text.trim()) {
-    $("input").value = "";
-    ask(text);
-  }
-});
-$("input").addEventListener("keydown", event => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    if (!running) $("form").requestSubmit();
-  }
-});
-$("clear").addEventListener("click", () => {
-  running?.abort();
-  messages = [];
-  $("log").replaceChildren();
-});

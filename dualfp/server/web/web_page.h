@@ -1,4 +1,5 @@
-// The page at "/": one file, made of page.html, page.css and page.js, compiled in.
+// What the server shows about itself, compiled in. Each page is one file: nothing is loaded from
+// elsewhere.
 
 #pragma once
 
@@ -6,6 +7,8 @@
 
 namespace dualfp {
 
-std::string_view WebPage();
+std::string_view WebPage();        // page.html: load, precision and a chat
+std::string_view DocsPage();       // docs.html: shows what /openapi.json says
+std::string_view OpenApiSchema();  // openapi.json
 
 }  // namespace dualfp
