@@ -121,6 +121,7 @@ class Generation {
   std::optional<SafetensorsFileWriter> logits_file_;
   std::optional<Model> model_;
   std::optional<Decoder> decoder_;
+  int64_t drawable_ = 0;  // SampleArgs'
   std::vector<int32_t> generated_;
   std::string text_;
   const char* finish_reason_ = "length";
@@ -134,7 +135,7 @@ void Generation::ReadTokenizer() {
     return;
   }
   tokenizer_.emplace(Tokenizer::FromDirectory(directory));
-  DrawableTokens(*tokenizer_, config_);
+  drawable_ = DrawableTokens(*tokenizer_, config_);
   detokenizer_.emplace(*tokenizer_);
 }
 
@@ -231,7 +232,7 @@ void Generation::Emit(int32_t token) {
 }
 
 void Generation::Decode(Session& session) {
-  const BatchSampler sampler(1, config_.vocab_size, &threads_);
+  const BatchSampler sampler(1, config_.vocab_size, drawable_, &threads_);
   const PrecisionPlan plans[2] = {Plan(Precision::kFp16), Plan(Precision::kFp8)};
   for (int64_t count = 1; count <= max_tokens_; ++count) {
     draw_.position = generated_.size();

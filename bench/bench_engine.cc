@@ -28,7 +28,7 @@ namespace {
 class NullRunner : public ModelRunner {
  public:
   NullRunner(int64_t vocab_size, int max_sequences, ThreadPool* threads)
-      : sampler_(max_sequences, vocab_size, threads) {
+      : sampler_(max_sequences, vocab_size, 0, threads) {
     info_.vocab_size = vocab_size;
     info_.num_layers = 32;
     info_.max_model_len = 4096;

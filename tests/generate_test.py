@@ -389,6 +389,19 @@ def test_tokenizer_with_more_ids_than_the_model(copy):
     refuses(generate(copy, "--prompt-token-ids", "1,270"), "token 270", "270")
 
 
+def test_tokenizer_with_fewer_ids_than_the_model(copy):
+    """What the tokenizer has no text for is never drawn, whatever its logits."""
+    change_tensors(copy, lambda t: t["lm_head.weight"][300:].mul_(100))
+    for more in ([], ["--temperature", 1, "--seed", 5]):
+        done = generate(copy, "--prompt", PROMPT, "-n", 30, "--json", *more)
+        assert done.returncode == 0, done.stderr
+        tokens = json.loads(done.stdout)["token_ids"]
+        assert tokens and max(tokens) < 300
+    (copy / "tokenizer.json").unlink()
+    done = generate(copy, "--prompt-token-ids", "1,5", "-n", 30, "--json")
+    assert max(json.loads(done.stdout)["token_ids"]) >= 300
+
+
 def test_prompts_that_cannot_be(directory, copy, tmp_path):
     long = ",".join(["5"] * 1025)
     refuses(generate(directory, "--prompt-token-ids", long), "1025", "1024")

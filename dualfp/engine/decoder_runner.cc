@@ -41,7 +41,7 @@ DecoderRunner::DecoderRunner(const Model& model, const DecoderRunnerConfig& conf
     : model_(model),
       cache_(model.KvCacheFor(config.kv_dtype, config.num_blocks)),
       decoder_(model, MakeDecoderOptions(model, config)),
-      sampler_(config.max_num_seqs, model.config.vocab_size, threads) {
+      sampler_(config.max_num_seqs, model.config.vocab_size, config.drawable_tokens, threads) {
   context_.threads = threads;
   const DecoderLimits& limits = decoder_.options().limits;
   info_.vocab_size = model.config.vocab_size;

@@ -26,6 +26,7 @@ struct DecoderRunnerConfig {
   // runs while the host plans. Here nothing runs meanwhile: for tests.
   int max_steps_in_flight = 1;
   ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;
+  int64_t drawable_tokens = 0;  // of the vocabulary, those that have a text; 0: all
 };
 
 class DecoderRunner : public ModelRunner {

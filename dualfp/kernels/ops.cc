@@ -256,6 +256,8 @@ void Sample(const Context& context, const SampleArgs& args) {
     Check(condition, ErrorCode::kInvalidArgument, "sample: ", what);
   };
   require(vocabulary > 0, "an empty vocabulary");
+  require(0 <= args.drawable && args.drawable <= vocabulary,
+          "drawable tokens not in the vocabulary");
   require(args.tokens.size() == args.rows.size(), "rows and tokens differ in number");
   const int64_t scores = static_cast<int64_t>(args.scores.size());
   for (const SampleRow& row : args.rows) {

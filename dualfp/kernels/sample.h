@@ -75,6 +75,7 @@ struct ScoredToken {
 
 struct SampleArgs {
   ConstTensorView logits;     // F32 [logit_rows, vocabulary]; the last axis is contiguous
+  int64_t drawable = 0;       // tokens from here on are scored, but never drawn; 0: all can be
   ConstTensorView token_ids;  // I32 [rows] of the step
   // All appends come before the first draw, so rows of one state agree on it.
   std::span<const SampleRow> rows;

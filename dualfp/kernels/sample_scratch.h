@@ -38,7 +38,7 @@ struct SampleScratch {
 };
 
 // Applies the appends, then calls
-//   token = sample(logits, row, state or null, scores, scratch)
+//   token = sample(logits, drawable, row, state or null, scores, scratch)
 // for each row, on the threads. Allocates nothing.
 template <typename SampleOne>
 void ForEachSampleRow(const Context& context, const SampleArgs& args, const SampleOne& sample) {
@@ -48,6 +48,7 @@ void ForEachSampleRow(const Context& context, const SampleArgs& args, const Samp
     }
   }
   const auto vocabulary = static_cast<size_t>(args.logits.shape[1]);
+  const size_t drawable = args.drawable == 0 ? vocabulary : static_cast<size_t>(args.drawable);
   const int64_t share = SampleScratch::Bytes(args.logits.shape[1]);
   const auto run = [&](int64_t begin, int64_t end, int thread) {
     const SampleScratch scratch =
@@ -55,7 +56,7 @@ void ForEachSampleRow(const Context& context, const SampleArgs& args, const Samp
     for (int64_t i = begin; i < end; ++i) {
       const SampleRow& row = args.rows[i];
       const float* logits = args.logits.as<float>() + row.logit_row * args.logits.strides[0];
-      args.tokens[i] = sample(std::span(logits, vocabulary), row,
+      args.tokens[i] = sample(std::span(logits, vocabulary), drawable, row,
                               row.state < 0 ? nullptr : &args.states[row.state],
                               args.scores.subspan(row.score_begin, row.num_scores), scratch);
     }

@@ -78,7 +78,10 @@ struct Problem {
     }
     tokens.assign(wanted.size(), -7);
     scores.assign(kRows * (1 + kTops), {});
-    sample(context, {.logits = {logits.data(), DType::kF32, {kRows, vocabulary}},
+    ConstTensorView view(logits.data(), DType::kF32, {kRows, vocabulary});
+    view.shape[1] = seen;
+    sample(context, {.logits = view,
+                     .drawable = drawable,
                      .token_ids = {token_ids.data(), DType::kI32, {kRows}},
                      .rows = wanted,
                      .states = states,
@@ -87,6 +90,8 @@ struct Problem {
   }
 
   int64_t vocabulary;
+  int64_t seen = vocabulary;  // columns of the logits that a run is shown,
+  int64_t drawable = 0;       // and those that it may draw
   std::vector<float> logits;
   std::vector<int32_t> token_ids;
   std::vector<int32_t> banned;
@@ -161,6 +166,46 @@ TEST_P(SampleTest, NoTokenWhereThereIsNothingToDrawFrom) {
 
 INSTANTIATE_TEST_SUITE_P(Tables, SampleTest, ::testing::ValuesIn(UsableBackends(DeviceType::kCpu)),
                          [](const auto& backend) { return std::string(backend.param->name); });
+
+// Tokens from `drawable` on are scored like any others, and drawn as if they were not there.
+TEST_P(SampleTest, DrawsOnlyWhatIsDrawable) {
+  for (uint32_t seed = 1; seed <= 12; ++seed) {
+    Problem problem(1000, seed);
+    for (SampleRow& row : problem.rows) {
+      row.token = -1;
+    }
+    const auto run = [&](int64_t seen, int64_t drawable) {
+      problem.seen = seen;
+      problem.drawable = drawable;
+      problem.Run(GetParam()->ops->sample, 1, problem.rows);
+      return problem.tokens;
+    };
+    const std::vector<int32_t> all = run(1000, 0);
+    EXPECT_EQ(run(1000, 1000), all);
+    for (int64_t i = 0; i < kRows; ++i) {
+      // What is said of tokens that the narrower problem does not have.
+      problem.banned[i] %= 40;
+      problem.bias[i].token %= 40;
+    }
+    for (const int64_t drawable : {40, 511, 999}) {
+      const std::vector<int32_t> expected = run(drawable, 0);
+      EXPECT_EQ(run(1000, drawable), expected) << drawable;
+      EXPECT_LT(*std::ranges::max_element(problem.tokens), drawable);
+      // Scores are of all.
+      std::vector<SampleRow> given = problem.rows;
+      for (size_t i = 0; i < given.size(); ++i) {
+        given[i].token = problem.tokens[i];
+      }
+      const std::vector<ScoredToken> scores = problem.scores;
+      problem.drawable = 0;
+      problem.Run(GetParam()->ops->sample, 1, given);
+      for (size_t i = 0; i < scores.size(); ++i) {
+        EXPECT_EQ(scores[i].token_id, problem.scores[i].token_id);
+        EXPECT_EQ(scores[i].logprob, problem.scores[i].logprob);
+      }
+    }
+  }
+}
 
 TEST(Sample, AllocatesNothing) {
   Problem problem(3000, 2);

@@ -67,8 +67,7 @@ PrecisionSetting InitialPrecision(const LlmOptions& options, int64_t num_layers)
 }
 
 // nullptr where the directory has no tokenizer.
-std::shared_ptr<const TokenizerCodec> LoadText(const LlmOptions& options,
-                                               const ModelConfig& config) {
+std::shared_ptr<const TokenizerCodec> LoadText(const LlmOptions& options) {
   const std::string directory =
       FindModelDirectory(options.tokenizer.empty() ? options.model.model : options.tokenizer)
           .string();
@@ -80,9 +79,7 @@ std::shared_ptr<const TokenizerCodec> LoadText(const LlmOptions& options,
   if (!options.chat_template.empty()) {
     chat_template = options.chat_template;
   }
-  auto text = TokenizerCodec::FromDirectory(directory, chat_template);
-  DrawableTokens(text->tokenizer(), config);
-  return text;
+  return TokenizerCodec::FromDirectory(directory, chat_template);
 }
 
 GenerationConfig LoadGeneration(const LlmOptions& options) {
@@ -161,7 +158,7 @@ std::unique_ptr<Llm> LoadLlm(LlmOptions options, LlmHooks hooks) {
   llm->config = LoadModelConfig(options.model.model);
   llm->generation = LoadGeneration(options);
   llm->kv_dtype = KvCacheDType(options.kv_cache_dtype);
-  llm->text = LoadText(options, llm->config);
+  llm->text = LoadText(options);
   const int64_t num_layers = llm->config.num_hidden_layers;
   const PrecisionSetting precision = InitialPrecision(options, num_layers);
   auto controller = MakeController(options, static_cast<int>(num_layers));
@@ -180,6 +177,9 @@ std::unique_ptr<Llm> LoadLlm(LlmOptions options, LlmHooks hooks) {
   runner_config.num_blocks = ChooseBlocks(options, *llm->model, llm->kv_dtype, context);
   runner_config.kv_dtype = llm->kv_dtype;
   runner_config.max_model_len = options.max_model_len;
+  if (llm->text != nullptr) {
+    runner_config.drawable_tokens = DrawableTokens(llm->text->tokenizer(), llm->config);
+  }
   runner_config.max_num_seqs = options.max_num_seqs;
   runner_config.max_num_batched_tokens =
       std::max<int64_t>(options.max_num_batched_tokens, options.max_num_seqs);

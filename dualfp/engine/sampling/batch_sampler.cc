@@ -25,8 +25,9 @@ int32_t CountYielded(std::span<const SampleRow> samples, std::span<const int32_t
 
 }  // namespace
 
-BatchSampler::BatchSampler(int64_t seats, int64_t vocab_size, ThreadPool* threads)
+BatchSampler::BatchSampler(int64_t seats, int64_t vocab_size, int64_t drawable, ThreadPool* threads)
     : vocab_size_(vocab_size),
+      drawable_(drawable),
       counts_(Buffer::AllocateCpu(seats * vocab_size * sizeof(int32_t))),
       states_(seats) {
   context_.threads = threads;
@@ -59,6 +60,7 @@ void BatchSampler::SetState(int64_t seat, const SamplingHistory& history) {
 void BatchSampler::Run(const ConstTensorView& logits, StepBatch* batch) const {
   const std::span<const SampleRow> samples = batch->samples();
   Sample(context_, {.logits = logits,
+                    .drawable = drawable_,
                     .token_ids = batch->tensors().token_ids,
                     .rows = samples,
                     .states = states_,
@@ -80,6 +82,7 @@ int32_t BatchSampler::Draw(const ConstTensorView& logits, const SampleRow& row) 
   int32_t token = kNoToken;
   const int32_t none = 0;
   Sample(context_, {.logits = logits,
+                    .drawable = drawable_,
                     .token_ids = {&none, DType::kI32, {1}},
                     .rows = {&alone, 1},
                     .states = states_,

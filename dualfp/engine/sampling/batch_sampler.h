@@ -17,7 +17,8 @@ namespace dualfp {
 class BatchSampler {
  public:
   // `threads` outlives this object. Memory of penalties is touched by the seats that use it.
-  BatchSampler(int64_t seats, int64_t vocab_size, ThreadPool* threads);
+  // `drawable`: SampleArgs'.
+  BatchSampler(int64_t seats, int64_t vocab_size, int64_t drawable, ThreadPool* threads);
 
   // As ModelRunner::SetSamplingState.
   void SetState(int64_t seat, const SamplingHistory& history);
@@ -31,6 +32,7 @@ class BatchSampler {
 
  private:
   int64_t vocab_size_;
+  int64_t drawable_;
   Buffer workspace_;
   Context context_;
   Buffer counts_;  // I32 [seats, vocab_size]

@@ -53,7 +53,7 @@ FakeRunner::FakeRunner(RunnerInfo info)
       cache_(info_.num_blocks * info_.block_size),
       logits_(info_.max_logit_rows * info_.vocab_size),
       block_use_(info_.num_blocks),
-      sampler_(info_.max_sequences, info_.vocab_size, &threads_) {
+      sampler_(info_.max_sequences, info_.vocab_size, 0, &threads_) {
   queue_.reserve(info_.max_steps_in_flight * (1 + info_.max_sequences));
   previous_tokens_.reserve(1 << 12);
 }

@@ -80,7 +80,7 @@ std::vector<int32_t> ExpectedTokens(const Request& request, int choice, uint64_t
   std::vector<int32_t> stop_ids = eos_token_ids;
   stop_ids.insert(stop_ids.end(), sampling.stop_token_ids.begin(), sampling.stop_token_ids.end());
   ThreadPool threads(1);
-  BatchSampler sampler(1, info.vocab_size, &threads);
+  BatchSampler sampler(1, info.vocab_size, 0, &threads);
   std::vector<TokenBias> bias;
   for (const auto& [token, value] : sampling.logit_bias) {
     bias.push_back({token, value});

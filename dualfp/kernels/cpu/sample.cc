@@ -337,16 +337,18 @@ int32_t Draw(std::span<const float> logits, float max, const SampleRow& row,
                           : DrawInOrder(weights, sums, total, uniform);
 }
 
-int32_t SampleOne(std::span<const float> raw, const SampleRow& row, const SampleState* state,
-                  std::span<ScoredToken> scores, const SampleScratch& scratch) {
+int32_t SampleOne(std::span<const float> raw, size_t drawable, const SampleRow& row,
+                  const SampleState* state, std::span<ScoredToken> scores,
+                  const SampleScratch& scratch) {
   const Extremes extremes = Scan(raw);
   if (extremes.has_nan || !std::isfinite(extremes.max)) {
     return kNoToken;
   }
   int32_t token = row.token;
   if (token < 0) {
-    const std::span<const float> logits = Process(raw, row, state, scratch);
-    const float max = logits.data() == raw.data() ? extremes.max : Scan(logits).max;
+    const std::span<const float> logits = Process(raw, row, state, scratch).first(drawable);
+    const bool scanned = logits.data() == raw.data() && drawable == raw.size();
+    const float max = scanned ? extremes.max : Scan(logits).max;
     if (!std::isfinite(max)) {
       return kNoToken;
     }

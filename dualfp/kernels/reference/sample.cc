@@ -109,18 +109,20 @@ void Score(std::span<const float> logits, int32_t chosen, std::span<ScoredToken>
   }
 }
 
-int32_t SampleOne(std::span<const float> raw, const SampleRow& row, const SampleState* state,
-                  std::span<ScoredToken> scores, const SampleScratch& scratch) {
+int32_t SampleOne(std::span<const float> raw, size_t drawable, const SampleRow& row,
+                  const SampleState* state, std::span<ScoredToken> scores,
+                  const SampleScratch& scratch) {
   if (!Usable(raw)) {
     return kNoToken;
   }
   int32_t token = row.token;
   if (token < 0) {
-    const std::span<float> logits(scratch.logits, raw.size());
-    std::ranges::copy(raw, logits.begin());
+    const std::span<float> all(scratch.logits, raw.size());
+    std::ranges::copy(raw, all.begin());
     if (state != nullptr) {
-      Process(row, *state, logits);
+      Process(row, *state, all);
     }
+    const std::span<const float> logits = all.first(drawable);
     if (!Usable(logits)) {
       return kNoToken;
     }
