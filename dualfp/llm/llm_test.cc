@@ -149,7 +149,7 @@ TEST(Llm, EndTokensAreThoseOfBothFilesOnce) {
   config.vocab_size = 10;
   config.eos_token_ids = {7, 2};
   GenerationConfig generation;
-  generation.eos_token_ids = {2, 9};
+  generation.eos_token_ids = {2, 9, 10};  // the last is none of the model's
   EXPECT_THAT(EndTokenIds(config, generation, std::nullopt), ElementsAre(7, 2, 9));
   EXPECT_THAT(EndTokenIds(config, generation, 2), ElementsAre(7, 2, 9));
   EXPECT_THAT(EndTokenIds(config, generation, 5), ElementsAre(7, 2, 9, 5));
