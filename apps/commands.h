@@ -11,6 +11,7 @@ void AddGenerateCommand(CLI::App& app);  // generate.cc
 void AddEvalCommand(CLI::App& app);      // eval.cc
 void AddInspectCommand(CLI::App& app);   // inspect.cc
 void AddBenchCommand(CLI::App& app);     // bench/bench.cc
+void AddQuantizeCommand(CLI::App& app);  // quantize.cc
 void AddServeCommand(CLI::App& app);     // serve.cc
 void AddTuneCommand(CLI::App& app);      // tune.cc
 

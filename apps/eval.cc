@@ -212,7 +212,7 @@ std::vector<Candidate> Evaluation::Candidates() const {
     }
     candidates.push_back(std::move(candidate));
   }
-  if (model_->lm_head.weight.Unsupported(precision_).empty()) {
+  if (model_->HeadComputesAt(precision_)) {
     Candidate candidate{"lm_head", PrecisionPlan::Uniform(layers, rest)};
     candidate.plan.lm_head = precision_;
     candidates.push_back(std::move(candidate));

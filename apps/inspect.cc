@@ -31,9 +31,16 @@ std::string FormatName(const LinearReport& linear) {
                                         : std::string(WeightSchemeName(linear.scheme));
 }
 
+// Of what LinearReport::outliers counts.
+bool HasRemainders(const LinearReport& linear) {
+  return linear.scheme.format == QuantFormat::kNested12;
+}
+
 struct Totals {
   int64_t parameters = 0;
+  int64_t bytes = 0;
   int64_t outliers = 0;
+  int64_t remainders = 0;
   int64_t rounded = 0;
   double largest_relative_rounding = 0;
 };
@@ -42,12 +49,18 @@ Totals Sum(const LoadReport& report) {
   Totals totals;
   for (const LinearReport& linear : report.linears) {
     totals.parameters += linear.n * linear.k;
-    totals.outliers += linear.outliers;
+    totals.bytes += linear.num_bytes;
+    (HasRemainders(linear) ? totals.remainders : totals.outliers) += linear.outliers;
     totals.rounded += linear.rounded;
     totals.largest_relative_rounding =
         std::max(totals.largest_relative_rounding, linear.largest_relative_rounding);
   }
   return totals;
+}
+
+// Planes, scales, outliers and remainders of all linear layers and tables.
+double StoredBits(const Totals& totals) {
+  return 8.0 * static_cast<double>(totals.bytes) / static_cast<double>(totals.parameters);
 }
 
 void PrintTable(const Model& model) {
@@ -56,7 +69,7 @@ void PrintTable(const Model& model) {
     width = std::max(width, linear.name.size());
   }
   fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", "layer", width, "shape",
-             "from", "format", "outliers", "rounded", "size");
+             "from", "format", "apart", "rounded", "size");
   for (const LinearReport& linear : model.report.linears) {
     fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", linear.name, width,
                fmt::format("{} x {}", linear.n, linear.k), DTypeName(linear.source_dtype),
@@ -84,11 +97,15 @@ void PrintText(const InspectArguments& arguments, const Model& model, const Deco
       config.tie_word_embeddings ? " (tied)" : "", RopeTypeName(config.rope.type),
       MaxContextLength(config));
   PrintTable(model);
-  fmt::print("\neligible for fp8: {} of {} linear layers; {} outliers kept exactly\n",
-             report.Fp8LayerLinears(), report.LayerLinears(), totals.outliers);
+  fmt::print(
+      "\neligible for fp8: {} of {} linear layers; kept apart and exact: {} outliers, {} "
+      "remainders; "
+      "{:.4g} bits a weight\n",
+      report.Fp8LayerLinears(), report.LayerLinears(), totals.outliers, totals.remainders,
+      StoredBits(totals));
   if (totals.rounded > 0) {
-    fmt::print("rounded to FP16: {} weights, by at most {:.2g} of their value\n", totals.rounded,
-               totals.largest_relative_rounding);
+    fmt::print("rounded to FP16 or BF16: {} weights, by at most {:.2g} of their value\n",
+               totals.rounded, totals.largest_relative_rounding);
   }
   fmt::print("weights read a token: {} exact, {} at fp8\n",
              HumanBytes(decoder.CostOf(plan(Precision::kFp16)).weight_bytes),
@@ -114,6 +131,8 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
   json["linear_layers"] = report.LayerLinears();
   json["nested_linear_layers"] = report.NestedLayerLinears();
   json["outliers"] = totals.outliers;
+  json["remainders"] = totals.remainders;
+  json["bits_per_weight"] = StoredBits(totals);
   json["rounded"] = totals.rounded;
   json["largest_relative_rounding"] = totals.largest_relative_rounding;
   json["checkpoint_bytes"] = report.checkpoint_bytes;
@@ -137,7 +156,8 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
                                {"scheme", WeightSchemeName(linear.scheme)},
                                {"dtype", DTypeName(linear.stored_dtype)},
                                {"bytes", linear.num_bytes},
-                               {"outliers", linear.outliers},
+                               {"outliers", HasRemainders(linear) ? 0 : linear.outliers},
+                               {"remainders", HasRemainders(linear) ? linear.outliers : 0},
                                {"rounded", linear.rounded},
                                {"largest_relative_rounding", linear.largest_relative_rounding},
                                {"exception", linear.exception}});

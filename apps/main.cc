@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   dualfp::AddEvalCommand(app);
   dualfp::AddInspectCommand(app);
   dualfp::AddBenchCommand(app);
+  dualfp::AddQuantizeCommand(app);
   dualfp::AddServeCommand(app);
   dualfp::AddTuneCommand(app);
   try {

@@ -300,12 +300,62 @@ def test_inspect_counts_rounded_weights(copy):
 
     change_tensors(copy, change)
     values = load_torch(copy / "model.safetensors")
-    linears = {linear["name"]: linear for linear in inspect(copy)["linears"]}
+    report = inspect(copy, "--quantization", "nested")
+    linears = {linear["name"]: linear for linear in report["linears"]}
     weight = values[DOWN].float()
     error = (weight.half().float() - weight).abs() / weight.abs().clamp(min=1e-45)
     down = linears["model.layers.2.mlp.down_proj"]
     assert down["rounded"] == int((weight.half().float() != weight).sum()) >= 2
     assert down["largest_relative_rounding"] == pytest.approx(float(error.max()))
+
+
+def remainders(weight):
+    """Weights that 12-bit planes do not hold, by the format's definition in double."""
+    w = weight.double()
+    largest = w.abs().amax(1, keepdim=True)
+    shift = torch.floor(torch.log2(1.75 / largest))
+    assert ((largest * 2**shift <= 1.75) & (largest * 2**shift > 0.875)).all()
+    v = w * 2**shift
+    return (v.abs() < 2**-14) & ((v * 2**21).round() != v * 2**21)
+
+
+def test_inspect_bf16_in_12_bits(copy):
+    def change(tensors):
+        for name in tensors:
+            tensors[name] = tensors[name].bfloat16()
+        tensors[DOWN][0, :3] = torch.tensor([2.0**-22 * 1.5, -(2.0**-30), 0.0])
+        tensors[UP][:8, :20] = 2.0**-30
+
+    change_tensors(copy, change)
+    report = inspect(copy)
+    values = load_torch(copy / "model.safetensors")
+    total = 0
+    for linear in report["linears"]:
+        table = linear["name"] == "model.embed_tokens"
+        left = sum(int(remainders(values[name]).sum()) for name in linear["tensors"])
+        n, k = linear["shape"]
+        if linear["name"] == "model.layers.1.mlp.gate_up_proj":
+            assert left >= 160
+            assert linear["exception"].startswith(f"{left} of {n * k} weights leave a remainder")
+        else:
+            assert not linear["exception"]
+        plain = table or bool(linear["exception"])
+        assert linear["format"] == ("plain" if plain else "nested12")
+        assert linear["rounded"] == linear["outliers"] == 0
+        if plain:
+            assert linear["bytes"] == n * k * 2
+        else:
+            assert linear["remainders"] == left
+            assert linear["bytes"] == n * k + n * ((k + 1) // 2) + n + 12 * left
+            total += left
+    assert report["remainders"] >= total > 0
+    bits = 8 * sum(linear["bytes"] for linear in report["linears"]) / report["parameters"]
+    assert report["bits_per_weight"] == pytest.approx(bits)
+    assert report["nested_linear_layers"] == 11
+    ids = ",".join(map(str, tiny_models.random_tokens(60, vocabulary=320)))
+    texts = [generate(copy, "--prompt-token-ids", ids, "-n", 20, "--json", *more).stdout
+             for more in ([], ["--quantization", "none"])]
+    assert json.loads(texts[0])["token_ids"] == json.loads(texts[1])["token_ids"]
 
 
 # --- bad input ---

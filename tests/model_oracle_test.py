@@ -70,6 +70,7 @@ OPTIONS = [
     dict(),
     dict(quantization="nested"),
     dict(quantization="nested", precision="fp8"),
+    dict(quantization="nested12"),
     dict(kv_cache_dtype="fp16"),
     dict(kv_cache_dtype="fp8"),
 ]
@@ -125,6 +126,9 @@ def test_other_checkpoint_dtypes(dtype, tmp_path):
     # bfloat16 weights of this size fit FP16 exactly, those of the model are FP16's anyway.
     (nested,) = run(directory, [tokens], tmp_path, quantization="nested")
     assert_close(nested, expected)
+    # By itself, bfloat16 takes 12 bits, which hold it exactly.
+    (chosen,) = run(directory, [tokens], tmp_path, quantization="auto")
+    assert_close(chosen, expected)
 
 
 def test_nested_equals_plain_bit_for_bit(models, tmp_path):
@@ -185,6 +189,43 @@ def test_fp8_is_w8a8_per_token(name, tmp_path):
                     setattr(block, key, NestedFp8Linear(child))
     expected = tiny_models.logits(model, tokens)
     (ours,) = run(directory, [tokens], tmp_path, quantization="nested", precision="fp8")
+    error = np.linalg.norm(ours - expected) / np.linalg.norm(expected)
+    effect = np.linalg.norm(exact - expected) / np.linalg.norm(expected)
+    assert 0.01 < effect < 0.2
+    assert error < effect / 4
+
+
+def nested12_upper(weight):
+    """The upper plane's values and each row's shift, of weights that bfloat16 holds, in integers."""
+    largest = weight.double().abs().amax(1, keepdim=True)
+    shift = torch.floor(torch.log2(1.75 / largest))
+    v = (weight.double() * 2**shift).float()
+    pattern = v.abs().bfloat16().view(torch.int16).int()
+    linear = (v.abs().double() * 2**21).round().int()
+    code = torch.where(v.abs() >= 2.0**-14, pattern - 0x3800, linear)
+    bias = 8 - torch.arange(weight.shape[1]) % 2
+    upper = ((code + bias) // 16).to(torch.uint8).view(torch.float8_e4m3fn).double()
+    return (upper * v.sign() * 2**-8 * 2**-shift).float()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_nested12_at_fp8_multiplies_the_upper_plane(name, tmp_path):
+    model = tiny_models.build(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    directory = tiny_models.save(model, tmp_path / "model", torch.bfloat16)
+    tokens = tiny_models.random_tokens(128)
+    exact = tiny_models.logits(model, tokens)
+    for layer in model.model.layers:
+        for block in (layer.self_attn, layer.mlp):
+            for key, child in list(block.named_children()):
+                if isinstance(child, torch.nn.Linear):
+                    replacement = NestedFp8Linear(child)
+                    replacement.weight = nested12_upper(child.weight.detach())
+                    setattr(block, key, replacement)
+    expected = tiny_models.logits(model, tokens)
+    (ours,) = run(directory, [tokens], tmp_path, quantization="auto", precision="fp8")
     error = np.linalg.norm(ours - expected) / np.linalg.norm(expected)
     effect = np.linalg.norm(exact - expected) / np.linalg.norm(expected)
     assert 0.01 < effect < 0.2

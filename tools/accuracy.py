@@ -23,17 +23,19 @@ TEXT = MODEL / "held_out.txt"
 # Static scales are calibrated on the end of the text, which is not evaluated.
 CALIBRATION_BYTES = 60_000
 
-# (weights, activations, flags of dualfp eval), each on an FP16 copy of the model. The checkpoint
-# itself is BF16.
-CHECKPOINT = "plain BF16, the checkpoint"
+# (weights, activations, flags of dualfp eval), each on an FP16 copy of the model, but for those of
+# the checkpoint itself, which is BF16.
+CHECKPOINT = ("plain BF16, the checkpoint", "nested12, exact", "nested12, at FP8")
 ROWS = [
-    (CHECKPOINT, "16 bit", ["--quantization", "none"]),
+    ("plain BF16, the checkpoint", "16 bit", ["--quantization", "none"]),
+    ("nested12, exact", "16 bit", ["--quantization", "nested12"]),
     ("plain FP16", "16 bit", ["--quantization", "none"]),
     ("nested, at FP16", "16 bit", ["--quantization", "nested"]),
     *[
         (name, scheme, ["--quantization", quantization, "--precision", "fp8", "--activations", scheme])
         for name, quantization in [
             ("nested, at FP8", "nested"),
+            ("nested12, at FP8", "nested12"),
             ("FP8, a scale per tensor", "fp8-tensor"),
             ("FP8, a scale per channel", "fp8-channel"),
             ("FP8, a scale per 128x128 block", "fp8-block"),
@@ -128,7 +130,7 @@ def main():
             name, scheme, flags = row
             if scheme == "static":
                 flags = [*flags, "--calibration-text", calibration]
-            model = MODEL if name == CHECKPOINT else fp16
+            model = MODEL if name in CHECKPOINT else fp16
             result = evaluate(model, arguments.max_tokens, *flags, "--against-model", fp16)
             print(f"{name}, {scheme}: KL {result['mean_kl']['value']:.3e}", flush=True)
             return row, result

@@ -267,28 +267,40 @@ void Unnest12(ThreadPool& threads, const ConstNested12Planes& planes, const Outl
   const int64_t n = out.shape[0];
   const int64_t k = out.shape[1];
   CheckPlanes(planes, n, k);
-  const cpu::Nest12Inner* inner = SelectInner();
   ForEachPiece(threads, n, PieceRows(k), [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const auto row = RowOf(planes, r);
-      uint16_t* bf16 = out.as<uint16_t>() + r * k;
-      int64_t i = 0;
-      while (i < k) {
-        if (inner != nullptr) {
-          const int64_t size = (k - i) / cpu::kNest12Group * cpu::kNest12Group;
-          i += inner->merge(row.upper + i, row.nibbles + i / 2, size, *row.shift, bf16 + i);
-        }
-        const int64_t next = inner == nullptr ? k : std::min(i + cpu::kNest12Group, k);
-        for (; i < next; ++i) {
-          bf16[i] = Nested12Merge({BitsAt(row.upper, row.nibbles, i), 0.0f}, *row.shift, IsOdd(i));
-        }
-      }
+    for (int64_t row = begin; row < end; ++row) {
+      Unnest12Row(planes, remainders, row, out.as<uint16_t>() + row * k);
     }
   });
-  for (int64_t i = 0; i < remainders.size(); ++i) {
-    const int64_t index = remainders.index.as<int64_t>()[i];
-    const auto [weight, shift, odd] = PlaneWeightAt(planes, index, remainders.value.as<float>()[i]);
-    out.as<uint16_t>()[index] = Nested12Merge(weight, shift, odd);
+}
+
+void Unnest12Row(const ConstNested12Planes& planes, const OutlierList& remainders, int64_t row,
+                 uint16_t* out) {
+  const cpu::Nest12Inner* inner = SelectInner();
+  const int64_t k = planes.upper.shape[1];
+  const auto source = RowOf(planes, row);
+  int64_t i = 0;
+  while (i < k) {
+    if (inner != nullptr) {
+      const int64_t size = (k - i) / cpu::kNest12Group * cpu::kNest12Group;
+      i += inner->merge(source.upper + i, source.nibbles + i / 2, size, *source.shift, out + i);
+    }
+    const int64_t next = inner == nullptr ? k : std::min(i + cpu::kNest12Group, k);
+    for (; i < next; ++i) {
+      out[i] =
+          Nested12Merge({BitsAt(source.upper, source.nibbles, i), 0.0f}, *source.shift, IsOdd(i));
+    }
+  }
+  if (remainders.size() == 0) {
+    return;
+  }
+  const int64_t* begin = remainders.index.as<int64_t>();
+  const int64_t* end = begin + remainders.size();
+  for (const int64_t* it = std::lower_bound(begin, end, row * k); it != end && *it < (row + 1) * k;
+       ++it) {
+    const auto [weight, shift, odd] =
+        PlaneWeightAt(planes, *it, remainders.value.as<float>()[it - begin]);
+    out[*it - row * k] = Nested12Merge(weight, shift, odd);
   }
 }
 

@@ -52,6 +52,10 @@ int64_t Nest12Row(const void* source, DType dtype, int64_t count, int64_t first_
 void Unnest12(ThreadPool& threads, const ConstNested12Planes& planes, const OutlierList& remainders,
               const TensorView& out);
 
+// Row `row` of it, to as many BF16 patterns as the planes have columns, on the calling thread.
+void Unnest12Row(const ConstNested12Planes& planes, const OutlierList& remainders, int64_t row,
+                 uint16_t* out);
+
 // Throws kInvalidFile, naming `name` and the element, unless the planes and remainders are ones
 // that Nest12() could have made, whatever the shifts: for planes that were read from a file.
 void CheckNested12(ThreadPool& threads, std::string_view name, const ConstNested12Planes& planes,

@@ -25,7 +25,8 @@ Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPo
   load.nest_lm_head = options.quantize_lm_head;
   load.progress = std::move(progress);
   if (options.load_format == "dummy") {
-    DummySource source(0);
+    const DType dtype = config.dtype.value_or(DType::kF16);
+    DummySource source(0, dtype == DType::kBF16 ? dtype : DType::kF16);
     return LoadModel(config, source, load, threads);
   }
   Check(options.load_format == "auto", ErrorCode::kInvalidArgument, "load_format ",

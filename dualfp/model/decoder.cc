@@ -63,8 +63,10 @@ std::vector<Decoder::Stage> Decoder::MakeStages() const {
     GemmArgs args = ArgsOf(linear, kind, head, 1);
     for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
       args.precision = precision;
-      stage.offers[static_cast<int>(precision)] = linear.weight.Unsupported(precision).empty() &&
-                                                  GemmUnsupported(DescribeGemm(args)).empty();
+      const bool wanted =
+          head ? model_.HeadComputesAt(precision) : linear.weight.Unsupported(precision).empty();
+      stage.offers[static_cast<int>(precision)] =
+          wanted && GemmUnsupported(DescribeGemm(args)).empty();
     }
     CheckInternal(stage.offers[static_cast<int>(Precision::kFp16)], linear.name, " without FP16");
     stages.push_back(stage);

@@ -11,7 +11,8 @@ int64_t LoadReport::LayerLinears() const {
 
 int64_t LoadReport::NestedLayerLinears() const {
   return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
-    return linear.in_layer && linear.scheme.format == QuantFormat::kNested;
+    return linear.in_layer && (linear.scheme.format == QuantFormat::kNested ||
+                               linear.scheme.format == QuantFormat::kNested12);
   });
 }
 
@@ -19,6 +20,11 @@ int64_t LoadReport::Fp8LayerLinears() const {
   return std::count_if(linears.begin(), linears.end(), [](const LinearReport& linear) {
     return linear.in_layer && Offers(GetQuantFormatInfo(linear.scheme.format), Precision::kFp8);
   });
+}
+
+bool Model::HeadComputesAt(Precision precision) const {
+  return (precision == Precision::kFp16 || fp8_lm_head) &&
+         lm_head.weight.Unsupported(precision).empty();
 }
 
 KvCacheConfig Model::KvCacheFor(DType dtype, int64_t num_blocks) const {

@@ -80,8 +80,8 @@ struct LinearReport {
   WeightScheme scheme;
   DType stored_dtype = DType::kF16;  // of Weight::values
   int64_t num_bytes = 0;             // planes, scales and outliers
-  int64_t outliers = 0;              // found; stored apart if nested
-  int64_t rounded = 0;               // weights that FP16 could not hold exactly
+  int64_t outliers = 0;              // beyond +-1.75 (nested) or remainders (nested12), found
+  int64_t rounded = 0;               // weights that FP16 (nested) or BF16 (nested12) do not hold
   double largest_relative_rounding = 0;
   std::string exception;  // why it stayed plain although nesting was asked for; else empty
 };
@@ -94,7 +94,7 @@ struct LoadReport {
   double seconds = 0;
 
   int64_t LayerLinears() const;        // linear layers of all decoder layers
-  int64_t NestedLayerLinears() const;  // those of them that are nested
+  int64_t NestedLayerLinears() const;  // those of them that are nested or nested12
   int64_t Fp8LayerLinears() const;     // those of them that can compute at FP8
 };
 
@@ -105,6 +105,9 @@ struct Model {
   std::vector<LayerWeights> layers;
   ConstTensorView final_norm;  // F32 [hidden]
   Linear lm_head;              // [vocabulary, hidden]; shares the embedding's storage where tied
+  // Whether lm_head may compute at FP8, where its weight can. It bounds the quality of every token,
+  // so it does not unless asked for.
+  bool fp8_lm_head = false;
   LoadReport report;
   std::vector<Buffer> vectors;  // storage of norms and biases
 
@@ -116,6 +119,9 @@ struct Model {
   int64_t heads() const { return config.num_attention_heads / shard.size; }
   int64_t kv_heads() const { return config.num_key_value_heads / shard.size; }
   int64_t intermediate() const { return config.intermediate_size / shard.size; }
+
+  // Whether lm_head computes at `precision`, or exactly instead.
+  bool HeadComputesAt(Precision precision) const;
 
   // A KV cache that fits this model.
   KvCacheConfig KvCacheFor(DType dtype, int64_t num_blocks) const;

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/thread_pool.h"
+#include "dualfp/kernels/nest12.h"
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
 
@@ -50,6 +52,36 @@ class DoubleRows : public TensorRows {
   TensorData data_;
 };
 
+// Nested12 planes as the BF16 weights that they are.
+class Nested12Rows : public TensorRows {
+ public:
+  Nested12Rows(TensorData upper, TensorData nibble, TensorData shift, TensorData index,
+               TensorData value)
+      : TensorRows(DType::kBF16, upper.view().shape[1]),
+        upper_(std::move(upper)),
+        nibble_(std::move(nibble)),
+        shift_(std::move(shift)),
+        index_(std::move(index)),
+        value_(std::move(value)) {}
+
+  ConstNested12Planes planes() const { return {upper_.view(), nibble_.view(), shift_.view()}; }
+  OutlierList remainders() const {
+    return index_.view().shape[0] == 0 ? OutlierList{} : OutlierList{index_.view(), value_.view()};
+  }
+
+  const void* Row(int64_t index, void* scratch) const override {
+    Unnest12Row(planes(), remainders(), index, static_cast<uint16_t*>(scratch));
+    return scratch;
+  }
+
+ private:
+  TensorData upper_;
+  TensorData nibble_;
+  TensorData shift_;
+  TensorData index_;
+  TensorData value_;
+};
+
 // Tensors that published checkpoints carry and that follow from config.json.
 bool IsDerived(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
@@ -93,12 +125,14 @@ std::vector<float> NormalQuantiles() {
 
 class NormalRows : public TensorRows {
  public:
-  NormalRows(uint64_t seed, int64_t columns) : TensorRows(DType::kF16, columns), seed_(seed) {
+  NormalRows(uint64_t seed, DType dtype, int64_t columns)
+      : TensorRows(dtype, columns), seed_(seed) {
     static const std::vector<float> quantiles = NormalQuantiles();
     const float deviation = 1.0f / std::sqrt(static_cast<float>(columns));
     codes_.resize(kQuantiles);
     for (int i = 0; i < kQuantiles; ++i) {
-      codes_[i] = FloatToFp16(quantiles[i] * deviation);
+      const float w = quantiles[i] * deviation;
+      codes_[i] = dtype == DType::kF16 ? FloatToFp16(w) : FloatToBf16(w);
     }
   }
 
@@ -152,6 +186,16 @@ float LoadFloat(const void* row, DType dtype, int64_t i) {
   }
 }
 
+bool IsNested12Checkpoint(const Json& quantization_config) {
+  if (!quantization_config.is_object()) {
+    return false;
+  }
+  const JsonFields fields(quantization_config, "config.json", "quantization_config");
+  return fields.FindString("quant_method") == "dualfp" &&
+         fields.FindString("format") == "nested12" &&
+         fields.FindInt("version", 1, INT32_MAX).value_or(1) == 1;
+}
+
 CheckpointSource::CheckpointSource(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {
   const auto any = [this](std::string_view prefix) {
     const auto entries = checkpoint_.entries();
@@ -173,6 +217,9 @@ const TensorEntry* CheckpointSource::Find(std::string_view name) const {
 std::unique_ptr<TensorRows> CheckpointSource::Open(const std::string& name,
                                                    const std::vector<int64_t>& shape) {
   const TensorEntry* entry = Find(name);
+  if (entry == nullptr && FindPlane(name, "weight_upper") != nullptr) {
+    return OpenNested12(name, shape);
+  }
   Check(entry != nullptr, ErrorCode::kNotFound, checkpoint_.name(), ": tensor ", name,
         " is missing, expected shape ", ShapeText(shape), checkpoint_.WhereMissing(name));
   Check(entry->shape == shape, ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", name,
@@ -190,6 +237,53 @@ std::unique_ptr<TensorRows> CheckpointSource::Open(const std::string& name,
     return std::make_unique<DoubleRows>(checkpoint_.Read(*entry));
   }
   return std::make_unique<CheckpointRows>(checkpoint_.Read(*entry));
+}
+
+const TensorEntry* CheckpointSource::FindPlane(std::string_view name,
+                                               std::string_view plane) const {
+  constexpr std::string_view kSuffix = "weight";
+  if (!name.ends_with(".weight")) {
+    return nullptr;
+  }
+  name.remove_suffix(kSuffix.size());
+  return Find(StrCat(name, plane));
+}
+
+TensorData CheckpointSource::ReadPlane(const std::string& name, std::string_view plane, DType dtype,
+                                       const std::vector<int64_t>& shape) {
+  const TensorEntry* entry = FindPlane(name, plane);
+  Check(entry != nullptr, ErrorCode::kNotFound, checkpoint_.name(), ": tensor ", name,
+        " is stored as nested12, but its ", plane, " is missing");
+  const auto same = [](int64_t found, int64_t expected) {
+    return expected < 0 || found == expected;
+  };
+  Check(entry->foreign_dtype.empty() && entry->dtype == dtype &&
+            std::equal(entry->shape.begin(), entry->shape.end(), shape.begin(), shape.end(), same),
+        ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", entry->name, " is ",
+        entry->foreign_dtype.empty() ? DTypeName(entry->dtype) : entry->foreign_dtype,
+        ShapeText(entry->shape), ", expected ", DTypeName(dtype), ShapeText(shape));
+  used_.insert(entry->name);
+  return checkpoint_.Read(*entry);
+}
+
+std::unique_ptr<TensorRows> CheckpointSource::OpenNested12(const std::string& name,
+                                                           const std::vector<int64_t>& shape) {
+  Check(shape.size() == 2, ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", name,
+        " is stored as nested12, which holds matrices, expected shape ", ShapeText(shape));
+  TensorData index = ReadPlane(name, "remainder_index", DType::kI64, {-1});
+  const int64_t remainders = index.view().shape[0];
+  auto rows = std::make_unique<Nested12Rows>(
+      ReadPlane(name, "weight_upper", DType::kF8E4M3, shape),
+      ReadPlane(name, "weight_nibble", DType::kU8, {shape[0], NibbleBytes(shape[1])}),
+      ReadPlane(name, "weight_shift", DType::kI8, {shape[0]}), std::move(index),
+      ReadPlane(name, "remainder_value", DType::kF32, {remainders}));
+  if (!checked_.contains(name)) {
+    ThreadPool threads(1);
+    CheckNested12(threads, StrCat(checkpoint_.name(), ": tensor ", name), rows->planes(),
+                  rows->remainders());
+    checked_.insert(name);
+  }
+  return rows;
 }
 
 std::optional<float> CheckpointSource::FindScalar(const std::string& name) {
@@ -233,7 +327,8 @@ std::unique_ptr<TensorRows> DummySource::Open(const std::string& name,
   if (shape.size() == 1) {
     return std::make_unique<ConstantRows>(1.0f, shape.back());
   }
-  return std::make_unique<NormalRows>(seed_ * 0x9e3779b97f4a7c15u ^ Hash(name), shape.back());
+  return std::make_unique<NormalRows>(seed_ * 0x9e3779b97f4a7c15u ^ Hash(name), dtype_,
+                                      shape.back());
 }
 
 }  // namespace dualfp

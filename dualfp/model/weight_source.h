@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "dualfp/io/json.h"
 #include "dualfp/io/safetensors.h"
 #include "dualfp/tensor/dtype.h"
 
@@ -60,12 +61,22 @@ class WeightSource {
   virtual int64_t total_bytes() const = 0;
 };
 
+// Whether config.json's quantization_config says that matrices are stored as Nested12 (formats.md).
+// Throws kInvalidFile for fields of a wrong type.
+bool IsNested12Checkpoint(const Json& quantization_config);
+
 // Checkpoints of a bare base model (LlamaModel) have their tensors without the leading "model.".
+//
+// A tensor NAME.weight that is stored as Nested12 (formats.md: NAME.weight_upper, _nibble, _shift,
+// NAME.remainder_index, _value) is opened as the BF16 one that it is, under that name. Throws
+// kInvalidFile for planes and remainders that no weight has.
 class CheckpointSource : public WeightSource {
  public:
   explicit CheckpointSource(Checkpoint checkpoint);
 
-  bool Has(std::string_view name) const override { return Find(name) != nullptr; }
+  bool Has(std::string_view name) const override {
+    return Find(name) != nullptr || FindPlane(name, "weight_upper") != nullptr;
+  }
   std::unique_ptr<TensorRows> Open(const std::string& name,
                                    const std::vector<int64_t>& shape) override;
   std::optional<float> FindScalar(const std::string& name) override;
@@ -74,17 +85,26 @@ class CheckpointSource : public WeightSource {
 
  private:
   const TensorEntry* Find(std::string_view name) const;
+  // NAME.`plane` of NAME.weight; nullptr where there is none.
+  const TensorEntry* FindPlane(std::string_view name, std::string_view plane) const;
+  std::unique_ptr<TensorRows> OpenNested12(const std::string& name,
+                                           const std::vector<int64_t>& shape);
+  // One of its tensors, of just this type and shape; a negative size stands for any.
+  TensorData ReadPlane(const std::string& name, std::string_view plane, DType dtype,
+                       const std::vector<int64_t>& shape);
 
   Checkpoint checkpoint_;
   bool is_base_model_ = false;
   std::set<std::string, std::less<>> used_;
+  std::set<std::string, std::less<>> checked_;  // Nested12 tensors
 };
 
-// Independent normal weights, F16, with standard deviation 1 / sqrt(columns), so that activations
-// keep their size; norm weights are 1 and biases 0. A tensor is a function of seed and name alone.
+// Independent normal weights, F16 or BF16, with standard deviation 1 / sqrt(columns), so that
+// activations keep their size; norm weights are 1 and biases 0. A tensor is a function of seed,
+// type and name alone.
 class DummySource : public WeightSource {
  public:
-  explicit DummySource(uint64_t seed) : seed_(seed) {}
+  explicit DummySource(uint64_t seed, DType dtype = DType::kF16) : seed_(seed), dtype_(dtype) {}
 
   bool Has(std::string_view name) const override;
   std::unique_ptr<TensorRows> Open(const std::string& name,
@@ -95,6 +115,7 @@ class DummySource : public WeightSource {
 
  private:
   uint64_t seed_;
+  DType dtype_;
 };
 
 }  // namespace dualfp

@@ -25,11 +25,7 @@ class Loader {
  public:
   Loader(const ModelConfig& config, WeightSource& source, const LoadOptions& options,
          ThreadPool& threads)
-      : config_(config),
-        source_(source),
-        options_(options),
-        scheme_(options.scheme.value_or(kNestedWeights)),
-        threads_(threads) {}
+      : config_(config), source_(source), options_(options), threads_(threads) {}
 
   Model Load();
 
@@ -49,7 +45,11 @@ class Loader {
                    std::initializer_list<PartShape> shapes) const;
   // The whole tensor, split over shards by columns.
   void AddColumnPart(Linear& linear) const;
-  void LoadLinear(Linear& linear, bool quantize, bool bias);
+  // The schemes that LoadOptions ask for, by the types of a linear's parts.
+  WeightScheme LayerScheme(const Linear& linear);
+  WeightScheme HeadScheme(const Linear& linear);
+  bool IsBf16(const Linear& linear);
+  void LoadLinear(Linear& linear, const WeightScheme& scheme, bool bias);
   std::unique_ptr<TensorRows> Open(const LinearPart& part);
   NestReport FillAll(Linear& linear, const WeightScheme& scheme, DType dtype, int64_t max_outliers);
   void LoadBias(Linear& linear);
@@ -68,7 +68,6 @@ class Loader {
   const ModelConfig& config_;
   WeightSource& source_;
   const LoadOptions& options_;
-  const WeightScheme scheme_;
   ThreadPool& threads_;
   Model model_;
   bool tied_ = false;
@@ -101,6 +100,18 @@ RowParts MakeRowParts(const std::vector<LinearPart>& parts) {
     base += (parts[i].rows + kBlock - 1) / kBlock * kBlock;
   }
   return result;
+}
+
+// Of quantized checkpoints the source reads one kind.
+void CheckReadable(const ModelConfig& config) {
+  if (config.quantization_config.is_null() || IsNested12Checkpoint(config.quantization_config)) {
+    return;
+  }
+  const JsonFields fields(config.quantization_config, "config.json", "quantization_config");
+  Fail(ErrorCode::kUnsupported, "config.json: quantization_config: this checkpoint is quantized",
+       " (quant_method ", QuoteForMessage(fields.FindString("quant_method").value_or("")),
+       ", format ", QuoteForMessage(fields.FindString("format").value_or("")),
+       "), expected an F32, F16 or BF16 one, or \"dualfp\", \"nested12\", version 1");
 }
 
 Linear Loader::MakeLinear(const std::string& name, int64_t n, int64_t k) const {
@@ -172,8 +183,28 @@ NestReport Loader::FillAll(Linear& linear, const WeightScheme& scheme, DType dty
   return total;
 }
 
-void Loader::LoadLinear(Linear& linear, bool quantize, bool bias) {
-  const WeightScheme scheme = quantize ? scheme_ : kPlainWeights;
+bool Loader::IsBf16(const Linear& linear) {
+  return std::all_of(linear.parts.begin(), linear.parts.end(), [this](const LinearPart& part) {
+    return Open(part)->dtype() == DType::kBF16;
+  });
+}
+
+WeightScheme Loader::LayerScheme(const Linear& linear) {
+  if (options_.scheme.has_value()) {
+    return *options_.scheme;
+  }
+  return IsBf16(linear) ? kNested12Weights : kNestedWeights;
+}
+
+WeightScheme Loader::HeadScheme(const Linear& linear) {
+  if (options_.nest_lm_head) {
+    return LayerScheme(linear);
+  }
+  const bool may = options_.scheme.value_or(kNested12Weights) == kNested12Weights;
+  return may && IsBf16(linear) ? kNested12Weights : kPlainWeights;
+}
+
+void Loader::LoadLinear(Linear& linear, const WeightScheme& scheme, bool bias) {
   const int64_t elements = linear.weight.n * linear.weight.k;
   LinearReport report{.name = linear.name,
                       .in_layer = linear.name.starts_with("model.layers."),
@@ -199,7 +230,7 @@ void Loader::LoadLinear(Linear& linear, bool quantize, bool bias) {
     report.exception = StrCat(filled.outliers, " of ", elements, " weights ",
                               is_nested12 ? "leave a remainder" : "exceed 1.75",
                               ", more than a share of ", max_share);
-    LogInfo(StrCat(linear.name, " stays plain and computes in FP16 only: ", report.exception));
+    LogInfo(StrCat(linear.name, " stays plain and computes exactly only: ", report.exception));
     FillAll(linear, kPlainWeights, plain_dtype, 0);
   } else {
     report.rounded = filled.rounded;
@@ -303,18 +334,18 @@ void Loader::LoadLayer(int64_t index, LayerWeights& layer) {
               {{attention + "q_proj", all_q, 0},
                {attention + "k_proj", all_kv, q_rows},
                {attention + "v_proj", all_kv, q_rows + kv_rows}});
-  LoadLinear(layer.qkv, true, config.qkv_bias);
+  LoadLinear(layer.qkv, LayerScheme(layer.qkv), config.qkv_bias);
   layer.o = MakeLinear(attention + "o_proj", hidden, q_rows);
   AddColumnPart(layer.o);
-  LoadLinear(layer.o, true, config.o_bias);
+  LoadLinear(layer.o, LayerScheme(layer.o), config.o_bias);
   layer.gate_up = MakeLinear(mlp + "gate_up_proj", 2 * intermediate, hidden);
   AddRowParts(layer.gate_up, mlp + "gate_up_proj",
               {{mlp + "gate_proj", config.intermediate_size, 0, 2},
                {mlp + "up_proj", config.intermediate_size, 1, 2}});
-  LoadLinear(layer.gate_up, true, config.mlp_bias);
+  LoadLinear(layer.gate_up, LayerScheme(layer.gate_up), config.mlp_bias);
   layer.down = MakeLinear(mlp + "down_proj", hidden, intermediate);
   AddColumnPart(layer.down);
-  LoadLinear(layer.down, true, config.mlp_bias);
+  LoadLinear(layer.down, LayerScheme(layer.down), config.mlp_bias);
 
   // The names of vLLM, older files, ModelOpt and compressed-tensors (formats.md).
   layer.kv_scales.key = LoadScale(
@@ -368,7 +399,7 @@ void Loader::LoadEmbedding() {
                                     .tensor_columns = config_.hidden_size,
                                     .rows = config_.vocab_size,
                                     .columns = config_.hidden_size});
-  LoadLinear(model_.embedding, options_.nest_lm_head && tied_, false);
+  LoadLinear(model_.embedding, tied_ ? HeadScheme(model_.embedding) : kPlainWeights, false);
 }
 
 void Loader::ReportUnused() {
@@ -402,7 +433,7 @@ void Loader::LoadHead() {
   }
   model_.lm_head = MakeLinear("lm_head", vocabulary, config_.hidden_size);
   AddRowParts(model_.lm_head, "lm_head", {{"lm_head", config_.vocab_size, 0}});
-  LoadLinear(model_.lm_head, options_.nest_lm_head, false);
+  LoadLinear(model_.lm_head, HeadScheme(model_.lm_head), false);
 }
 
 Model Loader::Load() {
@@ -415,20 +446,17 @@ Model Loader::Load() {
         config_.intermediate_size, " intermediate rows and ", config_.vocab_size,
         " vocabulary rows over ", size, " shards");
   tied_ = IsTied();
-  Check(!options_.nest_lm_head || !tied_ || GetQuantFormatInfo(scheme_.format).codec.bits == 0,
+  const WeightScheme scheme = options_.scheme.value_or(kNestedWeights);
+  Check(!options_.nest_lm_head || !tied_ || GetQuantFormatInfo(scheme.format).codec.bits == 0,
         ErrorCode::kUnsupported, "lm_head shares the embedding table, which cannot be held as ",
-        WeightSchemeName(scheme_), "; nest it instead");
+        WeightSchemeName(scheme), "; nest it instead");
   Check(config_.head_dim <= kMaxHeadDim, ErrorCode::kUnsupported, "head_dim ", config_.head_dim,
         ", expected at most ", kMaxHeadDim);
-  if (!config_.quantization_config.is_null()) {
-    const JsonFields fields(config_.quantization_config, "config.json", "quantization_config");
-    Fail(ErrorCode::kUnsupported, "config.json: quantization_config: this checkpoint is quantized",
-         " (quant_method ", QuoteForMessage(fields.FindString("quant_method").value_or("")),
-         "), expected an F32, F16 or BF16 one");
-  }
+  CheckReadable(config_);
   model_.config = config_;
   model_.config.tie_word_embeddings = tied_;
   model_.shard = options_.shard;
+  model_.fp8_lm_head = options_.nest_lm_head;
   model_.report.checkpoint_bytes = source_.total_bytes();
   total_bytes_ = source_.total_bytes() > 0 ? source_.total_bytes() : 2 * ParameterCount(config_);
   Report(0);

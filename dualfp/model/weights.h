@@ -25,11 +25,13 @@ inline constexpr double kDefaultMaxOutlierShare = 0.001;
 inline constexpr double kMaxRemainderShare = 0.01;
 
 struct LoadOptions {
-  // How linear layers but lm_head are held; nothing: as the checkpoint says, nested for one that is
-  // not quantized.
+  // How linear layers are held; nothing: BF16 weights as nested12, others as nested. lm_head and a
+  // table tied to it are held as nested12 where that is exact (of BF16, with this scheme or none)
+  // and plain elsewhere; they compute exactly.
   std::optional<WeightScheme> scheme;
   double max_outlier_share = kDefaultMaxOutlierShare;
-  // Embeddings and lm_head too; kUnsupported for FP8 alone where they are one tensor.
+  // lm_head and a tied table are held as the layers are and compute at their precisions, FP8
+  // included; kUnsupported for FP8 alone where they are one tensor.
   bool nest_lm_head = false;
   ModelShard shard;
   // Bytes of the checkpoint done and in total; called from the loading thread. Dummy weights count

@@ -32,7 +32,7 @@ void CalibrateInputScales(const Context& context, Model& model, std::span<const 
   Check(!tokens.empty(), ErrorCode::kInvalidArgument, "calibration without tokens");
   std::map<const Linear*, float> largest;
   // lm_head runs only where it could use a scale.
-  const bool head = model.lm_head.weight.Unsupported(Precision::kFp8).empty();
+  const bool head = model.HeadComputesAt(Precision::kFp8);
   DecoderOptions options;
   options.limits.max_tokens = std::min<int64_t>(128, context_length);
   options.limits.max_logit_rows = head ? options.limits.max_tokens : 0;
