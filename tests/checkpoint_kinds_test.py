@@ -19,7 +19,7 @@ TOKENS = tiny_models.random_tokens(80, seed=21)
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 QKV = "model.layers.1.self_attn.{}_proj.weight"
-SCHEMES = ["auto", "none", "nested", "fp8_per_tensor", "fp8_per_channel", "fp8_per_block", "mxfp8"]
+SCHEMES = ["auto", "none", "nested", "fp8_per_tensor", "fp8_per_channel", "fp8_per_block", "fp8"]
 
 
 def edit_config(directory, **changes):
