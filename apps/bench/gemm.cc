@@ -62,12 +62,13 @@ void AddBenchGemm(CLI::App& bench) {
       "gemm",
       "Y[M,N] = X[M,K] W[N,K]^T: speed beside the machine's measured ceilings (on GPUs: beside "
       "cuBLASLt), and the error against FP64");
-  gemm->footer(
-      fmt::format("Example: dualfp bench gemm --device cuda --shape 4096,14336 --m 1,16,256 --plot "
-                  "plots\n"
-                  "Formats on GPUs: {}; each beside cuBLASLt in the same type.\n"
-                  "DUALFP_CUBLASLT names the baseline's library where it is not the system's.",
-                  fmt::join(FormatNames(), ", ")));
+  gemm->footer(fmt::format(
+      "Example: dualfp bench gemm --device cuda --shape 4096,14336 --m 1,16,256 --plot "
+      "plots\n"
+      "Formats on CPUs: {}\n"
+      "Formats on GPUs: {}\n"
+      "GPU formats are timed beside cuBLASLt in the same type; DUALFP_CUBLASLT names its library.",
+      CpuFormatNames(), fmt::join(FormatNames(), ", ")));
   auto flags = std::make_shared<GemmFlags>();
   CpuBenchArguments& a = flags->cpu;
   constexpr const char* kWhat = "What to measure";
@@ -84,7 +85,7 @@ void AddBenchGemm(CLI::App& bench) {
       ->option_text("K")
       ->group(kWhat);
   AddSizesOption(*gemm, "--m", a.m, "Rows of X (default 1,8,64,512)")->group(kWhat);
-  gemm->add_option("--format", a.formats, "Of: " + CpuFormatNames())
+  gemm->add_option("--format", a.formats, "Of those below (default on CPUs f16,nested,nested-fp8)")
       ->delimiter(',')
       ->option_text("FORMAT,...")
       ->group(kWhat);

@@ -72,8 +72,8 @@ TEST(GemmShapesTest, ShardsDivideNOfQkvAndKOfDown) {
 }
 
 TEST(GemmFormatsTest, NamesAndWeightsFindTheFormat) {
-  EXPECT_THAT(FormatNames(),
-              ElementsAre("nested", "f16", "bf16", "fp8", "fp8-promoted", "fp8-block"));
+  EXPECT_THAT(FormatNames(), ElementsAre("nested", "nested12", "nested12-f16", "f16", "bf16", "fp8",
+                                         "fp8-nested12", "fp8-promoted", "fp8-block"));
   EXPECT_THAT(TunedFormatNames(), ElementsAre("nested", "nested12", "nested12-f16", "f16", "bf16",
                                               "fp8", "fp8-promoted"));
   for (const GemmFormat& format : GemmFormats()) {
@@ -92,7 +92,8 @@ TEST(GemmFormatsTest, AnUnknownNameIsAnErrorThatListsTheOthers) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(),
-                 "format \"int4\": expected nested, f16, bf16, fp8, fp8-promoted, fp8-block");
+                 "format \"int4\": expected nested, nested12, nested12-f16, f16, bf16, fp8, "
+                 "fp8-nested12, fp8-promoted, fp8-block");
   }
 }
 

@@ -291,8 +291,10 @@ TEST_F(TuneTest, BadRecordsAreErrorsThatNameTheLine) {
   EXPECT_THAT(error_of(run + "[]\n"), StartsWith(at + ":2"));
   EXPECT_THAT(error_of(run + "{\"kind\":\"other\"}\n"),
               StartsWith(at + ":2: field kind: expected"));
-  EXPECT_THAT(error_of(run + "{\"kind\":\"tuned\",\"format\":\"int4\"}\n"),
-              StartsWith(at + ":2: field format: expected nested, f16, bf16, fp8, fp8-promoted"));
+  EXPECT_THAT(
+      error_of(run + "{\"kind\":\"tuned\",\"format\":\"int4\"}\n"),
+      StartsWith(at + ":2: field format: expected nested, nested12, nested12-f16, f16, bf16, "
+                      "fp8, fp8-promoted"));
   // Block scales have no rows of their own to tune.
   EXPECT_THAT(error_of(run + "{\"kind\":\"tuned\",\"format\":\"fp8-block\"}\n"),
               StartsWith(at + ":2: field format: expected"));

@@ -348,7 +348,25 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
   }
 }
 
-constexpr const char* kFormatNames[] = {"Nested", "E4m3", "Promoted", "F16", "Bf16"};
+std::string TestName(sm90::WeightFormat format) {
+  switch (format) {
+    case sm90::WeightFormat::kNested:
+      return "Nested";
+    case sm90::WeightFormat::kNested12F16:
+      return "Nested12F16";
+    case sm90::WeightFormat::kNested12Bf16:
+      return "Nested12Bf16";
+    case sm90::WeightFormat::kE4m3:
+      return "E4m3";
+    case sm90::WeightFormat::kE4m3Promoted:
+      return "Promoted";
+    case sm90::WeightFormat::kF16:
+      return "F16";
+    case sm90::WeightFormat::kBf16:
+      return "Bf16";
+  }
+  return "Unknown";
+}
 
 // Each kernel of a family once, little enough for compute-sanitizer.
 struct FamilyCase {
@@ -386,7 +404,7 @@ INSTANTIATE_TEST_SUITE_P(
     }()),
     [](const auto& test) {
       const FamilyCase& param = test.param;
-      return std::string(kFormatNames[static_cast<int>(param.format)]) +
+      return TestName(param.format) +
              (param.family == sm90::Family::kSplit ? "Split" : "Persistent") +
              (param.clusters ? "Clusters" : "");
     });
