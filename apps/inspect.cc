@@ -31,10 +31,19 @@ std::string FormatName(const LinearReport& linear) {
                                         : std::string(WeightSchemeName(linear.scheme));
 }
 
-// Of what LinearReport::outliers counts.
-bool HasRemainders(const LinearReport& linear) {
-  return linear.scheme.format == QuantFormat::kNested12;
-}
+// Of LinearReport::outliers, what is stored apart: a layer that stays plain holds all in place.
+struct KeptApart {
+  explicit KeptApart(const LinearReport& linear) {
+    if (linear.scheme.format == QuantFormat::kNested12) {
+      remainders = linear.outliers;
+    } else if (linear.scheme != kPlainWeights) {
+      outliers = linear.outliers;
+    }
+  }
+
+  int64_t outliers = 0;
+  int64_t remainders = 0;
+};
 
 struct Totals {
   int64_t parameters = 0;
@@ -50,7 +59,9 @@ Totals Sum(const LoadReport& report) {
   for (const LinearReport& linear : report.linears) {
     totals.parameters += linear.n * linear.k;
     totals.bytes += linear.num_bytes;
-    (HasRemainders(linear) ? totals.remainders : totals.outliers) += linear.outliers;
+    const KeptApart apart(linear);
+    totals.outliers += apart.outliers;
+    totals.remainders += apart.remainders;
     totals.rounded += linear.rounded;
     totals.largest_relative_rounding =
         std::max(totals.largest_relative_rounding, linear.largest_relative_rounding);
@@ -71,9 +82,11 @@ void PrintTable(const Model& model) {
   fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", "layer", width, "shape",
              "from", "format", "apart", "rounded", "size");
   for (const LinearReport& linear : model.report.linears) {
+    const KeptApart apart(linear);
     fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", linear.name, width,
                fmt::format("{} x {}", linear.n, linear.k), DTypeName(linear.source_dtype),
-               FormatName(linear), linear.outliers, linear.rounded, HumanBytes(linear.num_bytes));
+               FormatName(linear), apart.outliers + apart.remainders, linear.rounded,
+               HumanBytes(linear.num_bytes));
     if (!linear.exception.empty()) {
       fmt::print("  exception: {}\n", linear.exception);
     }
@@ -148,6 +161,7 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
   json["unused_tensors"] = report.unused;
   json["linears"] = Json::array();
   for (const LinearReport& linear : report.linears) {
+    const KeptApart apart(linear);
     json["linears"].push_back({{"name", linear.name},
                                {"tensors", linear.tensors},
                                {"shape", {linear.n, linear.k}},
@@ -156,8 +170,8 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
                                {"scheme", WeightSchemeName(linear.scheme)},
                                {"dtype", DTypeName(linear.stored_dtype)},
                                {"bytes", linear.num_bytes},
-                               {"outliers", HasRemainders(linear) ? 0 : linear.outliers},
-                               {"remainders", HasRemainders(linear) ? linear.outliers : 0},
+                               {"outliers", apart.outliers},
+                               {"remainders", apart.remainders},
                                {"rounded", linear.rounded},
                                {"largest_relative_rounding", linear.largest_relative_rounding},
                                {"exception", linear.exception}});

@@ -40,14 +40,14 @@ def change_tensors(directory, change):
     save_file({name: t.contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
 
 
-def oracle(directory):
+def oracle(directory, tokens=TOKENS):
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    return tiny_models.logits(model.eval(), TOKENS)
+    return tiny_models.logits(model.eval(), tokens)
 
 
-def same_as_transformers(directory, tmp_path):
-    expected = oracle(directory)
-    (ours,) = run(directory, [TOKENS], tmp_path)
+def same_as_transformers(directory, tmp_path, tokens=TOKENS):
+    expected = oracle(directory, tokens)
+    (ours,) = run(directory, [tokens], tmp_path)
     assert_close(ours, expected)
     return expected
 
@@ -80,7 +80,7 @@ def test_rope_parameters_that_no_type_has(name, make, tmp_path):
     more = dict(extrapolation_factor=1.0, mrope_section=[2, 3, 3], _note="as trained", alpha=None)
     for spelling in ("rope_parameters", "rope_scaling"):
         parameters = dict(config["rope_parameters"], **more)
-        edit_config(directory, rope_parameters=..., **{spelling: parameters})
+        edit_config(directory, **{"rope_parameters": ..., spelling: parameters})
         (ours,) = run(directory, [TOKENS], tmp_path)
         assert_close(ours, plain)
     same_as_transformers(directory, tmp_path)
@@ -91,6 +91,7 @@ def test_rope_parameters_that_no_type_has(name, make, tmp_path):
 @pytest.mark.parametrize("parameters", [
     tiny_models.rope("linear", factor=0.5),
     tiny_models.rope("dynamic", factor=0.25),
+    tiny_models.rope("dynamic", factor=1.25),
     tiny_models.rope("yarn", factor=0.5, original_max_position_embeddings=128),
     tiny_models.rope("yarn", factor=4.0, original_max_position_embeddings=128, beta_fast=1.0, beta_slow=8.0),
     tiny_models.rope("llama3", factor=0.5, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -101,9 +102,13 @@ def test_rope_parameters_that_no_type_has(name, make, tmp_path):
                      original_max_position_embeddings=64),
 ], ids=lambda p: "-".join(str(v) for v in p.values()))
 def test_unusual_rope_values(parameters, make, tmp_path):
-    directory = make("llama", max_position_embeddings=64 if parameters["rope_type"] == "dynamic" else 1024)
+    """Of the dynamic type at its context's full length: with a factor below 1 that is the trained 64,
+    with 1.25 all 80 tokens, which the rule stretches."""
+    dynamic = parameters["rope_type"] == "dynamic"
+    directory = make("llama", max_position_embeddings=64 if dynamic else 1024)
     edit_config(directory, rope_parameters=parameters)
-    same_as_transformers(directory, tmp_path)
+    length = int(64 * max(1, parameters["factor"])) if dynamic else len(TOKENS)
+    same_as_transformers(directory, tmp_path, TOKENS[:length])
     edit_config(directory, rope_parameters=dict(parameters, factor=0))
     refuses(directory, "factor")
 
@@ -171,19 +176,26 @@ def test_fewer_layers_than_the_file_has(make, tmp_path):
 
 @pytest.mark.parametrize("large", [False, True])
 def test_types_mixed_within_a_layer(large, make, tmp_path):
-    """Of q, k and v, and of gate and up; with so many weights beyond 1.75 that nothing is nested."""
+    """Of q, k and v, and of gate and up; with so many weights beyond 1.75 that nothing is nested.
+    The norms undo the large columns: queries, keys and logits keep their size, for a saturated
+    softmax multiplies what rounding leaves (transformers in float32 is then 6e-5 from itself in
+    float64, else 3e-6)."""
     directory = make("qwen2")
 
     def change(tensors):
         for name, t in tensors.items():
             if large and t.dim() == 2:
                 t[:, ::7] *= 8
+            elif large and name.endswith("norm.weight"):
+                t[::7] /= 8
         for part, dtype in ("q", torch.bfloat16), ("v", torch.float32):
             tensors[QKV.format(part)] = tensors[QKV.format(part)].to(dtype)
         up = "model.layers.0.mlp.up_proj.weight"
         tensors[up] = tensors[up].to(torch.bfloat16)
 
     change_tensors(directory, change)
+    nested = json.loads(inspect(directory, "--quantization", "nested", "--json").stdout)
+    assert nested["nested_linear_layers"] == (0 if large else 12)
     expected = same_as_transformers(directory, tmp_path)
     for scheme in SCHEMES:
         (ours,) = run(directory, [TOKENS], tmp_path, quantization=scheme)

@@ -3,6 +3,7 @@ sample; DUALFP_RANDOM_TOKENIZERS=1000 DUALFP_RANDOM_TEXTS=100 is the long run of
 
 import os
 import random
+import subprocess
 
 os.environ.setdefault("RAYON_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,7 +12,7 @@ import corpus
 import pytest
 import random_tokenizers
 from tokenizers import Tokenizer
-from tokenizer_golden_test import run_tool
+from tokenizer_golden_test import TOOL, run_tool
 
 TOKENIZERS = int(os.environ.get("DUALFP_RANDOM_TOKENIZERS", "40"))
 TEXTS = int(os.environ.get("DUALFP_RANDOM_TEXTS", "40"))
@@ -49,12 +50,28 @@ def check_decoding(reference, result):
     assert "".join(result["stream"]) == result["all"]
 
 
+def without_unusable_template(reference, directory):
+    """The library has no template for three parts or more, which the processors before it may have
+    made: it panics (Rust's todo!()) at every text with special tokens. We refuse such a file. What
+    remains without its post-processor can be compared."""
+    path = str(directory / "tokenizer.json")
+    _, error = answer(lambda: reference.encode(""))
+    if str(error) != "not yet implemented":
+        return reference
+    result = subprocess.run([TOOL, "tokenize", str(directory)], input="", text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert result.returncode == 1 and "template after processors" in result.stderr, result
+    reference.post_processor = None
+    reference.save(path)
+    return Tokenizer.from_file(path)
+
+
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + TOKENIZERS))
 def test_random_tokenizer(seed, tmp_path):
     generator = random.Random(seed)
     path = str(tmp_path / "tokenizer.json")
     random_tokenizers.Builder(generator).tokenizer().save(path)
-    reference = Tokenizer.from_file(path)
+    reference = without_unusable_template(Tokenizer.from_file(path), tmp_path)
     texts = corpus.random_texts(TEXTS, seed)
     cases = [{"text": text, "special": generator.random() < 0.5} for text in texts]
     size = reference.get_vocab_size()
