@@ -87,7 +87,7 @@ struct Case {
 std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const TestFormat& format : TestFormats()) {
-    const TestWeight weight(format, 16, 32, 1);
+    const TestWeight weight(format, 16, RoundUp(32, KMultiple(format)), 1);
     const TestProblem problem(format, weight, 2, DType::kF32, DType::kF32, {}, 1);
     for (const std::span<const GemmKernel> kernels :
          {GemmKernels(), std::span<const GemmKernel>(kModelKernels)}) {
@@ -121,7 +121,7 @@ TEST_P(GemmKernelTest, MatchesTheProductInDouble) {
 TEST_P(GemmKernelTest, MatchesWithEveryEpilogueAndType) {
   uint32_t seed = 100;
   for (const Shape& shape : {Shape{3, 34, 96}, Shape{11, 74, 160}}) {
-    const TestWeight weight(format(), shape.n, shape.k, seed);
+    const TestWeight weight(format(), shape.n, RoundUp(shape.k, KMultiple(format())), seed);
     for (const Activation activation : {Activation::kNone, Activation::kSiluMul}) {
       for (const bool bias : {false, true}) {
         for (const bool residual : {false, true}) {
@@ -144,7 +144,7 @@ TEST_P(GemmKernelTest, RowsDoNotDependOnEachOther) {
       kernel().row_invariant && format().quant != ActivationQuant::kDynamicPerTensor;
   constexpr int64_t kRows = 70;
   for (const Shape& shape : {Shape{0, 53, 192}, Shape{0, 29, 1632}}) {
-    const TestWeight weight(format(), shape.n, shape.k, 7);
+    const TestWeight weight(format(), shape.n, RoundUp(shape.k, KMultiple(format())), 7);
     TestProblem whole(format(), weight, kRows, DType::kF32, DType::kF32, {}, 9);
     const std::vector<float> expected = whole.Run(kernel(), 2);
     EXPECT_EQ(whole.Run(kernel(), 1), expected);
@@ -225,7 +225,7 @@ TEST_P(GemmKernelTest, ZeroRowsGiveTheBias) {
 }
 
 TEST_P(GemmKernelTest, ResidualMayBeY) {
-  const TestWeight weight(format(), 50, 96, 3);
+  const TestWeight weight(format(), 50, RoundUp(96, KMultiple(format())), 3);
   TestProblem problem(format(), weight, 12, DType::kF32, DType::kF16,
                       {Activation::kNone, false, true}, 4);
   const std::vector<float> expected = problem.Run(kernel(), 2);
