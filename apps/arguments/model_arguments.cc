@@ -23,7 +23,8 @@ void AddModelOptions(CLI::App& app, ModelOptions& options) {
       })
       ->option_text("SCHEME")
       ->group("Model");
-  app.add_flag("--quantize-lm-head", options.quantize_lm_head, "lm_head in FP8 too; exact otherwise")
+  app.add_flag("--quantize-lm-head", options.quantize_lm_head,
+               "lm_head in FP8 too; exact otherwise")
       ->group("Model");
   app.add_option("--load-format", options.load_format, "dummy: random weights for any config.json")
       ->check(CLI::IsMember({"auto", "dummy"}))

@@ -100,8 +100,8 @@ RotatedWeights::RotatedWeights(ThreadPool& threads, const CpuFormat& format, con
     }
     weights_.push_back(weight);
   }
-  for (Weight& weight : weights_) {
-    weight.outliers = outliers_.View();
+  for (Weight& rotated : weights_) {
+    rotated.outliers = outliers_.View();
   }
 }
 
