@@ -38,7 +38,7 @@ std::string Trimmed(std::string text) {
 }  // namespace
 
 std::filesystem::path HubCacheDirectory() {
-  if (const auto cache = FromEnvironment("HF_HUB_CACHE"); !cache.empty()) {
+  if (auto cache = FromEnvironment("HF_HUB_CACHE"); !cache.empty()) {
     return cache;
   }
   if (const auto home = FromEnvironment("HF_HOME"); !home.empty()) {
@@ -66,7 +66,7 @@ std::filesystem::path FindModelDirectory(const std::string& model) {
         ": there is no such directory, and no model of that name in the Hugging Face cache ",
         HubCacheDirectory().string(), "; \"hf download ", model, "\" brings it there");
   const std::string commit = Trimmed(ReadFile(ref, kMaxRefBytes));
-  const std::filesystem::path snapshot = cached / "snapshots" / commit;
+  std::filesystem::path snapshot = cached / "snapshots" / commit;
   Check(IsHubId(commit) && std::filesystem::is_directory(snapshot, error), ErrorCode::kNotFound,
         model, ": ", ref.string(), " names a snapshot that is not in the cache; \"hf download ",
         model, "\" brings it there");

@@ -158,6 +158,8 @@ struct PlaneRow {
   Byte* nibbles;
   Shift* shift;
 };
+template <typename Byte, typename Shift>
+PlaneRow(Byte*, Byte*, Shift*) -> PlaneRow<Byte, Shift>;
 
 template <typename View>
 auto RowOf(const BasicNested12Planes<View>& planes, int64_t row) {
