@@ -15,7 +15,7 @@ echo "The model as dualfp holds it: each linear layer as two byte planes, FP16 a
 run inspect $model
 
 echo
-echo "Text, in FP16 for 48 tokens and then in FP8, from the same weights in the same memory;"
+echo "Text, exact for 48 tokens and then in FP8, from the same weights in the same memory;"
 echo "then what each precision cost, and how far FP8 moved the logits."
 run generate $model --prompt "And it came to pass in those days, that" --max-tokens 96 \
   --switch-at 48 --temperature 0.7 --top-p 0.9 --seed 1 --compare
