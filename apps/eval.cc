@@ -82,7 +82,7 @@ class Evaluation {
   const EvalArguments& arguments_;
   ThreadPool threads_;
   Context context_{.threads = &threads_};
-  Precision precision_ = Precision::kFp16;
+  Precision precision_ = Precision::kExact;
   std::optional<Precision> reference_precision_;
   ModelConfig config_;
   std::optional<Tokenizer> tokenizer_;

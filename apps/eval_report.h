@@ -26,7 +26,7 @@ struct EvalReport {
   int64_t scored_tokens = 0;
   int64_t num_bytes = 0;
   int64_t windows = 0;
-  Precision precision = Precision::kFp16;
+  Precision precision = Precision::kExact;
   std::optional<Precision> reference_precision;
   Quality reference;
   std::vector<EvalRow> rows;

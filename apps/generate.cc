@@ -69,7 +69,7 @@ struct Spent {
 };
 
 Precision Other(Precision precision) {
-  return precision == Precision::kFp16 ? Precision::kFp8 : Precision::kFp16;
+  return precision == Precision::kExact ? Precision::kFp8 : Precision::kExact;
 }
 
 class Generation {
@@ -110,7 +110,7 @@ class Generation {
   ThreadPool threads_;
   Context context_{.threads = &threads_};
   SampleRow draw_;
-  Precision precision_ = Precision::kFp16;
+  Precision precision_ = Precision::kExact;
   DType cache_dtype_ = DType::kF32;
   ModelConfig config_;
   std::vector<int32_t> end_tokens_;
@@ -233,7 +233,7 @@ void Generation::Emit(int32_t token) {
 
 void Generation::Decode(Session& session) {
   const BatchSampler sampler(1, config_.vocab_size, drawable_, &threads_);
-  const PrecisionPlan plans[2] = {Plan(Precision::kFp16), Plan(Precision::kFp8)};
+  const PrecisionPlan plans[2] = {Plan(Precision::kExact), Plan(Precision::kFp8)};
   for (int64_t count = 1; count <= max_tokens_; ++count) {
     draw_.position = generated_.size();
     const int32_t token =
@@ -274,7 +274,7 @@ double Generation::TokensPerSecond(Precision precision) const {
 }
 
 void Generation::PrintReport(const std::optional<LogitComparison>& comparison) const {
-  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+  for (const Precision precision : {Precision::kExact, Precision::kFp8}) {
     const Spent& spent = SpentAt(precision);
     if (spent.prefill_tokens + spent.decode_tokens == 0) {
       continue;
@@ -317,7 +317,7 @@ void Generation::PrintJson(const std::optional<LogitComparison>& comparison) con
                   {"weight_bytes", report.weight_bytes},
                   {"linear_layers", report.LayerLinears()},
                   {"nested_linear_layers", report.NestedLayerLinears()}};
-  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+  for (const Precision precision : {Precision::kExact, Precision::kFp8}) {
     const Spent& spent = SpentAt(precision);
     const PlanCost cost = decoder_->CostOf(Plan(precision));
     const double rate = TokensPerSecond(precision);
@@ -367,7 +367,7 @@ void Generation::Run() {
     std::vector<int32_t> tokens = prompt_;
     tokens.insert(tokens.end(), generated_.begin(), generated_.end());
     comparison = ComparePrecisions(context_, *decoder_, cache_dtype_, tokens,
-                                   Plan(Precision::kFp16), Plan(Precision::kFp8));
+                                   Plan(Precision::kExact), Plan(Precision::kFp8));
   }
   if (arguments_.json) {
     PrintJson(comparison);

@@ -121,7 +121,7 @@ void PrintText(const InspectArguments& arguments, const Model& model, const Deco
                totals.rounded, totals.largest_relative_rounding);
   }
   fmt::print("weights read a token: {} exact, {} at fp8\n",
-             HumanBytes(decoder.CostOf(plan(Precision::kFp16)).weight_bytes),
+             HumanBytes(decoder.CostOf(plan(Precision::kExact)).weight_bytes),
              HumanBytes(decoder.CostOf(plan(Precision::kFp8)).weight_bytes));
   fmt::print("memory: {} of weights, {} at most while loading; {} of FP16 KV cache a token\n",
              HumanBytes(report.weight_bytes), HumanBytes(PeakMemoryBytes()),
@@ -154,7 +154,7 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
   json["load_seconds"] = report.seconds;
   json["kv_cache_bytes_per_token_fp16"] =
       model.KvCacheFor(DType::kF16, 1).BytesPerBlock() / kKvBlockSize;
-  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+  for (const Precision precision : {Precision::kExact, Precision::kFp8}) {
     json["weight_bytes_per_token"][std::string(PrecisionName(precision))] =
         decoder.CostOf(PrecisionPlan::Uniform(config.num_hidden_layers, precision)).weight_bytes;
   }

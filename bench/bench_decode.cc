@@ -104,9 +104,9 @@ void Run(const std::string& shape, int blocks, int num_threads) {
   Generation nested(config, DType::kF16, length, threads);
   Generation nested12(config, DType::kBF16, length, threads);
   std::vector<Subject> subjects = {
-      {"nested exact", &nested, Precision::kFp16, {}, {}},
+      {"nested exact", &nested, Precision::kExact, {}, {}},
       {"nested fp8", &nested, Precision::kFp8, {}, {}},
-      {"nested12 exact", &nested12, Precision::kFp16, {}, {}},
+      {"nested12 exact", &nested12, Precision::kExact, {}, {}},
       {"nested12 fp8", &nested12, Precision::kFp8, {}, {}},
   };
   for (Subject& subject : subjects) {

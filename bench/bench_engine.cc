@@ -66,7 +66,7 @@ class Load {
     const RunnerInfo& info = runner->info();
     core_ = std::make_unique<EngineCore>(
         config_, runner, nullptr,
-        MakeFixedController(PrecisionPlan::Uniform(info.num_layers, Precision::kFp16)), &metrics_,
+        MakeFixedController(PrecisionPlan::Uniform(info.num_layers, Precision::kExact)), &metrics_,
         Hash128{1, 2});
   }
 
@@ -148,7 +148,7 @@ Model LoadNested(const std::string& directory, ThreadPool* threads) {
 
 void Serve(const std::string& directory, ThreadPool* threads) {
   const Model model = LoadNested(directory, threads);
-  for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+  for (const Precision precision : {Precision::kExact, Precision::kFp8}) {
     for (const float temperature : {0.0f, 1.0f}) {
       DecoderRunner runner(model, RunnerConfig(64, 400), threads);
       Load load(&runner);
@@ -180,7 +180,7 @@ void Switch(const std::string& directory, ThreadPool* threads) {
     load.Add(sequences, 32, 660, 0.0f);
     std::vector<double> ratios[2];
     for (int side = 0; side < 60; ++side) {
-      load.SetPrecision(side % 2 == 0 ? Precision::kFp8 : Precision::kFp16);
+      load.SetPrecision(side % 2 == 0 ? Precision::kFp8 : Precision::kExact);
       std::vector<double> seconds;
       seconds.reserve(kStepsPerSide);
       for (int step = 0; step < kStepsPerSide; ++step) {

@@ -131,11 +131,11 @@ TEST(AllocationTest, NoneInAStepOfTheReferenceModel) {
     }
     return CountAllocations() - before;
   };
-  run_at(Precision::kFp16);
+  run_at(Precision::kExact);
   run_at(Precision::kFp8);
   ASSERT_EQ(core.scheduler().running().size(), 64u);
   outputs = 0;
-  EXPECT_EQ(run_at(Precision::kFp16), 0);
+  EXPECT_EQ(run_at(Precision::kExact), 0);
   EXPECT_EQ(run_at(Precision::kFp8), 0);
   EXPECT_EQ(outputs, 2 * 15 * 64);
 }

@@ -63,7 +63,7 @@ class ReferenceModel : public ::testing::Test {
     EngineMetrics metrics(runner.info().max_model_len);
     EngineCore core(
         config, &runner, nullptr,
-        MakeFixedController(PrecisionPlan::Uniform(runner.info().num_layers, Precision::kFp16)),
+        MakeFixedController(PrecisionPlan::Uniform(runner.info().num_layers, Precision::kExact)),
         &metrics, {1, 2});
     const RequestContext context{runner.info().vocab_size,
                                  runner.info().max_model_len,
@@ -114,7 +114,7 @@ TEST_F(ReferenceModel, GreedyTokensAreTheDecodersOwn) {
   KvCache cache(model_->KvCacheFor(DType::kF16, 8));
   const std::vector<int32_t> blocks = {5, 3, 7, 1};
   const auto plan =
-      PrecisionPlan::Uniform(static_cast<int64_t>(model_->layers.size()), Precision::kFp16);
+      PrecisionPlan::Uniform(static_cast<int64_t>(model_->layers.size()), Precision::kExact);
   Context context;
   context.threads = threads_;
   std::vector<float> logits(model_->config.vocab_size);
@@ -141,7 +141,7 @@ TEST_F(ReferenceModel, GreedyTokensAreTheDecodersOwn) {
 // The same request alone, in a crowd, chunked, preempted, from the prefix cache, and as one of
 // several choices.
 TEST_F(ReferenceModel, TokensDoNotDependOnTheRestOfTheBatch) {
-  for (const PrecisionPin pin : {PrecisionPin::kFp16, PrecisionPin::kFp8}) {
+  for (const PrecisionPin pin : {PrecisionPin::kExact, PrecisionPin::kFp8}) {
     std::vector<Request> requests;
     for (int i = 0; i < 10; ++i) {
       requests.push_back(MakeRequest(i, 5 + 23 * (i % 4), 12 + 3 * i));
@@ -171,7 +171,7 @@ TEST_F(ReferenceModel, TokensDoNotDependOnTheRestOfTheBatch) {
     }
     EXPECT_EQ(crowd[10].choices[0].tokens, crowd[3].choices[0].tokens);
     EXPECT_NE(crowd[7].choices[0].tokens, crowd[7].choices[1].tokens);
-    const size_t precision = pin == PrecisionPin::kFp16 ? 0 : 1;
+    const size_t precision = pin == PrecisionPin::kExact ? 0 : 1;
     EXPECT_EQ(crowd[6].usage.completion_by_precision[precision], crowd[6].usage.completion_tokens);
   }
 }
@@ -182,7 +182,7 @@ TEST_F(ReferenceModel, PinsDoNotDependOnTheirNeighbours) {
   std::vector<Request> requests;
   for (int i = 0; i < 9; ++i) {
     requests.push_back(MakeRequest(i, 5 + 17 * (i % 4), 10 + 3 * i));
-    requests.back().precision = i % 3 == 0   ? PrecisionPin::kFp16
+    requests.back().precision = i % 3 == 0   ? PrecisionPin::kExact
                                 : i % 3 == 1 ? PrecisionPin::kFp8
                                              : PrecisionPin::kAuto;
     requests.back().sampling.n = 1 + i % 2;

@@ -131,7 +131,7 @@ Engine::Impl::Impl(EngineConfig config_in, std::unique_ptr<ModelRunner> runner_i
   }
   if (automatic == nullptr) {
     automatic = MakeFixedController(PrecisionPlan::Uniform(
-        info.num_layers, info.fp16_unsupported.empty() ? Precision::kFp16 : Precision::kFp8));
+        info.num_layers, info.fp16_unsupported.empty() ? Precision::kExact : Precision::kFp8));
   }
   if (config.seed) {
     seeds.seed(*config.seed);
@@ -155,8 +155,8 @@ std::shared_ptr<PrecisionController> Engine::Impl::MakeController(
   switch (wanted.mode) {
     case PrecisionMode::kAuto:
       return automatic;
-    case PrecisionMode::kFp16:
-      layers.assign(info.num_layers, Precision::kFp16);
+    case PrecisionMode::kExact:
+      layers.assign(info.num_layers, Precision::kExact);
       break;
     case PrecisionMode::kFp8:
       layers.assign(info.num_layers, Precision::kFp8);
@@ -168,7 +168,7 @@ std::shared_ptr<PrecisionController> Engine::Impl::MakeController(
       break;
   }
   for (const Precision precision : layers) {
-    const std::string& reason = precision == Precision::kFp16 ? info.fp16_unsupported
+    const std::string& reason = precision == Precision::kExact ? info.fp16_unsupported
                                 : precision == Precision::kFp8
                                     ? info.fp8_unsupported
                                     : "FP4 is not computed by this model";

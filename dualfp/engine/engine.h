@@ -66,7 +66,7 @@ struct StepReport {
 };
 
 // kAuto is the controller given to the constructor. kLayers is a precision per layer.
-enum class PrecisionMode : uint8_t { kFp16, kFp8, kAuto, kLayers };
+enum class PrecisionMode : uint8_t { kExact, kFp8, kAuto, kLayers };
 
 struct PrecisionSetting {
   PrecisionMode mode = PrecisionMode::kAuto;

@@ -60,7 +60,7 @@ EngineCore::EngineCore(const EngineConfig& config, ModelRunner* runner,
             hash_key),
       scheduler_(MakeSchedulerConfig(config, runner->info()), &pool_),
       publisher_(vocabulary),
-      plan_(PrecisionPlan::Uniform(runner->info().num_layers, Precision::kFp16)),
+      plan_(PrecisionPlan::Uniform(runner->info().num_layers, Precision::kExact)),
       prefill_plan_(plan_),
       fp16_tag_(TagOf(plan_)),
       fp8_tag_(TagOf(PrecisionPlan::Uniform(runner->info().num_layers, Precision::kFp8))) {
@@ -156,7 +156,7 @@ CacheTagsByPin EngineCore::CacheTagsNow() const {
     one.Add(tag);
     return UsableTags{one, one};
   };
-  tags[static_cast<size_t>(PrecisionPin::kFp16)] = only(fp16_tag_);
+  tags[static_cast<size_t>(PrecisionPin::kExact)] = only(fp16_tag_);
   tags[static_cast<size_t>(PrecisionPin::kFp8)] = only(fp8_tag_);
   UsableTags& free = tags[static_cast<size_t>(PrecisionPin::kAuto)];
   if (controller_->adaptive()) {

@@ -34,7 +34,7 @@ std::vector<int32_t> Range(int count, int first = 0) {
 }
 
 void ExpectTokens(const Collected& result, const Request& request, const RunnerInfo& info,
-                  Precision precision = Precision::kFp16,
+                  Precision precision = Precision::kExact,
                   const std::vector<int32_t>& eos_token_ids = {}) {
   EXPECT_EQ(result.violation, "");
   EXPECT_TRUE(result.finished);
@@ -187,7 +187,7 @@ TEST(EngineCore, CachedBlocksBelongToTheirPrecisionAndSalt) {
   EXPECT_EQ(fp8_again->usage.cached_tokens, 20);
   ExpectTokens(*fp8_again, request, SmallInfo(), Precision::kFp8);
 
-  request.precision = PrecisionPin::kFp16;
+  request.precision = PrecisionPin::kExact;
   Collected* fp16 = harness.Submit(request);
   harness.Run();
   EXPECT_EQ(fp16->usage.cached_tokens, 20) << "an unpinned request ran in FP16 before";
@@ -297,7 +297,7 @@ TEST(EngineCore, EndsByEosStopIdAndLength) {
   }
   harness.Run();
   for (const auto& [request, result] : runs) {
-    ExpectTokens(*result, request, info, Precision::kFp16, config.eos_token_ids);
+    ExpectTokens(*result, request, info, Precision::kExact, config.eos_token_ids);
     const auto& choice = result->choices[0];
     const int32_t last = choice.tokens.back();
     if (last == 20 || last == 21) {
@@ -322,7 +322,7 @@ TEST(EngineCore, StopStringsEndAChoiceAcrossTokens) {
   CoreHarness harness({}, SmallInfo(), nullptr, testing::FakeVocabulary::Ascii());
   Request request = MakeRequest(Range(5), 60, 3);
   const std::vector<int32_t> tokens =
-      ExpectedTokens(request, 0, 3, UniformTag(SmallInfo(), Precision::kFp16), SmallInfo(), {});
+      ExpectedTokens(request, 0, 3, UniformTag(SmallInfo(), Precision::kExact), SmallInfo(), {});
   std::string text;
   for (const int32_t token : tokens) {
     testing::FakeVocabulary::Ascii()->AppendTokenBytes(token, &text);
@@ -369,7 +369,7 @@ TEST(EngineCore, LogprobsComeWithTheirTokens) {
   testing::FakeContext context;
   std::vector<float> logits(info.vocab_size);
   for (int position = 1; position < 40; ++position) {
-    context.Add(plain.prompt[position - 1], UniformTag(info, Precision::kFp16));
+    context.Add(plain.prompt[position - 1], UniformTag(info, Precision::kExact));
     context.Logits(logits);
     double sum = 0;
     for (const float logit : logits) {

@@ -132,7 +132,7 @@ TEST(Engine, ServesManyThreads) {
         for (int choice = 0; choice < request.sampling.n; ++choice) {
           std::vector<int32_t> expected =
               ExpectedTokens(request, choice, *request.sampling.seed,
-                             UniformTag(info, Precision::kFp16), info, {});
+                             UniformTag(info, Precision::kExact), info, {});
           if (result.choices[choice].finish_reason == FinishReason::kAbort) {
             aborted += 1;
             expected.resize(std::min(expected.size(), result.choices[choice].tokens.size()));
@@ -146,8 +146,8 @@ TEST(Engine, ServesManyThreads) {
   std::atomic<bool> done{false};
   std::thread observer([&] {
     while (!done) {
-      engine.SetPrecision({PrecisionMode::kFp16, {}});
-      EXPECT_EQ(engine.GetPrecision().setting.mode, PrecisionMode::kFp16);
+      engine.SetPrecision({PrecisionMode::kExact, {}});
+      EXPECT_EQ(engine.GetPrecision().setting.mode, PrecisionMode::kExact);
       EXPECT_LE(engine.Stats().free_blocks, info.num_blocks);
       EXPECT_GE(engine.metrics().time_to_first_token_seconds.Read().count, 0u);
       engine.Cancel(1u << 30);
@@ -328,13 +328,13 @@ TEST(Engine, PrecisionIsSetAndReported) {
   EXPECT_EQ(run().completion_by_precision, (TokensByPrecision{0, 3, 0, 0}));
   EXPECT_EQ(engine.GetPrecision().controller, "fp8");
 
-  const std::vector<Precision> layers = {Precision::kFp16, Precision::kFp8, Precision::kFp8,
-                                         Precision::kFp16};
+  const std::vector<Precision> layers = {Precision::kExact, Precision::kFp8, Precision::kFp8,
+                                         Precision::kExact};
   engine.SetPrecision({PrecisionMode::kLayers, layers});
   EXPECT_EQ(run().completion_by_precision, (TokensByPrecision{0, 0, 0, 3}));
   EXPECT_TRUE(engine.Drain(Clock::now() + 10s));
   EXPECT_EQ(engine.GetPrecision().current.layers, layers);
-  EXPECT_EQ(engine.GetPrecision().current.lm_head, Precision::kFp16);
+  EXPECT_EQ(engine.GetPrecision().current.lm_head, Precision::kExact);
 
   EXPECT_THAT(Thrown([&] {
                 engine.SetPrecision({PrecisionMode::kLayers, {Precision::kFp8}});
@@ -351,7 +351,7 @@ TEST(Engine, AModelOfOnePrecisionKeepsToIt) {
   info.fp16_unsupported = "an FP8 checkpoint";
   Engine engine({}, MakeRunner(info), nullptr, MakeSloSlackController(4));
   EXPECT_EQ(Thrown([&] {
-              engine.SetPrecision({PrecisionMode::kFp16, {}});
+              engine.SetPrecision({PrecisionMode::kExact, {}});
             }).code(),
             ErrorCode::kUnsupported);
   Inbox inbox;

@@ -49,7 +49,7 @@ RunnerInfo Drafting(int tokens) {
 std::vector<int32_t> Alone(const Request& request, int choice = 0,
                            const std::vector<int32_t>& eos = {}) {
   return ExpectedTokens(request, choice, *request.sampling.seed,
-                        UniformTag(SmallInfo(), Precision::kFp16), SmallInfo(), eos);
+                        UniformTag(SmallInfo(), Precision::kExact), SmallInfo(), eos);
 }
 
 TEST(TwoSteps, TheNextIsLaunchedBeforeTheTokensOfTheLastAreKnown) {

@@ -27,7 +27,7 @@ class RandomController : public PrecisionController {
     const bool fp8 = random_() % 2 == 0;
     for (int layer = 0; layer < static_cast<int>(plan->layers.size()); ++layer) {
       plan->layers[layer] =
-          (uniform ? fp8 : random_() % 2 == 0) ? Precision::kFp8 : Precision::kFp16;
+          (uniform ? fp8 : random_() % 2 == 0) ? Precision::kFp8 : Precision::kExact;
     }
   }
   std::string_view name() const override { return "random"; }
@@ -103,7 +103,7 @@ void RunRandomWorkload(int seed, const Pipeline& pipeline, WorkloadCounts* count
   config.eos_token_ids = {3};
   const bool adaptive = below(3) == 0;
   // Of rows that compute prompts, and of those that generate.
-  const auto precision = [&] { return below(2) == 0 ? Precision::kFp8 : Precision::kFp16; };
+  const auto precision = [&] { return below(2) == 0 ? Precision::kFp8 : Precision::kExact; };
   const Precision prefill = precision();
   const Precision decode = precision();
   std::shared_ptr<PrecisionController> controller;
@@ -131,7 +131,7 @@ void RunRandomWorkload(int seed, const Pipeline& pipeline, WorkloadCounts* count
     while (to_submit > 0 && below(4) == 0) {
       Request request = RandomRequest(&random, info);
       if (below(2) == 0) {
-        request.precision = below(2) == 0 ? PrecisionPin::kFp16 : PrecisionPin::kFp8;
+        request.precision = below(2) == 0 ? PrecisionPin::kExact : PrecisionPin::kFp8;
       }
       runs.push_back({request, harness.Submit(request)});
       --to_submit;
@@ -159,7 +159,7 @@ void RunRandomWorkload(int seed, const Pipeline& pipeline, WorkloadCounts* count
       continue;  // not reproducible
     }
     const auto tag = [&](Precision unpinned) {
-      return UniformTag(info, pin == PrecisionPin::kFp16  ? Precision::kFp16
+      return UniformTag(info, pin == PrecisionPin::kExact ? Precision::kExact
                               : pin == PrecisionPin::kFp8 ? Precision::kFp8
                                                           : unpinned);
     };

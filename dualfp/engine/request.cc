@@ -92,8 +92,8 @@ std::string_view FinishReasonName(FinishReason reason) {
 
 std::string_view PrecisionClassName(PrecisionClass precision) {
   switch (precision) {
-    case PrecisionClass::kFp16:
-      return PrecisionName(Precision::kFp16);
+    case PrecisionClass::kExact:
+      return PrecisionName(Precision::kExact);
     case PrecisionClass::kFp8:
       return PrecisionName(Precision::kFp8);
     case PrecisionClass::kFp4:
@@ -134,7 +134,7 @@ void ValidateRequest(const Request& request, const RequestLimits& limits) {
 
   Check(InRange(request.ttft_target, 0, 1e9) && InRange(request.tpot_target, 0, 1e9), kInvalid,
         "ttft_target and tpot_target are seconds, at least 0");
-  const std::string& reason = request.precision == PrecisionPin::kFp16  ? limits.fp16_unsupported
+  const std::string& reason = request.precision == PrecisionPin::kExact ? limits.fp16_unsupported
                               : request.precision == PrecisionPin::kFp8 ? limits.fp8_unsupported
                                                                         : std::string();
   Check(reason.empty(), ErrorCode::kUnsupported, "precision: ", reason);

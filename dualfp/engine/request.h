@@ -54,9 +54,9 @@ struct SamplingParams {
   std::optional<int> prompt_logprobs;
 };
 
-// kFp16, kFp8: all layers of the request's rows, whatever its neighbours in a step compute at.
+// kExact, kFp8: all layers of the request's rows, whatever its neighbours in a step compute at.
 // kAuto: whatever the engine's precision is.
-enum class PrecisionPin : uint8_t { kAuto, kFp16, kFp8 };
+enum class PrecisionPin : uint8_t { kAuto, kExact, kFp8 };
 
 struct Request {
   std::vector<int32_t> prompt;  // at least one token
@@ -99,7 +99,7 @@ struct PositionLogprobs {
 };
 
 // At which precision a token was computed. kMixed: layers differed.
-enum class PrecisionClass : uint8_t { kFp16, kFp8, kFp4, kMixed };
+enum class PrecisionClass : uint8_t { kExact, kFp8, kFp4, kMixed };
 constexpr int kNumPrecisionClasses = 4;
 using TokensByPrecision = std::array<int64_t, kNumPrecisionClasses>;
 

@@ -127,7 +127,7 @@ TEST(ValidateRequest, AcceptsTheExtremes) {
     r.sampling.prompt_logprobs = 0;
     r.sampling.n = 128;
     r.sampling.logit_bias = {{0, -100.0f}, {95, 100.0f}};
-    r.precision = PrecisionPin::kFp16;
+    r.precision = PrecisionPin::kExact;
   };
   EXPECT_EQ(Refusal(change), "accepted");
 }

@@ -7,7 +7,7 @@ namespace dualfp {
 
 RowGroup GroupOf(const Sequence& sequence) {
   switch (sequence.request->request.precision) {
-    case PrecisionPin::kFp16:
+    case PrecisionPin::kExact:
       return RowGroup::kPinnedFp16;
     case PrecisionPin::kFp8:
       return RowGroup::kPinnedFp8;
@@ -22,7 +22,7 @@ EngineStep::EngineStep(StepBatch batch_in, int num_layers) : batch(std::move(bat
   parts.reserve(batch.limits().max_sequences);
   for (size_t i = 0; i < kNumRowGroups; ++i) {
     const bool fp8 = static_cast<RowGroup>(i) == RowGroup::kPinnedFp8;
-    groups[i].plan = PrecisionPlan::Uniform(num_layers, fp8 ? Precision::kFp8 : Precision::kFp16);
+    groups[i].plan = PrecisionPlan::Uniform(num_layers, fp8 ? Precision::kFp8 : Precision::kExact);
   }
 }
 

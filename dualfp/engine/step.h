@@ -27,7 +27,7 @@ RowGroup GroupOf(const Sequence& sequence);
 
 struct GroupPlan {
   PrecisionPlan plan;
-  PrecisionClass precision_class = PrecisionClass::kFp16;
+  PrecisionClass precision_class = PrecisionClass::kExact;
   uint64_t tag = 0;  // of the KV blocks that these rows fill
   StepFeatures features;
   int64_t rows = 0;

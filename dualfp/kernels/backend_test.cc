@@ -116,7 +116,7 @@ struct Expected {
   const char* amx;
 };
 
-constexpr Precision k16 = Precision::kFp16;
+constexpr Precision k16 = Precision::kExact;
 constexpr Precision k8 = Precision::kFp8;
 constexpr ActivationQuant kNoQuant = ActivationQuant::kNone;
 constexpr ActivationQuant kToken = ActivationQuant::kDynamicPerToken;

@@ -60,7 +60,7 @@ struct GemmDesc {
   ScaleGranularity weight_scale = ScaleGranularity::kNone;
   RowParts parts;  // where they matter: block scales, or several input scales
   bool has_outliers = false;
-  Precision precision = Precision::kFp16;
+  Precision precision = Precision::kExact;
   ActivationQuant activation_quant = ActivationQuant::kNone;
   bool part_input_scales = false;  // kStaticPerTensor with a scale for each part
   Accumulation accumulation = Accumulation::kFast;
@@ -85,7 +85,7 @@ struct GemmArgs {
   ConstTensorView x_scales;
   const Weight* weight = nullptr;
   TensorView y;  // F32 | F16 | BF16 [M, N], or [M, N/2] with kSiluMul
-  Precision precision = Precision::kFp16;
+  Precision precision = Precision::kExact;
   ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;  // used at kFp8 only
   Accumulation accumulation = Accumulation::kFast;                       // likewise
   Activation activation = Activation::kNone;
@@ -153,7 +153,7 @@ int64_t GemmQuantizedWorkspaceBytes(const GemmDesc& desc);
 struct RowRange {
   int64_t begin = 0;
   int64_t end = 0;
-  Precision precision = Precision::kFp16;
+  Precision precision = Precision::kExact;
 };
 
 // Gemm() over a batch whose rows want different precisions (prefill in FP8 beside decodes in

@@ -288,12 +288,12 @@ TEST_P(IsaTest, NestedEqualsPlainBitForBit) {
   const TestFormat plain = {"plain", QuantFormat::kPlain, DType::kF16};
   for (const bool outliers : {false, true}) {
     const TestFormat nested = {
-        "nested",         QuantFormat::kNested,   DType::kF8E4M3, ScaleGranularity::kNone,
-        Precision::kFp16, ActivationQuant::kNone, outliers};
+        "nested",          QuantFormat::kNested,   DType::kF8E4M3, ScaleGranularity::kNone,
+        Precision::kExact, ActivationQuant::kNone, outliers};
     for (const Shape& shape : kShapes) {
       const TestWeight nested_weight(nested, shape.n, shape.k, 5);
       // The same weights as FP16.
-      const std::vector<double> values = nested_weight.Values(Precision::kFp16);
+      const std::vector<double> values = nested_weight.Values(Precision::kExact);
       TestWeight plain_weight(plain, shape.n, shape.k, 5);
       for (size_t i = 0; i < values.size(); ++i) {
         StoreTestElement(const_cast<void*>(plain_weight.weight.values.data), DType::kF16,
@@ -314,7 +314,7 @@ TEST_P(IsaTest, Nested12EqualsPlainBf16BitForBit) {
   const TestFormat nested = {"nested12", QuantFormat::kNested12, DType::kF8E4M3};
   for (const Shape& shape : kShapes) {
     TestWeight nested_weight(nested, shape.n, shape.k, 5);
-    std::vector<double> values = nested_weight.Values(Precision::kFp16);
+    std::vector<double> values = nested_weight.Values(Precision::kExact);
     const OutlierList remainders = std::exchange(nested_weight.weight.outliers, {});
     for (int64_t i = 0; i < remainders.size(); ++i) {
       values[remainders.index.as<int64_t>()[i]] -= remainders.value.as<float>()[i];
@@ -340,7 +340,7 @@ TEST_P(IsaTest, Nested12HoldsEveryBitOfItsWeights) {
   for (const auto& [n, k] : {std::pair{30, 201}, {131, 1100}}) {
     const TestWeight weight(nested, n, k, 8);
     ASSERT_GT(weight.weight.outliers.size(), k / 40);
-    const std::vector<double> values = weight.Values(Precision::kFp16);
+    const std::vector<double> values = weight.Values(Precision::kExact);
     for (const DType x_dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       for (const int m : {1, 3, 70}) {
         for (int first = 0; first + m <= k; first += std::max(m, 67)) {
@@ -454,7 +454,7 @@ TEST_F(GemmTest, MixedRowsEqualSeparateCalls) {
   context_.workspace = workspace_.View(DType::kU8, {bytes});
   problem.args.activation_quant = ActivationQuant::kDynamicPerToken;
   const RowRange ranges[] = {
-      {0, 4, Precision::kFp8}, {4, 4, Precision::kFp8}, {4, 9, Precision::kFp16}};
+      {0, 4, Precision::kFp8}, {4, 4, Precision::kFp8}, {4, 9, Precision::kExact}};
   GemmRows(context_, problem.args, ranges);
   for (int64_t i = 0; i < 54; ++i) {
     EXPECT_EQ(problem.args.y.Rows(i / 6, i / 6 + 1).as<float>()[i % 6], i / 6 < 4 ? y8[i] : y16[i]);

@@ -83,7 +83,7 @@ const std::vector<TestFormat>& TestFormats() {
   static const std::vector<TestFormat> formats = [] {
     using enum QuantFormat;
     using enum ScaleGranularity;
-    constexpr Precision k16 = Precision::kFp16;
+    constexpr Precision k16 = Precision::kExact;
     constexpr Precision k8 = Precision::kFp8;
     constexpr ActivationQuant kWeightOnly = ActivationQuant::kNone;
     constexpr ActivationQuant kStatic = ActivationQuant::kStaticPerTensor;

@@ -45,7 +45,7 @@ struct TestFormat {
   QuantFormat format = QuantFormat::kPlain;
   DType dtype = DType::kF16;
   ScaleGranularity scale = ScaleGranularity::kNone;
-  Precision precision = Precision::kFp16;
+  Precision precision = Precision::kExact;
   ActivationQuant quant = ActivationQuant::kNone;
   bool outliers = false;
   TestParts parts = TestParts::kOne;

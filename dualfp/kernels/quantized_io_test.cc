@@ -128,7 +128,7 @@ TEST_F(QuantizedArgumentsTest, CodesAndScalesMustBelongTogether) {
   EXPECT_TRUE(rejects([](GemmArgs& a) { a.x_scales.device = {DeviceType::kCuda, 0}; }));
   EXPECT_TRUE(rejects([](GemmArgs& a) { a.activation_quant = ActivationQuant::kNone; }));
   EXPECT_TRUE(rejects([](GemmArgs& a) { a.activation_quant = ActivationQuant::kDynamicPerGroup; }));
-  EXPECT_TRUE(rejects([](GemmArgs& a) { a.precision = Precision::kFp16; }));
+  EXPECT_TRUE(rejects([](GemmArgs& a) { a.precision = Precision::kExact; }));
   EXPECT_TRUE(rejects([&](GemmArgs& a) { a.x = problem.args.x; })) << "scales beside floats";
 }
 

@@ -52,14 +52,14 @@ PrecisionSetting InitialPrecision(const LlmOptions& options, int64_t num_layers)
   PrecisionSetting setting;
   if (!options.fp8_layers.empty()) {
     setting.mode = PrecisionMode::kLayers;
-    setting.layers.assign(static_cast<size_t>(num_layers), Precision::kFp16);
+    setting.layers.assign(static_cast<size_t>(num_layers), Precision::kExact);
     for (const int layer : options.fp8_layers) {
       Check(layer >= 0 && layer < num_layers, ErrorCode::kInvalidArgument, "--fp8-layers: layer ",
             layer, " does not exist; the model has ", num_layers);
       setting.layers[static_cast<size_t>(layer)] = Precision::kFp8;
     }
   } else if (options.precision == "exact" || options.precision == "fp16") {
-    setting.mode = PrecisionMode::kFp16;
+    setting.mode = PrecisionMode::kExact;
   } else if (options.precision == "fp8") {
     setting.mode = PrecisionMode::kFp8;
   }
@@ -113,7 +113,7 @@ std::unique_ptr<PrecisionController> MakeController(const LlmOptions& options, i
   }
   if (options.policy == "prefill") {
     return MakePhasedController(PrecisionPlan::Uniform(num_layers, Precision::kFp8),
-                                PrecisionPlan::Uniform(num_layers, Precision::kFp16));
+                                PrecisionPlan::Uniform(num_layers, Precision::kExact));
   }
   SloSlackOptions slo;
   if (!options.layer_sensitivity.empty()) {

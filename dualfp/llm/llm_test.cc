@@ -102,7 +102,7 @@ TEST(Llm, TheEngineWritesWhatASequenceOnItsDecoderDoes) {
   const std::vector<int32_t> prompt = llm->text->Encode("In the beginning", true, {});
   const std::vector<int32_t> written = Write(*llm, prompt);
   EXPECT_GE(steps, kTokens - 1);  // the last one may not have been reported yet
-  EXPECT_EQ(written, WriteOnDecoder(*llm, prompt, Precision::kFp16, Precision::kFp16));
+  EXPECT_EQ(written, WriteOnDecoder(*llm, prompt, Precision::kExact, Precision::kExact));
 }
 
 TEST(Llm, ThePrefillPolicyReadsInFp8AndWritesExactly) {
@@ -115,7 +115,7 @@ TEST(Llm, ThePrefillPolicyReadsInFp8AndWritesExactly) {
   for (size_t i = 0; i < prompt.size(); ++i) {
     prompt[i] = static_cast<int32_t>(300 + i * i % 97);
   }
-  EXPECT_EQ(Write(*llm, prompt), WriteOnDecoder(*llm, prompt, Precision::kFp8, Precision::kFp16));
+  EXPECT_EQ(Write(*llm, prompt), WriteOnDecoder(*llm, prompt, Precision::kFp8, Precision::kExact));
 }
 
 TEST(Llm, OptionsThatCannotBeAreErrorsThatSayWhatCan) {

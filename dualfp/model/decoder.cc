@@ -61,14 +61,14 @@ std::vector<Decoder::Stage> Decoder::MakeStages() const {
   const auto add_stage = [&](const Linear& linear, LinearKind kind, bool head) {
     Stage stage{&linear, {}};
     GemmArgs args = ArgsOf(linear, kind, head, 1);
-    for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
+    for (const Precision precision : {Precision::kExact, Precision::kFp8, Precision::kFp4}) {
       args.precision = precision;
       const bool wanted =
           head ? model_.HeadComputesAt(precision) : linear.weight.Unsupported(precision).empty();
       stage.offers[static_cast<int>(precision)] =
           wanted && GemmUnsupported(DescribeGemm(args)).empty();
     }
-    CheckInternal(stage.offers[static_cast<int>(Precision::kFp16)], linear.name, " without FP16");
+    CheckInternal(stage.offers[static_cast<int>(Precision::kExact)], linear.name, " without FP16");
     stages.push_back(stage);
   };
   for (const LayerWeights& layer : model_.layers) {
@@ -120,7 +120,7 @@ void Decoder::ForEachProduct(int64_t rows, const Visit& visit) const {
     const Stage& stage = stages_[i];
     GemmArgs args = ArgsOf(*stage.linear, static_cast<LinearKind>(i % kLinearsPerLayer),
                            i + 1 == stages_.size(), rows);
-    for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
+    for (const Precision precision : {Precision::kExact, Precision::kFp8, Precision::kFp4}) {
       if (stage.offers[static_cast<int>(precision)]) {
         args.precision = precision;
         visit(DescribeGemm(args));
@@ -317,7 +317,7 @@ PlanCost Decoder::CostOf(const PrecisionPlan& plan) const {
     const Precision wanted = head ? plan.lm_head : plan.At(layer, kind);
     const Precision precision = Effective(stage, wanted);
     cost.weight_bytes += stage.linear->weight.BytesRead(precision);
-    cost.linears_at_fp16 += precision == Precision::kFp16 ? 1 : 0;
+    cost.linears_at_fp16 += precision == Precision::kExact ? 1 : 0;
     cost.linears_at_fp8 += precision == Precision::kFp8 ? 1 : 0;
     // lm_head is not quantized by default; that is no fallback.
     cost.fallbacks += precision != wanted && !head ? 1 : 0;

@@ -92,7 +92,7 @@ class Decoder {
   }
   const Stage& HeadStage() const { return stages_.back(); }
   static Precision Effective(const Stage& stage, Precision wanted) {
-    return stage.offers[static_cast<int>(wanted)] ? wanted : Precision::kFp16;
+    return stage.offers[static_cast<int>(wanted)] ? wanted : Precision::kExact;
   }
 
   void CheckStep(const StepBatch& batch, const KvCache& cache, const TensorView& logits) const;

@@ -95,7 +95,7 @@ TEST_F(DecoderTest, RowsOfOneStepComputeAtTheirOwnPrecision) {
   const Sequence sa{.tokens = a, .blocks = Blocks(0, 2)};
   const Sequence sb{.tokens = b, .blocks = Blocks(2, 1)};
   const Sequence sc{.tokens = c, .blocks = Blocks(3, 1)};
-  const PrecisionPlan fp16 = Uniform(Precision::kFp16);
+  const PrecisionPlan fp16 = Uniform(Precision::kExact);
   const PrecisionPlan fp8 = Uniform(Precision::kFp8);
   PrecisionPlan mixed = fp16;
   mixed.layers[1] = Precision::kFp8;
@@ -120,7 +120,7 @@ TEST_F(DecoderTest, AStepAllocatesNothing) {
   Decoder decoder(model_, {.limits = {.max_tokens = 16, .max_sequences = 2, .max_logit_rows = 2}});
   const std::vector<int32_t> tokens = Tokens(9, 1);
   std::vector<float> logits(2 * 80);
-  const PrecisionPlan plans[] = {Uniform(Precision::kFp16), Uniform(Precision::kFp8)};
+  const PrecisionPlan plans[] = {Uniform(Precision::kExact), Uniform(Precision::kFp8)};
   StepBatch batch = decoder.NewBatch();
   const auto step = [&] {
     batch.Clear();
@@ -147,7 +147,7 @@ TEST_F(DecoderTest, EveryStepUsesTheSameAddresses) {
   };
   Decoder decoder(model_, options);
   StepBatch batch = decoder.NewBatch();
-  const PrecisionPlan plan = Uniform(Precision::kFp16);
+  const PrecisionPlan plan = Uniform(Precision::kExact);
   std::set<std::vector<const void*>> arrays;
   std::vector<float> logits(4 * 80);
   const auto run = [&](const std::vector<Sequence>& sequences) {
@@ -286,7 +286,7 @@ TEST_F(DecoderTest, CostCountsWhatEachPrecisionReads) {
   const Decoder decoder(model_, {.limits = {.max_tokens = 1}});
   const int64_t head = 80 * 48 * 2;
   const int64_t layers = 3 * 48 * (2 * 48 + 48 + 3 * 72);
-  const PlanCost fp16 = decoder.CostOf(Uniform(Precision::kFp16));
+  const PlanCost fp16 = decoder.CostOf(Uniform(Precision::kExact));
   EXPECT_EQ(fp16.weight_bytes, head + 2 * layers);
   EXPECT_EQ(fp16.linears_at_fp16, 13);
   const PlanCost fp8 = decoder.CostOf(Uniform(Precision::kFp8));
@@ -299,7 +299,7 @@ TEST_F(DecoderTest, StepsThatCannotRunAreErrors) {
   Decoder decoder(
       model_,
       {.limits = {.max_tokens = 32, .max_sequences = 2, .max_logit_rows = 1, .max_context = 48}});
-  const PrecisionPlan plan = Uniform(Precision::kFp16);
+  const PrecisionPlan plan = Uniform(Precision::kExact);
   const std::vector<int32_t> tokens = Tokens(10, 1);
   const std::vector<int32_t> many = Tokens(33, 1);
   const std::vector<int32_t> outside = {1, 80};

@@ -23,7 +23,7 @@ int64_t LoadReport::Fp8LayerLinears() const {
 }
 
 bool Model::HeadComputesAt(Precision precision) const {
-  return (precision == Precision::kFp16 || fp8_lm_head) &&
+  return (precision == Precision::kExact || fp8_lm_head) &&
          lm_head.weight.Unsupported(precision).empty();
 }
 

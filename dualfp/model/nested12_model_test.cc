@@ -206,7 +206,7 @@ TEST_F(Nested12ModelTest, LmHeadComputesAtFp8OnlyWhereAskedTo) {
     EXPECT_EQ(cost.linears_at_fp8, 4 * config.num_hidden_layers + (asked ? 1 : 0));
     EXPECT_EQ(cost.fallbacks, 0);
     EXPECT_EQ(model.HeadComputesAt(Precision::kFp8), asked);
-    EXPECT_TRUE(model.HeadComputesAt(Precision::kFp16));
+    EXPECT_TRUE(model.HeadComputesAt(Precision::kExact));
   }
 }
 

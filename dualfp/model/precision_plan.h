@@ -24,7 +24,7 @@ constexpr std::string_view LinearKindName(LinearKind kind) {
 // plain one asked for FP8) computes at FP16; Decoder::CostOf() and the load report say which.
 struct PrecisionPlan {
   std::vector<Precision> layers;
-  Precision lm_head = Precision::kFp16;
+  Precision lm_head = Precision::kExact;
   // Where one entry per layer is too coarse (sensitivity measurements): kLinearsPerLayer entries
   // for each layer, which then decide instead of `layers`. Empty otherwise.
   std::vector<Precision> linears;

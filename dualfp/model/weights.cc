@@ -241,7 +241,7 @@ void Loader::LoadLinear(Linear& linear, const WeightScheme& scheme, bool bias) {
   }
   report.scheme = linear.scheme;
   report.stored_dtype = linear.weight.values.dtype;
-  report.num_bytes = linear.weight.BytesRead(Precision::kFp16);
+  report.num_bytes = linear.weight.BytesRead(Precision::kExact);
   model_.report.weight_bytes += report.num_bytes;
   const DType source_dtype = report.source_dtype;
   model_.report.linears.push_back(std::move(report));

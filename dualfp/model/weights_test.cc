@@ -143,7 +143,7 @@ TEST_F(WeightsTest, EverySchemeQuantizesEachProjectionByItself) {
                     0)
               << linear.name << " row " << dest;
           std::vector<float> decoded(k);
-          reference::DecodeWeightRow(weight, Precision::kFp16, dest, decoded.data());
+          reference::DecodeWeightRow(weight, Precision::kExact, dest, decoded.data());
           for (int64_t column = 0; column < k; ++column) {
             const int64_t scale_row = scale_rows == part.rows ? row
                                       : scale_rows == 1       ? 0
@@ -204,8 +204,8 @@ TEST_F(WeightsTest, RefillMakesWhatLoadingMakes) {
       std::vector<float> row_a(a.k);
       std::vector<float> row_b(a.k);
       for (int64_t row = 0; row < a.n; ++row) {
-        reference::DecodeWeightRow(a, Precision::kFp16, row, row_a.data());
-        reference::DecodeWeightRow(b, Precision::kFp16, row, row_b.data());
+        reference::DecodeWeightRow(a, Precision::kExact, row, row_a.data());
+        reference::DecodeWeightRow(b, Precision::kExact, row, row_b.data());
         ASSERT_EQ(row_a, row_b) << model.layers[0].linears()[i]->name << " row " << row;
       }
     }

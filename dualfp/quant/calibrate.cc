@@ -43,7 +43,7 @@ void CalibrateInputScales(const Context& context, Model& model, std::span<const 
   };
   Decoder decoder(model, options);
   const PrecisionPlan plan =
-      PrecisionPlan::Uniform(model.config.num_hidden_layers, Precision::kFp16);
+      PrecisionPlan::Uniform(model.config.num_hidden_layers, Precision::kExact);
   KvCache cache(model.KvCacheFor(DType::kF32, KvBlocksFor(context_length)));
   std::vector<int32_t> blocks(KvBlocksFor(context_length));
   std::iota(blocks.begin(), blocks.end(), 0);

@@ -98,7 +98,7 @@ TEST_F(EvaluateTest, AgreesWithItselfHoweverItIsCut) {
   const Model model = Load(kNestedWeights);
   Decoder whole(model, Options());
   Decoder cut(model, Options(7));
-  const PrecisionPlan fp16 = Uniform(Precision::kFp16);
+  const PrecisionPlan fp16 = Uniform(Precision::kExact);
   const PrecisionPlan fp8 = Uniform(Precision::kFp8);
   const auto scores = Run(std::vector<Subject>{{&whole, &fp16}, {&cut, &fp16}, {&whole, &fp8}});
   EXPECT_EQ(scores[0].loss.size(), 159u);
@@ -115,12 +115,12 @@ TEST_F(EvaluateTest, PlanOfLinearLayersRefinesThePlanOfLayers) {
   const Model model = Load(kNestedWeights);
   Decoder decoder(model, Options());
   const PrecisionPlan layers = [&] {
-    PrecisionPlan plan = Uniform(Precision::kFp16);
+    PrecisionPlan plan = Uniform(Precision::kExact);
     plan.layers[3] = Precision::kFp8;
     return plan;
   }();
-  PrecisionPlan linears = Uniform(Precision::kFp16);
-  linears.linears.assign(8 * kLinearsPerLayer, Precision::kFp16);
+  PrecisionPlan linears = Uniform(Precision::kExact);
+  linears.linears.assign(8 * kLinearsPerLayer, Precision::kExact);
   PrecisionPlan one = linears;
   for (int64_t kind = 0; kind < kLinearsPerLayer; ++kind) {
     linears.linears[3 * kLinearsPerLayer + kind] = Precision::kFp8;
@@ -154,7 +154,7 @@ TEST_F(EvaluateTest, StaticScalesAreTheLargestInputsOver448) {
     }
   };
   Decoder observer(model, observing);
-  const PrecisionPlan fp16 = Uniform(Precision::kFp16);
+  const PrecisionPlan fp16 = Uniform(Precision::kExact);
   Evaluate(context_, DType::kF32, tokens_, SlidingWindows(160, 64, 64),
            std::vector<Subject>{{&observer, &fp16}});
   for (const LayerWeights& layer : model.layers) {
@@ -172,7 +172,7 @@ TEST_F(EvaluateTest, StaticScalesAreTheLargestInputsOver448) {
 TEST_F(EvaluateTest, Fp8FormatsAreCloseToPlain) {
   const Model plain = Load(kPlainWeights);
   Decoder reference(plain, Options());
-  const PrecisionPlan fp16 = Uniform(Precision::kFp16);
+  const PrecisionPlan fp16 = Uniform(Precision::kExact);
   const PrecisionPlan fp8 = Uniform(Precision::kFp8);
   for (const WeightScheme& scheme : {kFp8PerTensor, kFp8PerChannel, kFp8PerBlock}) {
     const Model model = Load(scheme);
@@ -200,12 +200,12 @@ TEST_F(EvaluateTest, EverySchemeIsCloseToPlain) {
   };
   const Model plain = load(kPlainWeights);
   Decoder reference(plain, Options());
-  const PrecisionPlan exact = PrecisionPlan::Uniform(3, Precision::kFp16);
+  const PrecisionPlan exact = PrecisionPlan::Uniform(3, Precision::kExact);
   for (const NamedScheme& named : WeightSchemes()) {
     const Model model = load(named.scheme);
     const QuantFormatInfo& info = GetQuantFormatInfo(model.layers[0].qkv.weight.format);
     Decoder decoder(model, Options());
-    for (const Precision precision : {Precision::kFp16, Precision::kFp8}) {
+    for (const Precision precision : {Precision::kExact, Precision::kFp8}) {
       if (!Offers(info, precision)) {
         continue;
       }
@@ -217,8 +217,8 @@ TEST_F(EvaluateTest, EverySchemeIsCloseToPlain) {
         sum += kl;
       }
       // Dummy weights are F16, which 12 bits round to BF16.
-      const bool is_exact =
-          precision == Precision::kFp16 && info.codec.bits == 0 && named.scheme != kNested12Weights;
+      const bool is_exact = precision == Precision::kExact && info.codec.bits == 0 &&
+                            named.scheme != kNested12Weights;
       EXPECT_EQ(sum == 0, is_exact);
       EXPECT_LT(sum / 159, info.codec.bits == 4 ? 0.2 : 0.03);
     }

@@ -47,7 +47,7 @@ void WriteModel(const ServedModel& model, const std::string& name, JsonWriter* j
 
 std::string_view ModeName(PrecisionMode mode) {
   switch (mode) {
-    case PrecisionMode::kFp16:
+    case PrecisionMode::kExact:
       return "exact";
     case PrecisionMode::kFp8:
       return "fp8";

@@ -3,13 +3,13 @@
 namespace dualfp {
 namespace {
 
-constexpr std::array kPrecisions = {Precision::kFp16, Precision::kFp8, Precision::kFp4};
+constexpr std::array kPrecisions = {Precision::kExact, Precision::kFp8, Precision::kFp4};
 
 }  // namespace
 
 std::string_view PrecisionName(Precision precision) {
   switch (precision) {
-    case Precision::kFp16:
+    case Precision::kExact:
       return "exact";
     case Precision::kFp8:
       return "fp8";
@@ -25,7 +25,7 @@ std::optional<Precision> ParsePrecision(std::string_view name) {
       return precision;
     }
   }
-  return name == "fp16" ? std::optional(Precision::kFp16) : std::nullopt;
+  return name == "fp16" ? std::optional(Precision::kExact) : std::nullopt;
 }
 
 }  // namespace dualfp

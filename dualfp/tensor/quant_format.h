@@ -14,9 +14,9 @@
 
 namespace dualfp {
 
-// What a caller asks for at each call, per step and per layer. kFp16 is the exact weight: FP16's,
+// What a caller asks for at each call, per step and per layer. kExact is the exact weight: FP16's,
 // or BF16's where the checkpoint is BF16.
-enum class Precision : uint8_t { kFp16, kFp8, kFp4 };
+enum class Precision : uint8_t { kExact, kFp8, kFp4 };
 
 // "exact", "fp8", "fp4".
 std::string_view PrecisionName(Precision precision);
@@ -83,7 +83,7 @@ constexpr const QuantFormatInfo& GetQuantFormatInfo(QuantFormat format) {
 
 // Whether the format offers a precision.
 constexpr bool Offers(const QuantFormatInfo& info, Precision precision) {
-  return (precision == Precision::kFp16  ? info.bits.fp16
+  return (precision == Precision::kExact ? info.bits.fp16
           : precision == Precision::kFp8 ? info.bits.fp8
                                          : info.bits.fp4) > 0;
 }

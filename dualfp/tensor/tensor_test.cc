@@ -32,11 +32,11 @@ TEST(QuantFormatTest, TableIsIndexedByFormat) {
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kNvfp4).name, "nvfp4");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kMxfp4).name, "mxfp4");
   EXPECT_EQ(GetQuantFormatInfo(QuantFormat::kMxfp8).name, "mxfp8");
-  for (const Precision precision : {Precision::kFp16, Precision::kFp8, Precision::kFp4}) {
+  for (const Precision precision : {Precision::kExact, Precision::kFp8, Precision::kFp4}) {
     EXPECT_EQ(ParsePrecision(PrecisionName(precision)), precision);
   }
-  EXPECT_EQ(PrecisionName(Precision::kFp16), "exact");
-  EXPECT_EQ(ParsePrecision("fp16"), Precision::kFp16);
+  EXPECT_EQ(PrecisionName(Precision::kExact), "exact");
+  EXPECT_EQ(ParsePrecision("fp16"), Precision::kExact);
   EXPECT_EQ(ParsePrecision(""), std::nullopt);
   EXPECT_EQ(ParsePrecision("fp7"), std::nullopt);
 }
@@ -116,9 +116,9 @@ TEST(WeightTest, SaysWhichPrecisionsItCannotCompute) {
   weight.k = 16;
   weight.values = ConstTensorView(bytes, DType::kF8E4M3, {2, 16});
   weight.lower = ConstTensorView(bytes, DType::kU8, {2, 16});
-  EXPECT_EQ(weight.Unsupported(Precision::kFp16), "");
+  EXPECT_EQ(weight.Unsupported(Precision::kExact), "");
   EXPECT_EQ(weight.Unsupported(Precision::kFp8), "");
-  EXPECT_EQ(weight.BytesRead(Precision::kFp16), 64);
+  EXPECT_EQ(weight.BytesRead(Precision::kExact), 64);
   EXPECT_EQ(weight.BytesRead(Precision::kFp8), 32);
   weight.format = QuantFormat::kPlain;
   EXPECT_THAT(weight.Unsupported(Precision::kFp8), HasSubstr("plain"));

@@ -18,7 +18,7 @@ std::string Weight::Unsupported(Precision precision) const {
 }
 
 bool Weight::UsesOutliers(Precision precision) const {
-  return outliers.size() > 0 && (format == QuantFormat::kNested || precision == Precision::kFp16);
+  return outliers.size() > 0 && (format == QuantFormat::kNested || precision == Precision::kExact);
 }
 
 int64_t Weight::NumBlockRows() const {
@@ -34,7 +34,7 @@ int64_t Weight::NumBlockRows() const {
 
 int64_t Weight::BytesRead(Precision precision) const {
   int64_t bytes = values.num_bytes();
-  if (lower && precision == Precision::kFp16) {
+  if (lower && precision == Precision::kExact) {
     bytes += lower.num_bytes();
   }
   if (scales) {
@@ -43,7 +43,7 @@ int64_t Weight::BytesRead(Precision precision) const {
   if (UsesOutliers(precision)) {
     bytes += outliers.index.num_bytes() + outliers.value.num_bytes();
   }
-  if (tiny && precision == Precision::kFp16) {
+  if (tiny && precision == Precision::kExact) {
     bytes += tiny.num_bytes();
   }
   return bytes;

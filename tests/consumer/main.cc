@@ -42,7 +42,7 @@ int main() {
   args.x = dualfp::ConstTensorView(x.data(), dualfp::DType::kF32, {1, kK});
   args.weight = &weight;
   args.y = dualfp::TensorView(y.data(), dualfp::DType::kF32, {1, kN});
-  for (const dualfp::Precision precision : {dualfp::Precision::kFp16, dualfp::Precision::kFp8}) {
+  for (const dualfp::Precision precision : {dualfp::Precision::kExact, dualfp::Precision::kFp8}) {
     args.precision = precision;
     // An op never allocates: the caller asks how much scratch it wants, once per problem.
     const int64_t scratch = dualfp::GemmWorkspaceBytes(dualfp::DescribeGemm(args));
@@ -50,7 +50,7 @@ int main() {
     context.workspace = workspace.View(dualfp::DType::kU8, {scratch});
     dualfp::Gemm(context, args);
     // FP16 mode is exact up to the order of the sum; an E4M3 weight is within 1/16 of its value.
-    const double tolerance = precision == dualfp::Precision::kFp16 ? 1e-4 : kK / 16.0;
+    const double tolerance = precision == dualfp::Precision::kExact ? 1e-4 : kK / 16.0;
     for (int64_t n = 0; n < kN; ++n) {
       if (!(std::fabs(y[n] - expected[n]) <= tolerance)) {
         std::printf("row %d: %f, expected %f\n", static_cast<int>(n), y[n], expected[n]);

@@ -16,15 +16,15 @@ namespace {
 constexpr int64_t kRotatedBytes = int64_t{128} << 20;
 
 constexpr CpuFormat kFormats[] = {
-    {"f16", QuantFormat::kPlain, DType::kF16, Precision::kFp16, ActivationQuant::kNone},
-    {"bf16", QuantFormat::kPlain, DType::kBF16, Precision::kFp16, ActivationQuant::kNone},
-    {"f32", QuantFormat::kPlain, DType::kF32, Precision::kFp16, ActivationQuant::kNone},
-    {"nested", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp16, ActivationQuant::kNone},
+    {"f16", QuantFormat::kPlain, DType::kF16, Precision::kExact, ActivationQuant::kNone},
+    {"bf16", QuantFormat::kPlain, DType::kBF16, Precision::kExact, ActivationQuant::kNone},
+    {"f32", QuantFormat::kPlain, DType::kF32, Precision::kExact, ActivationQuant::kNone},
+    {"nested", QuantFormat::kNested, DType::kF8E4M3, Precision::kExact, ActivationQuant::kNone},
     {"nested-fp8", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp8,
      ActivationQuant::kDynamicPerToken},
     {"nested-fp8-weight-only", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp8,
      ActivationQuant::kNone},
-    {"nested12", QuantFormat::kNested12, DType::kF8E4M3, Precision::kFp16, ActivationQuant::kNone},
+    {"nested12", QuantFormat::kNested12, DType::kF8E4M3, Precision::kExact, ActivationQuant::kNone},
     {"nested12-fp8", QuantFormat::kNested12, DType::kF8E4M3, Precision::kFp8,
      ActivationQuant::kDynamicPerToken},
     {"fp8", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kDynamicPerToken},

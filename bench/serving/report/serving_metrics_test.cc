@@ -98,7 +98,7 @@ TEST_F(StreamedAnswerTest, StampsTokensWhereverTheStreamIsCut) {
   EXPECT_EQ(record_.prompt_tokens, 7);
   EXPECT_EQ(record_.output_tokens, 4);
   EXPECT_NEAR(record_.tpot(), 0.020 / 3, 1e-9);
-  EXPECT_EQ(record_.tokens_by_precision[static_cast<int>(PrecisionClass::kFp16)], 8);
+  EXPECT_EQ(record_.tokens_by_precision[static_cast<int>(PrecisionClass::kExact)], 8);
   EXPECT_EQ(record_.tokens_by_precision[static_cast<int>(PrecisionClass::kFp8)], 3);
 }
 

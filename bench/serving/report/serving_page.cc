@@ -84,7 +84,7 @@ void Tiles(const ServingReport& report, std::string* html) {
   if (const double fp8 = share(PrecisionClass::kFp8); std::isfinite(fp8)) {
     Tile(html, fmt::format("{:.0f}", fp8), "%",
          fmt::format("of tokens in FP8; {:.0f} % exact, {:.0f} % mixed",
-                     share(PrecisionClass::kFp16), share(PrecisionClass::kMixed)));
+                     share(PrecisionClass::kExact), share(PrecisionClass::kMixed)));
   }
   *html += "</div>\n";
 }

@@ -77,7 +77,7 @@ bool HasPrecisions(const LoadResult& load) {
 
 // Rows computed a second, from the growth of the server's counters.
 ChartPanel TokensByPrecisionPanel(const LoadResult& load, const Bins& bins) {
-  constexpr std::pair<PrecisionClass, Colour> kOrder[] = {{PrecisionClass::kFp16, Colour::kFp16},
+  constexpr std::pair<PrecisionClass, Colour> kOrder[] = {{PrecisionClass::kExact, Colour::kFp16},
                                                           {PrecisionClass::kMixed, Colour::kMixed},
                                                           {PrecisionClass::kFp8, Colour::kFp8}};
   ChartPanel panel{"Tokens computed, prompts included", {"tokens/s"}};

@@ -54,7 +54,7 @@ class ThresholdController : public PrecisionController {
   explicit ThresholdController(int64_t max_fp16_tokens) : max_fp16_tokens_(max_fp16_tokens) {}
 
   void Choose(const StepSummary& step, PrecisionPlan* plan) override {
-    SetAll(plan, step.batch_tokens > max_fp16_tokens_ ? Precision::kFp8 : Precision::kFp16);
+    SetAll(plan, step.batch_tokens > max_fp16_tokens_ ? Precision::kFp8 : Precision::kExact);
   }
   std::string_view name() const override { return "threshold"; }
 
@@ -101,7 +101,7 @@ class SloSlackController : public PrecisionController {
     } else {
       Release(step.now, needed);
     }
-    SetAll(plan, Precision::kFp16);
+    SetAll(plan, Precision::kExact);
     for (int i = 0; i < fp8_layers_; ++i) {
       plan->layers[options_.layer_order[i]] = Precision::kFp8;
     }

@@ -13,8 +13,8 @@ PrecisionClass ClassOf(const PrecisionPlan& plan) {
     return PrecisionClass::kMixed;
   }
   switch (layers[0]) {
-    case Precision::kFp16:
-      return PrecisionClass::kFp16;
+    case Precision::kExact:
+      return PrecisionClass::kExact;
     case Precision::kFp8:
       return PrecisionClass::kFp8;
     case Precision::kFp4:
@@ -39,7 +39,7 @@ void SetAll(PrecisionPlan* plan, Precision precision) {
 }
 
 void LetHeadFollow(PrecisionPlan* plan) {
-  plan->lm_head = ClassOf(*plan) == PrecisionClass::kMixed ? Precision::kFp16 : plan->layers[0];
+  plan->lm_head = ClassOf(*plan) == PrecisionClass::kMixed ? Precision::kExact : plan->layers[0];
 }
 
 uint64_t TagOf(const PrecisionPlan& plan) {

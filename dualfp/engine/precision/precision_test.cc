@@ -23,7 +23,7 @@ using testing::UniformTag;
 PrecisionPlan Plan(const std::string& layers) {
   PrecisionPlan plan;
   for (const char layer : layers) {
-    plan.layers.push_back(layer == '8' ? Precision::kFp8 : Precision::kFp16);
+    plan.layers.push_back(layer == '8' ? Precision::kFp8 : Precision::kExact);
   }
   return plan;
 }
@@ -37,7 +37,7 @@ std::string Text(const PrecisionPlan& plan) {
 }
 
 TEST(PrecisionPlan, ClassTagAndDescription) {
-  EXPECT_EQ(ClassOf(Plan("6666")), PrecisionClass::kFp16);
+  EXPECT_EQ(ClassOf(Plan("6666")), PrecisionClass::kExact);
   EXPECT_EQ(ClassOf(Plan("8888")), PrecisionClass::kFp8);
   EXPECT_EQ(ClassOf(Plan("6866")), PrecisionClass::kMixed);
   EXPECT_EQ(Describe(Plan("6866")), "fp8 in 1 of 4 layers");
@@ -205,7 +205,7 @@ TEST(ThresholdController, Fp8ForLargeSteps) {
   StepSummary step;
   step.batch_tokens = 64;
   controller->Choose(step, &plan);
-  EXPECT_EQ(ClassOf(plan), PrecisionClass::kFp16);
+  EXPECT_EQ(ClassOf(plan), PrecisionClass::kExact);
   step.batch_tokens = 65;
   controller->Choose(step, &plan);
   EXPECT_EQ(ClassOf(plan), PrecisionClass::kFp8);
@@ -258,7 +258,7 @@ TEST_F(SloSlack, TheFewestLayersThatMeetTheDeadline) {
   }
   controller_ = MakeSloSlackController(8);
   EXPECT_EQ(Choose(1.01 * Predicted(2), 0), "66688666") << "from the middle";
-  EXPECT_EQ(plan_.lm_head, Precision::kFp16);
+  EXPECT_EQ(plan_.lm_head, Precision::kExact);
 }
 
 TEST_F(SloSlack, SeveralStepsShareTheSlack) {
@@ -356,7 +356,7 @@ std::string RangesOf(const StepBatch& batch) {
   for (const PlanRange& range : batch.plans()) {
     const PrecisionClass c = ClassOf(*range.plan);
     text += StrCat(text.empty() ? "" : " ", range.end - range.begin, "x",
-                   c == PrecisionClass::kFp16  ? "6"
+                   c == PrecisionClass::kExact ? "6"
                    : c == PrecisionClass::kFp8 ? "8"
                                                : "m");
   }
@@ -370,7 +370,7 @@ TEST(Pins, RunBesideEachOther) {
   harness.runner().before = [&](const StepBatch& batch) { steps.push_back(RangesOf(batch)); };
   std::vector<Request> requests = {MakeRequest(PrecisionPin::kAuto, 4, 9),
                                    MakeRequest(PrecisionPin::kFp8, 4, 6),
-                                   MakeRequest(PrecisionPin::kFp16, 4, 3)};
+                                   MakeRequest(PrecisionPin::kExact, 4, 3)};
   std::vector<Collected*> results;
   for (const Request& request : requests) {
     results.push_back(harness.Submit(request));
@@ -379,7 +379,7 @@ TEST(Pins, RunBesideEachOther) {
   EXPECT_EQ(steps, (std::vector<std::string>{"4x6 4xm 4x8", "1x6 1xm 1x8", "1x6 1xm 1x8", "1xm 1x8",
                                              "1xm 1x8", "1xm 1x8", "1xm", "1xm", "1xm"}));
   const uint64_t tags[] = {TagOf(mixed), UniformTag(SmallInfo(), Precision::kFp8),
-                           UniformTag(SmallInfo(), Precision::kFp16)};
+                           UniformTag(SmallInfo(), Precision::kExact)};
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(results[i]->choices[0].tokens,
               ExpectedTokens(requests[i], 0, 1, tags[i], SmallInfo(), {}));
@@ -402,7 +402,7 @@ TEST(Pins, OfTheControllersPrecisionShareItsRange) {
   harness.runner().before = [&](const StepBatch& batch) { steps.push_back(RangesOf(batch)); };
   harness.Submit(MakeRequest(PrecisionPin::kFp8, 4, 2));
   harness.Submit(MakeRequest(PrecisionPin::kAuto, 4, 2));
-  harness.Submit(MakeRequest(PrecisionPin::kFp16, 4, 2));
+  harness.Submit(MakeRequest(PrecisionPin::kExact, 4, 2));
   harness.Run();
   EXPECT_EQ(steps, (std::vector<std::string>{"4x6 8x8", "1x6 2x8"}));
 }
@@ -415,7 +415,7 @@ TEST(PhasedController, PromptsInFp8AndTheRestExact) {
   CoreHarness harness(config, info, MakePhasedController(Plan("8888"), Plan("6666")));
   std::vector<std::string> steps;
   harness.runner().before = [&](const StepBatch& batch) { steps.push_back(RangesOf(batch)); };
-  const uint64_t fp16 = UniformTag(info, Precision::kFp16);
+  const uint64_t fp16 = UniformTag(info, Precision::kExact);
   const uint64_t fp8 = UniformTag(info, Precision::kFp8);
   std::vector<Request> requests;
   std::vector<Collected*> results;
@@ -521,7 +521,7 @@ Service Simulate(std::shared_ptr<PrecisionController> controller, int concurrenc
 TEST(SloSlackService, MeetsDeadlinesUnderLoadAndStaysFp16Without) {
   // 48 decodes take 6.4 ms in FP16, more than the target of 6.2 ms, and 3.6 ms in FP8.
   const auto fixed = [] {
-    return std::shared_ptr(MakeFixedController(PrecisionPlan::Uniform(8, Precision::kFp16)));
+    return std::shared_ptr(MakeFixedController(PrecisionPlan::Uniform(8, Precision::kExact)));
   };
   const auto slack = [] { return std::shared_ptr(MakeSloSlackController(8)); };
   EXPECT_GT(Simulate(fixed(), 48).late_fraction, 0.9);

@@ -138,7 +138,7 @@ CoreHarness::CoreHarness(const EngineConfig& config, const RunnerInfo& info,
       vocabulary_(std::move(vocabulary)),
       metrics_(info.max_model_len) {
   if (controller == nullptr) {
-    controller = MakeFixedController(PrecisionPlan::Uniform(info.num_layers, Precision::kFp16));
+    controller = MakeFixedController(PrecisionPlan::Uniform(info.num_layers, Precision::kExact));
   }
   core_ = std::make_unique<EngineCore>(config_, &runner_, vocabulary_.get(), std::move(controller),
                                        &metrics_, Hash128{1, 2});

@@ -24,7 +24,7 @@ std::string_view AcceptsPlain(const GemmDesc& desc) {
 }
 
 std::string_view AcceptsNested16(const GemmDesc& desc) {
-  const bool ok = desc.weight_format == QuantFormat::kNested && desc.precision == Precision::kFp16;
+  const bool ok = desc.weight_format == QuantFormat::kNested && desc.precision == Precision::kExact;
   return ok ? "" : "multiplies nested weights at fp16";
 }
 
@@ -35,7 +35,7 @@ std::string_view AcceptsNested8(const GemmDesc& desc) {
 
 std::string_view AcceptsNested12(const GemmDesc& desc) {
   const bool ok =
-      desc.weight_format == QuantFormat::kNested12 && desc.precision == Precision::kFp16;
+      desc.weight_format == QuantFormat::kNested12 && desc.precision == Precision::kExact;
   return ok ? "" : "multiplies exact nested12 weights";
 }
 

@@ -34,7 +34,7 @@ std::string HopperUnsupported(const GemmDesc& desc, const GemmHardware& hardware
 
 // What every kernel asks of plain weights.
 std::string PlainMismatch(const GemmDesc& desc) {
-  if (desc.weight_format != QuantFormat::kPlain || desc.precision != Precision::kFp16) {
+  if (desc.weight_format != QuantFormat::kPlain || desc.precision != Precision::kExact) {
     return "computes plain weights at fp16";
   }
   if (desc.device.type != DeviceType::kCuda) {
@@ -60,7 +60,7 @@ sm90::OutputType OutputTypeOf(DType dtype) {
 std::string NestedUnsupported(const GemmDesc& desc, const GemmHardware& hardware) {
   const bool nested12 = desc.weight_format == QuantFormat::kNested12;
   if ((desc.weight_format != QuantFormat::kNested && !nested12) ||
-      desc.precision != Precision::kFp16) {
+      desc.precision != Precision::kExact) {
     return "computes nested weights at fp16";
   }
   if (nested12 && desc.x_dtype != DType::kF16 && desc.x_dtype != DType::kBF16) {

@@ -54,7 +54,7 @@ class GemmGpuTest : public OpsGpuTest {
     GpuProblem gpu(problem, device.weight);
     const std::vector<float> y = gpu.Run(*ops_);
     const double error = problem.ExpectNear(y, Tolerance(problem.desc));
-    if (format.precision == Precision::kFp16 && y_dtype != DType::kBF16) {
+    if (format.precision == Precision::kExact && y_dtype != DType::kBF16) {
       EXPECT_LE(error, 5e-4) << Describe(gpu.desc);
     }
     worst_ = std::max(worst_, error);
@@ -130,7 +130,7 @@ TEST_F(GemmGpuTest, PlainWeightsOfAnySize) {
 
 TEST_F(GemmGpuTest, ResidualMayBeY) {
   const TestFormat format{"nested", QuantFormat::kNested, DType::kF8E4M3, ScaleGranularity::kNone,
-                          Precision::kFp16};
+                          Precision::kExact};
   const TestWeight weight(format, 272, 144, 5);
   const DeviceWeight device = Upload(weight.weight, 0, stream_);
   const TestProblem problem(format, weight, 19, DType::kF16, DType::kF16,
@@ -251,7 +251,7 @@ TEST(GemmCudaSelectionTest, KernelsSayWhatTheyDoNotRun) {
   desc.device = Device{};
   EXPECT_THAT(Reason("e4m3", desc), HasSubstr("CUDA tensors"));
   desc.weight_format = QuantFormat::kPlain;
-  desc.precision = Precision::kFp16;
+  desc.precision = Precision::kExact;
   EXPECT_THAT(Reason("plain", desc), HasSubstr("CUDA tensors"));
   desc.device = kGpu;
   desc.weight_dtype = DType::kF32;

@@ -65,8 +65,8 @@ TestFormat FormatFor(sm90::WeightFormat kernel, Extra extra) {
     case sm90::WeightFormat::kBf16:
       return {"plain", QuantFormat::kPlain, DType::kBF16};
     case sm90::WeightFormat::kNested:
-      return {"nested",         QuantFormat::kNested,   DType::kF8E4M3, ScaleGranularity::kNone,
-              Precision::kFp16, ActivationQuant::kNone, outliers};
+      return {"nested",          QuantFormat::kNested,   DType::kF8E4M3, ScaleGranularity::kNone,
+              Precision::kExact, ActivationQuant::kNone, outliers};
     default:
       return {"nested",        QuantFormat::kNested,
               DType::kF8E4M3,  ScaleGranularity::kNone,

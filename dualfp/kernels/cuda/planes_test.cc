@@ -142,13 +142,13 @@ TEST_F(PlanesGpuTest, UploadEqualsTheCpusPlanes) {
                           QuantFormat::kNested,
                           DType::kF8E4M3,
                           ScaleGranularity::kNone,
-                          Precision::kFp16,
+                          Precision::kExact,
                           ActivationQuant::kNone,
                           true};
   const TestWeight cpu(format, 48, 272, 7);
   ASSERT_GT(cpu.weight.outliers.size(), 0);
   // The 16-bit weight that the planes came from.
-  const std::vector<double> values = cpu.Values(Precision::kFp16);
+  const std::vector<double> values = cpu.Values(Precision::kExact);
   std::vector<uint16_t> bits(values.size());
   for (size_t i = 0; i < bits.size(); ++i) {
     bits[i] = FloatToFp16(static_cast<float>(values[i]));

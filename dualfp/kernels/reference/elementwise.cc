@@ -101,7 +101,7 @@ void Embedding(const Context& context, const EmbeddingArgs& args) {
   const Weight& weight = *args.weight;
   ParallelRows(context, args.token.shape[0], weight.k, 1 << 13, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      DecodeWeightRow(weight, Precision::kFp16, args.token.as<int32_t>()[t],
+      DecodeWeightRow(weight, Precision::kExact, args.token.as<int32_t>()[t],
                       args.y.as<float>() + t * args.y.strides[0]);
     }
   });

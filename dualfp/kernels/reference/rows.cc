@@ -159,8 +159,8 @@ void DecodeWeightRow(const Weight& weight, Precision precision, int64_t row, flo
       const uint8_t* upper = bytes + row * k;
       const uint8_t* lower = weight.lower.as<uint8_t>() + row * k;
       for (int64_t i = 0; i < k; ++i) {
-        values[i] = precision == Precision::kFp16 ? Fp16ToFloat(NestedMerge(upper[i], lower[i]))
-                                                  : E4m3ToFloat(upper[i]) * kNestedScale;
+        values[i] = precision == Precision::kExact ? Fp16ToFloat(NestedMerge(upper[i], lower[i]))
+                                                   : E4m3ToFloat(upper[i]) * kNestedScale;
       }
       AddOutliers(weight, row, values);
       return;

@@ -44,7 +44,7 @@ std::vector<std::pair<int32_t, float>> ReadLogitBias(RequestFields& fields, int6
 PrecisionPin ReadPrecision(RequestFields& fields) {
   const std::string name = fields.String("precision", kMaxNameBytes).value_or("auto");
   if (name == "exact" || name == "fp16") {
-    return PrecisionPin::kFp16;
+    return PrecisionPin::kExact;
   }
   if (name == "fp8") {
     return PrecisionPin::kFp8;

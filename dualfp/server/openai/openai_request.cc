@@ -238,7 +238,7 @@ PrecisionSetting ParsePrecisionRequest(std::string_view body, int num_layers) {
   PrecisionSetting setting;
   if (layers == nullptr) {
     if (mode == "exact" || mode == "fp16") {
-      setting.mode = PrecisionMode::kFp16;
+      setting.mode = PrecisionMode::kExact;
     } else if (mode == "fp8") {
       setting.mode = PrecisionMode::kFp8;
     } else if (mode != "auto") {
@@ -254,7 +254,7 @@ PrecisionSetting ParsePrecisionRequest(std::string_view body, int num_layers) {
                   "with layers, expected \"fp8\" for a list of layer numbers or \"layers\" for a "
                   "precision for each layer");
     }
-    setting.layers.assign(num_layers, Precision::kFp16);
+    setting.layers.assign(num_layers, Precision::kExact);
     for (const Json& element : *layers) {
       const auto layer = JsonToInt(element, 0, num_layers - 1);
       if (!layer) {

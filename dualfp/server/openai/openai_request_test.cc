@@ -114,7 +114,7 @@ TEST(CompletionRequest, ReadsEveryField) {
   EXPECT_FALSE(options.add_special_tokens);
   EXPECT_EQ(options.truncate_prompt_tokens, 9);
   EXPECT_EQ(options.priority, -4);
-  EXPECT_EQ(options.precision, PrecisionPin::kFp16);
+  EXPECT_EQ(options.precision, PrecisionPin::kExact);
   EXPECT_EQ(options.cache_salt, "s");
   EXPECT_EQ(options.ttft_target, 0.5);
   EXPECT_EQ(options.tpot_target, 0.05);
@@ -349,14 +349,14 @@ TEST(TokenizeRequest, TextOrConversation) {
 
 TEST(PrecisionRequest, ModesAndLayers) {
   EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "fp8"})", 3).mode, PrecisionMode::kFp8);
-  EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "exact"})", 3).mode, PrecisionMode::kFp16);
-  EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "fp16"})", 3).mode, PrecisionMode::kFp16);
+  EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "exact"})", 3).mode, PrecisionMode::kExact);
+  EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "fp16"})", 3).mode, PrecisionMode::kExact);
   EXPECT_EQ(ParsePrecisionRequest(R"({"mode": "auto"})", 3).mode, PrecisionMode::kAuto);
   const PrecisionSetting some = ParsePrecisionRequest(R"({"mode": "fp8", "layers": [2]})", 3);
   EXPECT_EQ(some.mode, PrecisionMode::kLayers);
-  EXPECT_THAT(some.layers, ElementsAre(Precision::kFp16, Precision::kFp16, Precision::kFp8));
+  EXPECT_THAT(some.layers, ElementsAre(Precision::kExact, Precision::kExact, Precision::kFp8));
   const PrecisionSetting each = ParsePrecisionRequest(R"({"layers": ["fp8", "exact", "fp8"]})", 3);
-  EXPECT_THAT(each.layers, ElementsAre(Precision::kFp8, Precision::kFp16, Precision::kFp8));
+  EXPECT_THAT(each.layers, ElementsAre(Precision::kFp8, Precision::kExact, Precision::kFp8));
   EXPECT_EQ(
       ParsePrecisionRequest(R"({"mode": "layers", "layers": ["fp8", "fp16", "fp8"]})", 3).layers,
       each.layers);

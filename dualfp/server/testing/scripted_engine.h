@@ -28,7 +28,7 @@ class ScriptedEngine final : public EngineClient {
     config_.max_logprobs = 5;
     config_.max_choices = 8;
     status_.controller = "threshold";
-    status_.current = PrecisionPlan::Uniform(4, Precision::kFp16);
+    status_.current = PrecisionPlan::Uniform(4, Precision::kExact);
   }
 
   RequestId Submit(Request request, OutputSink sink) override {
