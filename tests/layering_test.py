@@ -30,7 +30,7 @@ CONFINED = {
     "boost/": {"server"},
     # Header-only: Jinja's integers of any size.
     "boost/multiprecision/": {"text"},
-    "pcre2.h": {"text"},
+    "pcre2.h": {"io", "text"},
     "cuda": {"kernels"},
 }
 
