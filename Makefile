@@ -59,9 +59,8 @@ SOURCES = $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh')
 
 # Rewrites docs/performance.md and its plots from the recorded GPU measurements.
 performance: build
-	python3 tools/tuning_log.py unpack bench/results/h200-tune.xz $(BUILD)/h200-tune.jsonl
-	$(BUILD)/dualfp bench report $(wildcard bench/results/h200-*.jsonl) $(BUILD)/h200-tune.jsonl \
-	  --output docs/performance.md
+	python3 tools/tuning_log.py unpack bench/results/h200-*.xz $(BUILD)/records
+	$(BUILD)/dualfp bench report $(BUILD)/records/h200-*.jsonl --output docs/performance.md
 
 format:
 	clang-format-14 -i $(SOURCES)

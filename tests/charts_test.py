@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from browser import label_faults, open_browser
+from records import unpack_records
 
 DUALFP = os.environ["DUALFP_BINARY"]
 SOURCE_DIR = pathlib.Path(os.environ["DUALFP_SOURCE_DIR"])
@@ -17,7 +18,7 @@ def run(*arguments):
 
 
 def plots(folder):
-    run("bench", "report", *sorted((SOURCE_DIR / "bench/results").glob("h200-*.jsonl")),
+    run("bench", "report", *unpack_records(folder, "h200-gemm", "h200-elementwise"),
         "--output", folder / "performance.md")
     return sorted((folder / "performance").glob("*.svg"))
 

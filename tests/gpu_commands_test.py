@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree
 
 import pytest
+from records import unpack_records
 
 DUALFP = os.environ["DUALFP_BINARY"]
 SOURCE_DIR = pathlib.Path(os.environ["DUALFP_SOURCE_DIR"])
@@ -246,12 +247,8 @@ def test_the_page_is_that_of_the_records(tmp_path):
     """docs/performance.md is what the recorded files give."""
     if not HAS_CUDA:
         pytest.skip("the cost model's figures need a build with CUDA kernels")
-    log = tmp_path / "h200-tune.jsonl"
-    packer = [sys.executable, SOURCE_DIR / "tools/tuning_log.py"]
-    packed = SOURCE_DIR / "bench/results/h200-tune.xz"
-    subprocess.run([*packer, "unpack", packed, log], check=True, timeout=120)
-    results = sorted(SOURCE_DIR.glob("bench/results/h200-*.jsonl"))
-    result = dualfp("bench", "report", *results, log, "--output", tmp_path / "performance.md")
+    records = unpack_records(tmp_path, "h200-*")
+    result = dualfp("bench", "report", *records, "--output", tmp_path / "performance.md")
     assert result.returncode == 0, result.stderr
     made = (tmp_path / "performance.md").read_text().splitlines()
     kept = (SOURCE_DIR / "docs/performance.md").read_text().splitlines()
@@ -268,9 +265,8 @@ def test_a_packed_tuning_log_keeps_every_plan(tmp_path):
     log = write_records(tmp_path / "log.jsonl", *records)
     packer = [sys.executable, SOURCE_DIR / "tools/tuning_log.py"]
     subprocess.run([*packer, "pack", log, tmp_path / "log.xz"], check=True, timeout=60)
-    subprocess.run([*packer, "unpack", tmp_path / "log.xz", tmp_path / "again.jsonl"],
-                   check=True, timeout=60)  # fmt: skip
-    again = [json.loads(line) for line in (tmp_path / "again.jsonl").read_text().splitlines()]
+    subprocess.run([*packer, "unpack", tmp_path / "log.xz", tmp_path / "again"], check=True, timeout=60)
+    again = [json.loads(line) for line in (tmp_path / "again/log.jsonl").read_text().splitlines()]
     def plans(all_records):
         stripped = [{**r, "timed": sorted(r.get("timed", {}))} for r in all_records]
         return sorted(stripped, key=lambda r: json.dumps(r, sort_keys=True))

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Packs a log of `dualfp tune` to a twentieth of its size, and unpacks it.
+"""Packs what `dualfp tune` and the GPU benchmarks record to a fraction of its size, and unpacks it.
 
     tuning_log.py pack LOG.jsonl LOG.xz
-    tuning_log.py unpack LOG.xz LOG.jsonl
+    tuning_log.py unpack LOG.xz... FOLDER     writes FOLDER/LOG.jsonl of each
 
-Plans become indices into a list of names, and their times thousandths above the point's fastest
-plan: an unpacked time is within 0.06 % of what was measured. The points' winners are kept exactly.
+A tuner's plans become indices into a list of names, and their times thousandths above the point's fastest
+plan: an unpacked time is within 0.06 % of what was measured. The points' winners, and all records
+of other kinds, are kept exactly.
 """
 
 import json
 import lzma
+import pathlib
 import sys
 
 HEAD = ("format", "n", "k", "m", "plan", "us")
@@ -46,15 +48,28 @@ def unpack(lines):
                "timed": {name: round(time, 3) for time, name in sorted(timed)}}
 
 
+def write(out, rows):
+    for row in rows:
+        out.write(json.dumps(row, separators=(",", ":")) + "\n")
+
+
 def main():
-    command, source, target = sys.argv[1:]
-    packs = {"pack": True, "unpack": False}[command]
-    read, write = (open, lzma.open) if packs else (lzma.open, open)
-    options = {"preset": 9 | lzma.PRESET_EXTREME} if packs else {}
-    with read(source, "rt", encoding="utf-8") as lines, \
-            write(target, "wt", encoding="utf-8", **options) as out:
-        for row in (pack if packs else unpack)(lines):
-            out.write(json.dumps(row, separators=(",", ":")) + "\n")
+    command, *sources, target = sys.argv[1:]
+    if command == "pack":
+        [source] = sources
+        preset = 9 | lzma.PRESET_EXTREME
+        with open(source, encoding="utf-8") as lines, \
+                lzma.open(target, "wt", encoding="utf-8", preset=preset) as out:
+            write(out, pack(lines))
+    elif command == "unpack":
+        folder = pathlib.Path(target)
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in map(pathlib.Path, sources):
+            with lzma.open(source, "rt", encoding="utf-8") as lines, \
+                    open(folder / f"{source.stem}.jsonl", "w", encoding="utf-8") as out:
+                write(out, unpack(lines))
+    else:
+        sys.exit(__doc__)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ void AddBenchReport(CLI::App& bench) {
   CLI::App* command = bench.add_subcommand(
       "report", "A page with plots from recorded GPU measurements; needs no GPU");
   command->footer(
-      "Example: dualfp bench report bench/results/h200-*.jsonl --output docs/performance.md");
+      "Example: dualfp bench report build/records/h200-*.jsonl --output docs/performance.md");
   command->add_option("RECORDS", arguments->records, "Files that bench gemm and tune wrote")
       ->required()
       ->option_text(" ");

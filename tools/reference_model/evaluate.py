@@ -59,7 +59,8 @@ def plot(rows, path, baseline):
     """Draws the training and held-out loss against the tokens seen."""
     from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "dualfp"
+    # Text as text is a third of the size of text as outlines.
+    matplotlib.rcParams.update({"svg.hashsalt": "dualfp", "svg.fonttype": "none"})
     figure, axes = pyplot.subplots(figsize=(7, 4))
     tokens = [row["tokens"] / 1e6 for row in rows]
     axes.plot(tokens, [row["train_loss"] for row in rows], label="training (with dropout)")

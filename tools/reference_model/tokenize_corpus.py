@@ -59,7 +59,7 @@ def train(texts):
 def save(tokenizer, folder, context):
     """Writes the tokenizer files of a Hugging Face model folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     names = {"bos_token": BOS, "eos_token": EOS, "pad_token": SPECIAL[2]}
     config = {
         "added_tokens_decoder": {

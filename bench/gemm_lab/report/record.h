@@ -1,4 +1,4 @@
-// A recorded measurement of a GEMM on a GPU: a "point" line of bench/results/*.jsonl.
+// A recorded measurement of a GEMM on a GPU: a "point" line of what bench/results/h200-*.xz pack.
 
 #pragma once
 
