@@ -1,4 +1,4 @@
-# cmake --install: headers, static libraries, the command and a package for find_package(dualfp).
+# cmake --install: headers, static libraries, the C interface, the command and a package for find_package(dualfp).
 
 include(CMakePackageConfigHelpers)
 get_property(libraries GLOBAL PROPERTY DUALFP_LIBRARIES)
@@ -6,6 +6,8 @@ install(TARGETS ${libraries} EXPORT dualfpTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY dualfp/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/dualfp
         FILES_MATCHING PATTERN "*.h" PATTERN "*_internal.h" EXCLUDE)
+install(TARGETS dualfp_c EXPORT dualfpTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES capi/dualfp.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS dualfp_app RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(EXPORT dualfpTargets NAMESPACE dualfp::
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/dualfp)

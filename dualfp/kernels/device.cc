@@ -93,6 +93,21 @@ std::unique_ptr<Stream> WrapStream(Device device, void* native) {
   return DriverOf(device).WrapStream(device.index, native);
 }
 
+int64_t StreamStateBytes(Device device) { return DriverOf(device).StreamStateBytes(device.index); }
+
+void InitStreamState(Device device, void* state, void* native) {
+  const DeviceDriver& driver = DriverOf(device);
+  const int64_t bytes = driver.StreamStateBytes(device.index);
+  Check(bytes == 0 || (state != nullptr && reinterpret_cast<uintptr_t>(state) % 256 == 0),
+        ErrorCode::kInvalidArgument, "a stream's state on ", DeviceName(device), " is ", bytes,
+        " bytes at a multiple of 256");
+  driver.InitStreamState(device.index, state, native);
+}
+
+std::unique_ptr<Stream> WrapStream(Device device, void* native, void* state) {
+  return DriverOf(device).WrapStream(device.index, native, state);
+}
+
 std::unique_ptr<Event> MakeEvent(Device device) { return DriverOf(device).MakeEvent(device.index); }
 
 std::unique_ptr<Graph> Capture(Stream& stream, std::function<void()> body) {

@@ -93,6 +93,17 @@ std::unique_ptr<Stream> MakeStream(Device device, StreamUse use = StreamUse::kOp
 // the device once, when made; not while `native` is being captured.
 std::unique_ptr<Stream> WrapStream(Device device, void* native);
 
+// What kernels keep between launches, for streams that are wrapped with the caller's memory for it:
+// as many bytes of the device, aligned to 256; none of a device whose kernels keep nothing.
+int64_t StreamStateBytes(Device device);
+
+// Makes memory such a state, by work on the stream `native`. Waits for the device the first time.
+void InitStreamState(Device device, void* state, void* native);
+
+// WrapStream() with the caller's initialised state, which outlives the result and belongs to one
+// stream at a time. Allocates no memory of the device and waits for nothing.
+std::unique_ptr<Stream> WrapStream(Device device, void* native, void* state);
+
 std::unique_ptr<Event> MakeEvent(Device device);
 
 // A captured run of work, to be launched many times on the stream it was captured on.

@@ -23,6 +23,9 @@ class DeviceDriver {
   virtual Buffer AllocatePinned(int index, size_t bytes) const = 0;
   virtual std::unique_ptr<Stream> MakeStream(int index, StreamUse use) const = 0;
   virtual std::unique_ptr<Stream> WrapStream(int index, void* native) const = 0;
+  virtual int64_t StreamStateBytes(int index) const = 0;
+  virtual void InitStreamState(int index, void* state, void* native) const = 0;
+  virtual std::unique_ptr<Stream> WrapStream(int index, void* native, void* state) const = 0;
   virtual std::unique_ptr<Event> MakeEvent(int index) const = 0;
   virtual std::unique_ptr<Graph> Capture(Stream& stream, std::function<void()> body) const = 0;
 };

@@ -70,6 +70,11 @@ class Driver final : public DeviceDriver {
     Check(native == nullptr, ErrorCode::kInvalidArgument, "the CPU has no streams to wrap");
     return std::make_unique<CpuStream>();
   }
+  int64_t StreamStateBytes(int) const override { return 0; }
+  void InitStreamState(int, void*, void*) const override {}
+  std::unique_ptr<Stream> WrapStream(int index, void* native, void*) const override {
+    return WrapStream(index, native);
+  }
   std::unique_ptr<Event> MakeEvent(int) const override { return std::make_unique<CpuEvent>(); }
   std::unique_ptr<Graph> Capture(Stream&, std::function<void()> body) const override {
     return std::make_unique<CpuGraph>(std::move(body));

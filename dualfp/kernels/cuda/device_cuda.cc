@@ -155,6 +155,18 @@ class Driver final : public DeviceDriver {
   std::unique_ptr<Stream> WrapStream(int index, void* native) const override {
     return std::make_unique<CudaStream>(index, static_cast<cudaStream_t>(native));
   }
+  int64_t StreamStateBytes(int index) const override {
+    return ComputeCapability(index) / 10 == 9 ? sm90::kWorkspaceBytes : 0;
+  }
+  void InitStreamState(int index, void* state, void* native) const override {
+    if (StreamStateBytes(index) > 0) {
+      const ScopedDevice scope(index);
+      sm90::InitWorkspace(state, static_cast<cudaStream_t>(native));
+    }
+  }
+  std::unique_ptr<Stream> WrapStream(int index, void* native, void* state) const override {
+    return std::make_unique<CudaStream>(index, static_cast<cudaStream_t>(native), state);
+  }
   std::unique_ptr<Event> MakeEvent(int index) const override {
     return std::make_unique<CudaEvent>(index);
   }
@@ -197,7 +209,17 @@ CudaStream::CudaStream(int index, cudaStream_t borrowed)
   PrepareForOps();
 }
 
+CudaStream::CudaStream(int index, cudaStream_t borrowed, void* state)
+    : Stream(Gpu(index)),
+      owned_(false),
+      lent_(true),
+      stream_(borrowed),
+      sm90_workspace_(state, state == nullptr ? 0 : sm90::kWorkspaceBytes, Gpu(index), nullptr) {}
+
 CudaStream::~CudaStream() {
+  if (lent_) {
+    return;
+  }
   cudaStreamSynchronize(stream_);  // kernels may still use the workspace
   if (owned_) {
     cudaStreamDestroy(stream_);

@@ -14,6 +14,8 @@ class CudaStream final : public Stream {
   // Makes a stream that does not wait for the default one, or wraps `borrowed`.
   CudaStream(int index, StreamUse use);
   CudaStream(int index, cudaStream_t borrowed);
+  // Wraps it with a workspace that is the caller's too.
+  CudaStream(int index, cudaStream_t borrowed, void* state);
   ~CudaStream() override;
 
   void* native() const override { return stream_; }
@@ -32,6 +34,7 @@ class CudaStream final : public Stream {
   void PrepareForOps();
 
   bool owned_;
+  bool lent_ = false;
   cudaStream_t stream_ = nullptr;
   Buffer sm90_workspace_;
 };
