@@ -37,6 +37,13 @@ int64_t Room(const TensorView& list) { return list ? list.shape[0] : 0; }
 
 }  // namespace
 
+bool IsCapturing(int device, void* stream) {
+  const cuda::ScopedDevice scope(device);
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cuda::CheckCuda(cudaStreamIsCapturing(Stream(stream), &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 void QuantizeOnDevice(const ConstTensorView& x, ActivationQuant quant, const float* static_scale,
                       const TensorView& codes, const TensorView& scales, void* stream) {
   Check(x.dtype != DType::kF32, ErrorCode::kUnsupported,
@@ -123,7 +130,7 @@ void MergeOnDevice(const Weight& weight, const TensorView& out, void* stream) {
   CheckK(weight.k);
   CheckAligned(out, "out");
   const cuda::ScopedDevice scope(out.device.index);
-  if (weight.format == QuantFormat::kNested) {
+  if (weight.format == QuantFormat::kNested) {  // NOLINT(bugprone-branch-clone): the tool is wrong
     cuda::MergePlanes(weight.values.data, weight.lower.data, weight.n, weight.k, out.data,
                       Stream(stream));
   } else {

@@ -11,6 +11,8 @@
 
 namespace dualfp::capi {
 
+bool IsCapturing(int device, void* stream);
+
 void QuantizeOnDevice(const ConstTensorView& x, ActivationQuant quant, const float* static_scale,
                       const TensorView& codes, const TensorView& scales, void* stream);
 

@@ -190,6 +190,9 @@ dualfp_status dualfp_set_num_threads(int32_t threads);
 dualfp_status dualfp_stream_state_bytes(int32_t device, int64_t* bytes);
 dualfp_status dualfp_stream_state_init(int32_t device, void* state, void* stream);
 
+/* Whether a GPU's stream is being captured: 1 or 0. */
+dualfp_status dualfp_stream_is_capturing(int32_t device, void* stream, int32_t* capturing);
+
 /* Bytes of workspace that are enough for dualfp_gemm() with these arguments and any smaller m.
  * Only shapes, dtypes and devices of the tensors matter: any data that is not null will do. */
 dualfp_status dualfp_gemm_workspace_bytes(const dualfp_gemm_args* args, int64_t* bytes);

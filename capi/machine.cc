@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "capi/device_ops.h"
 #include "capi/guard.h"
 #include "capi/host_threads.h"
 #include "capi/views.h"
@@ -48,6 +49,13 @@ dualfp_status dualfp_set_num_threads(int32_t threads) {
 
 dualfp_status dualfp_stream_state_bytes(int32_t device, int64_t* bytes) {
   return Guarded([&] { *bytes = dualfp::StreamStateBytes(ToDevice(device)); });
+}
+
+dualfp_status dualfp_stream_is_capturing(int32_t device, void* stream, int32_t* capturing) {
+  return Guarded([&] {
+    *capturing =
+        device != DUALFP_CPU && dualfp::capi::IsCapturing(ToDevice(device).index, stream) ? 1 : 0;
+  });
 }
 
 dualfp_status dualfp_stream_state_init(int32_t device, void* state, void* stream) {

@@ -12,6 +12,8 @@ namespace {
 
 }  // namespace
 
+bool IsCapturing(int, void*) { NoCuda(); }
+
 void QuantizeOnDevice(const ConstTensorView&, ActivationQuant, const float*, const TensorView&,
                       const TensorView&, void*) {
   NoCuda();

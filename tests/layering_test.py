@@ -23,6 +23,9 @@ LAYERS = [
 # text/ knows no tensors' kernels: it is not allowed what its layer would give it.
 FORBIDDEN = {("text", "kernels"), ("text", "tensor")}
 
+# Folders beside dualfp/, and the layers up to which they include.
+BESIDE = {"capi": "kernels", "python/csrc": "llm"}
+
 # Third-party headers that belong to one layer alone.
 CONFINED = {
     "nlohmann/": {"io", "text", "model", "quant", "llm", "server"},
@@ -75,8 +78,23 @@ def violations(root):
     return found
 
 
+def violations_beside(root):
+    found = []
+    for folder, top in BESIDE.items():
+        allowed = layer_of(top)
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix not in SUFFIXES | {".c"}:
+                continue
+            for target in INCLUDE.findall(path.read_text(encoding="utf-8")):
+                level = layer_of(target.split("/")[1]) if target.startswith("dualfp/") else -1
+                if level is None or level > allowed or (level == allowed and target.split("/")[1] != top):
+                    found.append(f"{path.relative_to(root)}: {folder}/ may not include {target}")
+    return found
+
+
 def test_every_include_points_downwards():
     assert violations(SOURCE_DIR) == []
+    assert violations_beside(SOURCE_DIR) == []
 
 
 def test_the_test_catches_a_violation(tmp_path):
@@ -94,3 +112,8 @@ def test_the_test_catches_a_violation(tmp_path):
     (tmp_path / "dualfp" / "tensor" / "dtype.h").write_text("")
     (tmp_path / "dualfp" / "kernels" / "gemm.h").write_text("")
     assert len(violations(tmp_path)) == 7
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "x.cc").write_text(
+        '#include "dualfp/model/model.h"\n#include "dualfp/io/json.h"\n#include "dualfp/kernels/gemm.h"\n'
+    )
+    assert len(violations_beside(tmp_path)) == 2
