@@ -63,7 +63,7 @@ def _wrap_engine_args() -> None:
 
 def _install_into(config: Any) -> None:
     """Our worker and scheduler, in an engine's configuration; refuses what they cannot serve."""
-    from dualfp.vllm import options
+    from dualfp.vllm import metrics, options
 
     options.of(config)  # says what is wrong with them before anything is loaded
     parallel = config.parallel_config
@@ -84,3 +84,4 @@ def _install_into(config: Any) -> None:
             f"dualfp: scheduler_cls is {named!r}; derive it from {_SCHEDULERS[True]} or leave it out"
         )
     scheduler.scheduler_cls = _SCHEDULERS[bool(scheduler.async_scheduling)]
+    metrics.install()

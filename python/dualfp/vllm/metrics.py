@@ -5,7 +5,9 @@ graph statistics, which vLLM leaves empty unless its own graph metrics are on.""
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
 from typing import Any
 
 _PREFIX = "FULL|dualfp:"
@@ -25,25 +27,21 @@ def decode_step(mode: str) -> dict[str, Any] | None:
     return json.loads(mode[len(_PREFIX) :]) if mode.startswith(_PREFIX) else None
 
 
-def make_logger() -> type:
-    """The class of the vllm.stat_logger_plugins entry point. vLLM drops collectors of its own name
-    at start, hence ours."""
+@functools.cache
+def logger_class() -> type:
+    """vLLM drops collectors of its own name at start, hence our names."""
     import prometheus_client
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class PrecisionLogger(StatLoggerBase):
-        _counter: Any = None
-        _gauge: Any = None
+    tokens = prometheus_client.Counter(
+        "dualfp:tokens", "Tokens computed, by precision", ["engine", "precision"]
+    )
+    fp8 = prometheus_client.Gauge(
+        "dualfp:fp8", "1 while steps run in FP8", ["engine"], multiprocess_mode="mostrecent"
+    )
 
+    class PrecisionLogger(StatLoggerBase):
         def __init__(self, vllm_config: Any, engine_index: int = 0):
-            cls = type(self)
-            if cls._counter is None:
-                cls._counter = prometheus_client.Counter(
-                    "dualfp:tokens", "Tokens computed, by precision", ["engine", "precision"]
-                )
-                cls._gauge = prometheus_client.Gauge(
-                    "dualfp:fp8", "1 while steps run in FP8", ["engine"], multiprocess_mode="mostrecent"
-                )
             self._seen: dict[tuple[str, str], int] = {}
 
         def record(
@@ -61,9 +59,9 @@ def make_logger() -> type:
             for precision, total in step["tokens"].items():
                 more = total - self._seen.get((engine, precision), 0)
                 if more > 0:
-                    self._counter.labels(engine, precision).inc(more)
+                    tokens.labels(engine, precision).inc(more)
                     self._seen[engine, precision] = total
-            self._gauge.labels(engine).set(step["last"] == "fp8")
+            fp8.labels(engine).set(step["last"] == "fp8")
 
         def log_engine_initialized(self) -> None:
             pass
@@ -71,8 +69,16 @@ def make_logger() -> type:
     return PrecisionLogger
 
 
-def __getattr__(name: str) -> Any:
-    if name == "PrecisionLogger":
-        globals()[name] = make_logger()
-        return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def install() -> None:
+    """For servers of this process. No entry point of vllm.stat_logger_plugins: one would turn
+    statistics on in every engine, also in those that do not use the plugin."""
+    module = sys.modules.get("vllm.v1.engine.async_llm")
+    original = getattr(module, "load_stat_logger_plugin_factories", None)
+    if original is None or getattr(original, "_dualfp_routed", False):
+        return
+
+    def factories() -> list[Any]:
+        return [*original(), logger_class()]
+
+    factories._dualfp_routed = True
+    module.load_stat_logger_plugin_factories = factories

@@ -75,6 +75,7 @@ TOUCHED = (
     Name("v1.core.kv_cache_manager", "KVCacheManager.get_block_ids", ("request_id",)),
     Name("v1.core.kv_cache_manager", "KVCacheManager.create_kv_cache_blocks", ("blocks",)),
     Name("v1.core.kv_cache_manager", "KVCacheManager#empty_kv_cache_blocks"),
+    Name("v1.engine.async_llm", "load_stat_logger_plugin_factories"),
     Name("v1.engine.core", "EngineCore.collective_rpc", ("method", "timeout", "args", "kwargs")),
     Name("v1.engine.input_processor", "InputProcessor.process_inputs", ("params",)),
     Name("v1.metrics.loggers", "StatLoggerBase.record", ("scheduler_stats", "iteration_stats")),
