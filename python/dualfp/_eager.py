@@ -257,12 +257,19 @@ def quantize_weight(
             "expected float16, bfloat16 or float32 [n, k]"
         )
     source = weight.detach().contiguous()
+    if not torch.isfinite(source).all():
+        raise _native.InvalidArgument(
+            "dualfp::quantize_weight: the weight has NaN or infinite elements"
+        )
+    if source.is_cuda and source.dtype == torch.float32:
+        amax = source.abs().amax(1) if per_channel else source.abs().amax().reshape(1)
+        scales = torch.where(amax == 0, torch.ones_like(amax), amax / 448)
+        codes = (source / scales.unsqueeze(1)).clamp(-448, 448).to(torch.float8_e4m3fn)
+        return kernel_order(codes), scales
     if source.is_cuda:
         # Rows of a weight are quantized as rows of activations are: max |w| / 448.
         codes, scales = torch.ops.dualfp.quantize(source, None, not per_channel, True)
         return codes, scales if per_channel else scales[:1].clone()
-    if not torch.isfinite(source).all():
-        raise _native.InvalidArgument("dualfp::quantize_weight: the weight has NaN or infinite elements")
     codes = torch.empty(source.shape, dtype=torch.float8_e4m3fn)
     scales = torch.empty(source.shape[0] if per_channel else 1, dtype=torch.float32)
     _native.check(
