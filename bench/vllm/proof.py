@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Shows on a GPU that the vLLM plugin computes what vLLM does.
 
-Usage: proof.py MODEL HELD_OUT.txt OUT.json [--runner v1|v2]
+Usage: proof.py MODEL HELD_OUT.txt OUT.json [--runner v1|v2] [--dtype auto|float16]
 
 Each engine is a process of its own: vLLM at the checkpoint's dtype, then the plugin. Compared are
 log-probabilities of the same tokens (those that vLLM chose greedily: 5 prompts, 200 tokens each,
@@ -27,7 +27,7 @@ PROMPTS = (
     "Once upon a time there was",
 )
 TOKENS = 200
-WINDOW, WINDOWS = 1024, 12
+WINDOW, WINDOWS = 1023, 12
 
 
 def engine(arguments: argparse.Namespace, quantization: str | None) -> Any:
@@ -36,7 +36,8 @@ def engine(arguments: argparse.Namespace, quantization: str | None) -> Any:
     return LLM(
         model=arguments.model,
         quantization=quantization,
-        max_model_len=1280,
+        dtype=arguments.dtype,
+        max_model_len=1024,
         max_num_seqs=16,
         kv_cache_memory_bytes=4 << 30,
         gpu_memory_utilization=0.5,
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("held_out")
     parser.add_argument("out")
     parser.add_argument("--runner", choices=("v1", "v2"), default="v1")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--engine", choices=("plain", "dualfp"))
     parser.add_argument("--reference")
@@ -153,7 +155,7 @@ def main() -> None:
     for name in ("plain", "dualfp"):
         out = f"{arguments.out}.{name}"
         command = [sys.executable, __file__, arguments.model, arguments.held_out, out, "--engine",
-                   name, "--runner", arguments.runner, "--reference", f"{arguments.out}.plain"]
+                   name, "--runner", arguments.runner, "--dtype", arguments.dtype, "--reference", f"{arguments.out}.plain"]
         subprocess.run(command + ["--eager"] * arguments.eager, check=True)
         parts[name] = json.load(open(out))
     result = {"runner": arguments.runner, **summary(parts["plain"], parts["dualfp"])}
