@@ -7,7 +7,7 @@ import os
 import pathlib
 from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64
 from ctypes import c_void_p
-from typing import Any
+from typing import Any, NoReturn
 
 ABI_VERSION = 1
 
@@ -155,9 +155,11 @@ lib = _load()
 
 def check(status: int) -> None:
     """Raises what a status stands for, with the library's message."""
-    if status == 0:
-        return
-    message = lib.dualfp_last_error().decode(errors="replace")
+    if status != 0:
+        raise_status(status, lib.dualfp_last_error().decode(errors="replace"))
+
+
+def raise_status(status: int, message: str) -> NoReturn:
     if status in (INVALID_ARGUMENT, INVALID_DATA):
         raise InvalidArgument(message)
     if status == NOT_FOUND:
