@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "apps/arguments/gemm_arguments.h"
 #include "apps/bench/bench_commands.h"
@@ -47,6 +49,20 @@ void RunOnGpu(const CLI::App& command, const GemmFlags& flags) {
   RunGpuGemmBench(gpu);
 }
 
+// The names, with line breaks where a screen needs them.
+std::string Lines(const std::vector<std::string>& names) {
+  constexpr size_t kWidth = 100;
+  std::string text;
+  size_t line_begin = 0;
+  for (const std::string& name : names) {
+    const bool full = text.size() + name.size() - line_begin > kWidth;
+    text += text.empty() ? "" : full ? ",\n  " : ", ";
+    line_begin = full ? text.size() : line_begin;
+    text += name;
+  }
+  return text;
+}
+
 void CheckGpuFlagsUnused(const CLI::App& command) {
   for (const char* flag : {"--shape", "--top", "--plot"}) {
     if (command.count(flag) > 0) {
@@ -68,7 +84,7 @@ void AddBenchGemm(CLI::App& bench) {
       "Formats on CPUs: {}\n"
       "Formats on GPUs: {}\n"
       "GPU formats are timed beside cuBLASLt in the same type; DUALFP_CUBLASLT names its library.",
-      CpuFormatNames(), fmt::join(FormatNames(), ", ")));
+      Lines(CpuFormatNames()), Lines(FormatNames())));
   auto flags = std::make_shared<GemmFlags>();
   CpuBenchArguments& a = flags->cpu;
   constexpr const char* kWhat = "What to measure";

@@ -6,7 +6,7 @@
 
 #include "bench/gemm_lab/cpu/cpu_bench.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <time.h>
 
 #include <algorithm>
@@ -243,7 +243,7 @@ Json ToJson(const Candidate& candidate, const Ceilings& ceilings, double f16_sec
 
 void PrintRow(const Candidate& candidate, const Ceilings& ceilings, double f16_seconds) {
   const double best = candidate.Best();
-  fmt::print("{:<22} {:>5} {:>9.1f} {:>7.1f} {:>5.0f}% {:>8.1f} {:>5.0f}% {:>7} {:>9.1e}  {}\n",
+  fmt::print("{:<27} {:>5} {:>9.1f} {:>7.1f} {:>5.0f}% {:>8.1f} {:>5.0f}% {:>7} {:>9.1e}  {}\n",
              candidate.format->name, candidate.desc.m, best * 1e6,
              BytesMoved(candidate) / best * 1e-9,
              BytesMoved(candidate) / best / ceilings.bytes_per_second * 100,
@@ -270,12 +270,13 @@ void RunCpuGemmBench(const CpuBenchArguments& arguments) {
         "bench gemm: --clock cpu measures one thread; add --threads 1");
   for (const std::string& name : arguments.formats) {
     Check(FindCpuFormat(name) != nullptr, ErrorCode::kInvalidArgument, "bench gemm: --format ",
-          name, ": expected ", CpuFormatNames());
+          QuoteForMessage(name), ": expected ",
+          fmt::format("{}", fmt::join(CpuFormatNames(), ", ")));
   }
   GemmBench bench(arguments);
   fmt::print("{}, {} threads; W [{}, {}], X and Y float; best of interleaved samples, {} time\n",
              CpuDescription(), bench.threads(), arguments.n, arguments.k, arguments.clock);
-  fmt::print("{:<22} {:>5} {:>9} {:>7} {:>6} {:>8} {:>6} {:>7} {:>9}  {}\n", "format", "M", "us",
+  fmt::print("{:<27} {:>5} {:>9} {:>7} {:>6} {:>8} {:>6} {:>7} {:>9}  {}\n", "format", "M", "us",
              "GB/s", "read", "GFLOP/s", "FMA", "vs f16", "error", "kernel");
   Json rows = Json::array();
   for (const int m : arguments.m) {
@@ -289,7 +290,7 @@ void RunCpuGemmBench(const CpuBenchArguments& arguments) {
       row["multiply_add_operations_per_second"] = ceilings.operations_per_second;
       rows.push_back(row);
     }
-    fmt::print("{:<22} {:>5} {:>9} {:>7.1f} {:>6} {:>8.1f}\n", "  measured ceilings", "", "",
+    fmt::print("{:<27} {:>5} {:>9} {:>7.1f} {:>6} {:>8.1f}\n", "  measured ceilings", "", "",
                ceilings.bytes_per_second * 1e-9, "", ceilings.operations_per_second * 1e-9);
   }
   if (!arguments.json.empty()) {

@@ -1,131 +1,121 @@
 #include "bench/gemm_lab/cpu/rotated_weights.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
-#include <iterator>
+#include <cmath>
+#include <utility>
 
-#include "dualfp/base/check.h"
-#include "dualfp/kernels/nest12.h"
+#include "dualfp/model/fill_linear.h"
+#include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
 
 namespace dualfp {
 namespace {
 
-// Weights of a format together exceed this: four times the largest last-level cache in sight.
-constexpr int64_t kRotatedBytes = int64_t{128} << 20;
+std::vector<CpuFormat> AllFormats() {
+  constexpr ActivationQuant kWeightOnly = ActivationQuant::kNone;
+  constexpr ActivationQuant kToken = ActivationQuant::kDynamicPerToken;
+  std::vector<CpuFormat> formats;
+  for (const auto& [name, dtype] :
+       {std::pair{"f16", DType::kF16}, {"bf16", DType::kBF16}, {"f32", DType::kF32}}) {
+    formats.push_back({name, kPlainWeights, dtype, Precision::kExact, kWeightOnly});
+  }
+  for (const NamedScheme& named : WeightSchemes()) {
+    if (!named.scheme.has_value() || *named.scheme == kPlainWeights) {
+      continue;
+    }
+    const QuantFormatInfo& info = GetQuantFormatInfo(named.scheme->format);
+    const auto add = [&](const char* suffix, Precision precision, ActivationQuant quant) {
+      if (Offers(info, precision)) {
+        formats.push_back({named.name + suffix, *named.scheme, DType::kF16, precision, quant});
+      }
+    };
+    if (info.codec.bits == 0) {
+      add("", Precision::kExact, kWeightOnly);
+      add("-fp8", Precision::kFp8, kToken);
+      add("-fp8-weight-only", Precision::kFp8, kWeightOnly);
+    } else if (Offers(info, Precision::kFp4)) {
+      add("", Precision::kFp4, kWeightOnly);
+      add("-fp8", Precision::kFp8, kToken);
+    } else {
+      add("", Precision::kFp8, kToken);
+      add("-weight-only", Precision::kFp8, kWeightOnly);
+    }
+  }
+  return formats;
+}
 
-constexpr CpuFormat kFormats[] = {
-    {"f16", QuantFormat::kPlain, DType::kF16, Precision::kExact, ActivationQuant::kNone},
-    {"bf16", QuantFormat::kPlain, DType::kBF16, Precision::kExact, ActivationQuant::kNone},
-    {"f32", QuantFormat::kPlain, DType::kF32, Precision::kExact, ActivationQuant::kNone},
-    {"nested", QuantFormat::kNested, DType::kF8E4M3, Precision::kExact, ActivationQuant::kNone},
-    {"nested-fp8", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp8,
-     ActivationQuant::kDynamicPerToken},
-    {"nested-fp8-weight-only", QuantFormat::kNested, DType::kF8E4M3, Precision::kFp8,
-     ActivationQuant::kNone},
-    {"nested12", QuantFormat::kNested12, DType::kF8E4M3, Precision::kExact, ActivationQuant::kNone},
-    {"nested12-fp8", QuantFormat::kNested12, DType::kF8E4M3, Precision::kFp8,
-     ActivationQuant::kDynamicPerToken},
-    {"fp8", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kDynamicPerToken},
-    {"fp8-weight-only", QuantFormat::kFp8, DType::kF8E4M3, Precision::kFp8, ActivationQuant::kNone},
+const std::vector<CpuFormat>& CpuFormats() {
+  static const std::vector<CpuFormat> formats = AllFormats();
+  return formats;
+}
+
+// FP16 values as rows of `dtype`.
+class ConvertedRows : public TensorRows {
+ public:
+  ConvertedRows(const ConstTensorView& fp16, DType dtype)
+      : TensorRows(dtype, fp16.shape[1]), fp16_(fp16) {}
+
+  const void* Row(int64_t index, void* scratch) const override {
+    const auto* values = fp16_.Rows(index, index + 1).as<uint16_t>();
+    if (dtype_ == DType::kF16) {
+      return values;
+    }
+    for (int64_t i = 0; i < columns_; ++i) {
+      const float value = Fp16ToFloat(values[i]);
+      if (dtype_ == DType::kF32) {
+        static_cast<float*>(scratch)[i] = value;
+      } else {
+        static_cast<uint16_t*>(scratch)[i] = FloatToBf16(value);
+      }
+    }
+    return scratch;
+  }
+
+ private:
+  ConstTensorView fp16_;
 };
+
+double BytesRead(const CpuFormat& format, int64_t n, int64_t k) {
+  const BitsPerWeight bits = GetQuantFormatInfo(format.scheme.format).bits;
+  const double read = format.scheme == kPlainWeights          ? 8.0 * DTypeSize(format.source)
+                      : format.precision == Precision::kExact ? bits.fp16
+                      : format.precision == Precision::kFp8   ? bits.fp8
+                                                              : bits.fp4;
+  return static_cast<double>(n) * static_cast<double>(k) * read / 8;
+}
 
 }  // namespace
 
-std::span<const CpuFormat> CpuFormats() { return kFormats; }
-
 const CpuFormat* FindCpuFormat(std::string_view name) {
-  const auto* found = std::find_if(std::begin(kFormats), std::end(kFormats),
-                                   [&](const CpuFormat& format) { return format.name == name; });
-  return found == std::end(kFormats) ? nullptr : found;
+  const auto found = std::find_if(CpuFormats().begin(), CpuFormats().end(),
+                                  [&](const CpuFormat& format) { return format.name == name; });
+  return found == CpuFormats().end() ? nullptr : &*found;
 }
 
-std::string CpuFormatNames() {
-  std::string names;
-  for (const CpuFormat& format : kFormats) {
-    names += StrCat(names.empty() ? "" : ", ", format.name);
+std::vector<std::string> CpuFormatNames() {
+  std::vector<std::string> names;
+  for (const CpuFormat& format : CpuFormats()) {
+    names.push_back(format.name);
   }
   return names;
 }
 
 RotatedWeights::RotatedWeights(ThreadPool& threads, const CpuFormat& format, const Buffer& fp16,
-                               int64_t n, int64_t k) {
-  const ConstTensorView source = fp16.View(DType::kF16, {n, k});
-  Weight weight;
-  weight.format = format.format;
-  weight.n = n;
-  weight.k = k;
-  weight.shard = {0, n, 0, k};
-  const int64_t bytes_read = format.precision == Precision::kFp8 ? n * k : n * k * int64_t{2};
-  const int64_t copies = (kRotatedBytes + bytes_read - 1) / bytes_read;
+                               int64_t n, int64_t k, int64_t bytes) {
+  const ConvertedRows rows(fp16.View(DType::kF16, {n, k}), format.source);
+  const auto copies =
+      static_cast<int64_t>(std::ceil(static_cast<double>(bytes) / BytesRead(format, n, k)));
   for (int64_t copy = 0; copy < copies; ++copy) {
-    switch (format.format) {
-      case QuantFormat::kNested: {
-        const TensorView upper = Allocate(DType::kF8E4M3, n, k);
-        const TensorView lower = Allocate(DType::kU8, n, k);
-        Nest(threads, "random weight", source, upper, lower, 0, &outliers_);
-        weight.values = upper;
-        weight.lower = lower;
-        break;
-      }
-      case QuantFormat::kNested12: {
-        TensorView shifts = Allocate(DType::kI8, n, 1);
-        shifts.rank = 1;
-        const Nested12Planes planes = {.upper = Allocate(DType::kF8E4M3, n, k),
-                                       .nibble = Allocate(DType::kU8, n, NibbleBytes(k)),
-                                       .shift = shifts};
-        Nest12(threads, "random weight", source, planes, n * k, &outliers_);
-        weight.values = planes.upper;
-        weight.lower = planes.nibble;
-        weight.scales = planes.shift;
-        break;
-      }
-      case QuantFormat::kFp8: {
-        const TensorView codes = Allocate(DType::kF8E4M3, n, k);
-        const TensorView scales = Allocate(DType::kF32, n, 1);
-        Context context;
-        context.threads = &threads;
-        TensorView row_scales = scales;
-        row_scales.rank = 1;
-        QuantizeActivations(context, source, ActivationQuant::kDynamicPerToken, 0, codes,
-                            row_scales);
-        weight.values = codes;
-        weight.scales = scales;
-        weight.scale_granularity = ScaleGranularity::kPerChannel;
-        break;
-      }
-      default:
-        weight.values = Plain(source, format.dtype);
-    }
-    weights_.push_back(weight);
+    Linear linear;
+    linear.weight.n = n;
+    linear.weight.k = k;
+    linear.weight.shard = {0, n, 0, k};
+    linear.parts = {{"random", n, k, 0, n, 0, k}};
+    AllocateLinear(linear, format.scheme, format.source);
+    FillPart(linear, linear.parts[0], rows, n * k, ErrorCode::kInternal, threads);
+    FinishOutliers(linear);
+    linears_.push_back(std::move(linear));
   }
-  for (Weight& rotated : weights_) {
-    rotated.outliers = outliers_.View();
-  }
-}
-
-TensorView RotatedWeights::Allocate(DType dtype, int64_t n, int64_t k) {
-  buffers_.push_back(Buffer::AllocateCpu(n * k * DTypeSize(dtype)));
-  return buffers_.back().View(dtype, {n, k});
-}
-
-TensorView RotatedWeights::Plain(const ConstTensorView& source, DType dtype) {
-  const TensorView view = Allocate(dtype, source.shape[0], source.shape[1]);
-  if (dtype == DType::kF16) {
-    std::memcpy(view.data, source.data, source.num_bytes());
-    return view;
-  }
-  for (int64_t i = 0; i < source.num_elements(); ++i) {
-    const float value = Fp16ToFloat(source.as<uint16_t>()[i]);
-    const auto bits = std::bit_cast<uint32_t>(value);
-    if (dtype == DType::kF32) {
-      view.as<float>()[i] = value;
-    } else {
-      view.as<uint16_t>()[i] = static_cast<uint16_t>(bits >> 16);
-    }
-  }
-  return view;
 }
 
 }  // namespace dualfp
