@@ -15,11 +15,11 @@
 
 #include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
+#include "apps/generate_report.h"
 #include "dualfp/base/check.h"
 #include "dualfp/engine/sampling/batch_sampler.h"
 #include "dualfp/io/file.h"
 #include "dualfp/io/hub_cache.h"
-#include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
 #include "dualfp/llm/session.h"
 #include "dualfp/model/rope_frequencies.h"
@@ -60,14 +60,6 @@ double NowSeconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Time and tokens spent at one precision.
-struct Spent {
-  int64_t prefill_tokens = 0;
-  double prefill_seconds = 0;
-  int64_t decode_tokens = 0;
-  double decode_seconds = 0;
-};
-
 Precision Other(Precision precision) {
   return precision == Precision::kExact ? Precision::kFp8 : Precision::kExact;
 }
@@ -93,15 +85,13 @@ class Generation {
   void Decode(Session& session);
   void Emit(int32_t token);
   bool IsEnd(int32_t token) const;
-  void PrintReport(const std::optional<LogitComparison>& comparison) const;
-  void PrintJson(const std::optional<LogitComparison>& comparison) const;
-  double TokensPerSecond(Precision precision) const;
 
   PrecisionPlan Plan(Precision precision) const {
     return PrecisionPlan::Uniform(config_.num_hidden_layers, precision);
   }
-  Spent& SpentAt(Precision precision) { return spent_[static_cast<int>(precision)]; }
-  const Spent& SpentAt(Precision precision) const { return spent_[static_cast<int>(precision)]; }
+  SpentAtPrecision& SpentAt(Precision precision) {
+    return report_.spent[static_cast<int>(precision)];
+  }
   bool UsesFp8() const {
     return precision_ == Precision::kFp8 || arguments_.switch_at > 0 || arguments_.compare;
   }
@@ -116,16 +106,12 @@ class Generation {
   std::vector<int32_t> end_tokens_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<Detokenizer> detokenizer_;
-  std::vector<int32_t> prompt_;
   int64_t max_tokens_ = 0;
   std::optional<SafetensorsFileWriter> logits_file_;
   std::optional<Model> model_;
   std::optional<Decoder> decoder_;
   int64_t drawable_ = 0;  // SampleArgs'
-  std::vector<int32_t> generated_;
-  std::string text_;
-  const char* finish_reason_ = "length";
-  Spent spent_[2];
+  GenerateReport report_;
 };
 
 void Generation::ReadTokenizer() {
@@ -137,20 +123,21 @@ void Generation::ReadTokenizer() {
   tokenizer_.emplace(Tokenizer::FromDirectory(directory));
   drawable_ = DrawableTokens(*tokenizer_, config_);
   detokenizer_.emplace(*tokenizer_);
+  report_.text.emplace();
 }
 
 void Generation::ReadPrompt() {
   if (!arguments_.prompt_token_ids.empty()) {
-    prompt_ = arguments_.prompt_token_ids;
-    CheckTokens(prompt_, config_, "--prompt-token-ids");
+    report_.prompt = arguments_.prompt_token_ids;
+    CheckTokens(report_.prompt, config_, "--prompt-token-ids");
     return;
   }
   const std::string text = arguments_.prompt_file.empty()
                                ? arguments_.prompt
                                : ReadFile(arguments_.prompt_file, kMaxPromptBytes);
-  prompt_ = arguments_.chat ? EncodeChat(text) : tokenizer_->Encode(text);
-  Check(!prompt_.empty(), ErrorCode::kInvalidArgument, "the prompt is empty");
-  CheckTokens(prompt_, config_, "the prompt");
+  report_.prompt = arguments_.chat ? EncodeChat(text) : tokenizer_->Encode(text);
+  Check(!report_.prompt.empty(), ErrorCode::kInvalidArgument, "the prompt is empty");
+  CheckTokens(report_.prompt, config_, "the prompt");
 }
 
 std::vector<int32_t> Generation::EncodeChat(const std::string& text) const {
@@ -166,7 +153,7 @@ std::vector<int32_t> Generation::EncodeChat(const std::string& text) const {
 }
 
 void Generation::CheckLengths() {
-  const auto length = static_cast<int64_t>(prompt_.size());
+  const auto length = static_cast<int64_t>(report_.prompt.size());
   const int64_t longest = MaxContextLength(config_);
   Check(arguments_.max_model_len <= longest, ErrorCode::kInvalidArgument, "--max-model-len ",
         arguments_.max_model_len, " exceeds the model's context of ", longest, " tokens");
@@ -190,7 +177,7 @@ void Generation::Load() {
   }
   DecoderOptions options;
   const bool all_logits = arguments_.compare || logits_file_.has_value();
-  const int64_t tokens = static_cast<int64_t>(prompt_.size()) + max_tokens_;
+  const int64_t tokens = static_cast<int64_t>(report_.prompt.size()) + max_tokens_;
   options.limits = {.max_tokens = std::min(kPrefillChunk, tokens),
                     .max_sequences = 1,
                     .max_logit_rows = all_logits ? std::min(kLogitChunk, tokens) : 1,
@@ -208,8 +195,8 @@ void Generation::Prefill(Session& session) {
     };
   }
   const double start = NowSeconds();
-  session.Append(context_, prompt_, Plan(precision_), sink);
-  SpentAt(precision_).prefill_tokens = static_cast<int64_t>(prompt_.size());
+  session.Append(context_, report_.prompt, Plan(precision_), sink);
+  SpentAt(precision_).prefill_tokens = static_cast<int64_t>(report_.prompt.size());
   SpentAt(precision_).prefill_seconds = NowSeconds() - start;
   if (logits_file_) {
     logits_file_->Commit();
@@ -222,9 +209,11 @@ bool Generation::IsEnd(int32_t token) const {
 }
 
 void Generation::Emit(int32_t token) {
-  generated_.push_back(token);
+  report_.generated.push_back(token);
   const std::string piece = detokenizer_ ? detokenizer_->Push(token) : fmt::format("{} ", token);
-  text_ += piece;
+  if (detokenizer_) {
+    *report_.text += piece;
+  }
   if (!arguments_.json && !piece.empty()) {
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
@@ -235,13 +224,13 @@ void Generation::Decode(Session& session) {
   const BatchSampler sampler(1, config_.vocab_size, drawable_, &threads_);
   const PrecisionPlan plans[2] = {Plan(Precision::kExact), Plan(Precision::kFp8)};
   for (int64_t count = 1; count <= max_tokens_; ++count) {
-    draw_.position = generated_.size();
+    draw_.position = report_.generated.size();
     const int32_t token =
         sampler.Draw({session.last_logits().data(), DType::kF32, {1, config_.vocab_size}}, draw_);
     Check(token != kNoToken, ErrorCode::kInternal,
           "the model's logits are not finite: its weights or this precision cannot compute");
     if (IsEnd(token)) {
-      finish_reason_ = "stop";
+      report_.finish_reason = "stop";
       break;
     }
     Emit(token);
@@ -257,92 +246,19 @@ void Generation::Decode(Session& session) {
   }
   if (detokenizer_) {
     const std::string rest = detokenizer_->Finish();
-    text_ += rest;
+    *report_.text += rest;
     if (!arguments_.json) {
       std::fwrite(rest.data(), 1, rest.size(), stdout);
     }
   }
-  if (!arguments_.json && !generated_.empty()) {
+  if (!arguments_.json && !report_.generated.empty()) {
     std::fputc('\n', stdout);
     std::fflush(stdout);
   }
 }
 
-double Generation::TokensPerSecond(Precision precision) const {
-  const Spent& spent = SpentAt(precision);
-  return static_cast<double>(spent.decode_tokens) / std::max(1e-9, spent.decode_seconds);
-}
-
-void Generation::PrintReport(const std::optional<LogitComparison>& comparison) const {
-  for (const Precision precision : {Precision::kExact, Precision::kFp8}) {
-    const Spent& spent = SpentAt(precision);
-    if (spent.prefill_tokens + spent.decode_tokens == 0) {
-      continue;
-    }
-    std::string line = fmt::format("{}:", PrecisionName(precision));
-    if (spent.prefill_tokens > 0) {
-      line += fmt::format(
-          " prompt {} tokens, {:.1f} tokens/s;", spent.prefill_tokens,
-          static_cast<double>(spent.prefill_tokens) / std::max(1e-9, spent.prefill_seconds));
-    }
-    if (spent.decode_tokens > 0) {
-      const int64_t bytes = decoder_->CostOf(Plan(precision)).weight_bytes;
-      const double rate = TokensPerSecond(precision);
-      line += fmt::format(" decode {} tokens, {:.1f} tokens/s, {} of weights a token, {:.1f} GB/s",
-                          spent.decode_tokens, rate, HumanBytes(bytes),
-                          rate * static_cast<double>(bytes) / 1e9);
-    }
-    fmt::print(stderr, "{}\n", line);
-  }
-  if (comparison) {
-    fmt::print(
-        stderr,
-        "fp8 against exact over {} tokens: KL divergence {:.3g} (largest {:.3g}) nats; logits "
-        "move by at most {:.3g}, {:.2g} of their standard deviation; same top token {:.1f} %\n",
-        comparison->tokens, comparison->mean_kl, comparison->largest_kl,
-        comparison->largest_difference, comparison->largest_difference / comparison->deviation,
-        100 * comparison->top1_agreement);
-  }
-}
-
-void Generation::PrintJson(const std::optional<LogitComparison>& comparison) const {
-  Json json;
-  json["model"] = arguments_.model.model;
-  json["prompt_token_ids"] = prompt_;
-  json["token_ids"] = generated_;
-  json["text"] = detokenizer_ ? Json(text_) : Json(nullptr);
-  json["finish_reason"] = finish_reason_;
-  const LoadReport& report = model_->report;
-  json["load"] = {{"seconds", report.seconds},
-                  {"weight_bytes", report.weight_bytes},
-                  {"linear_layers", report.LayerLinears()},
-                  {"nested_linear_layers", report.NestedLayerLinears()}};
-  for (const Precision precision : {Precision::kExact, Precision::kFp8}) {
-    const Spent& spent = SpentAt(precision);
-    const PlanCost cost = decoder_->CostOf(Plan(precision));
-    const double rate = TokensPerSecond(precision);
-    json["precision"][std::string(PrecisionName(precision))] = {
-        {"prefill_tokens", spent.prefill_tokens},
-        {"prefill_seconds", spent.prefill_seconds},
-        {"decode_tokens", spent.decode_tokens},
-        {"decode_seconds", spent.decode_seconds},
-        {"decode_tokens_per_second", rate},
-        {"weight_bytes_per_token", cost.weight_bytes},
-        {"gigabytes_per_second", rate * static_cast<double>(cost.weight_bytes) / 1e9},
-        {"fallback_linear_layers", cost.fallbacks}};
-  }
-  if (comparison) {
-    json["comparison"] = {{"tokens", comparison->tokens},
-                          {"mean_kl", comparison->mean_kl},
-                          {"largest_kl", comparison->largest_kl},
-                          {"largest_difference", comparison->largest_difference},
-                          {"logit_standard_deviation", comparison->deviation},
-                          {"top1_agreement", comparison->top1_agreement}};
-  }
-  fmt::print("{}\n", json.dump(2));
-}
-
 void Generation::Run() {
+  report_.model = arguments_.model.model;
   precision_ = ParsePrecision(arguments_.precision).value();
   cache_dtype_ = KvCacheDType(arguments_.kv_cache_dtype);
   const std::filesystem::path directory = arguments_.model.model;
@@ -353,26 +269,27 @@ void Generation::Run() {
   ReadPrompt();
   CheckLengths();
   if (!arguments_.save_logits.empty()) {
-    logits_file_.emplace(
-        arguments_.save_logits,
-        std::vector<TensorSpec>{
-            {"logits", DType::kF32, {static_cast<int64_t>(prompt_.size()), config_.vocab_size}}});
+    logits_file_.emplace(arguments_.save_logits,
+                         std::vector<TensorSpec>{
+                             {"logits",
+                              DType::kF32,
+                              {static_cast<int64_t>(report_.prompt.size()), config_.vocab_size}}});
   }
   Load();
-  Session session(*decoder_, cache_dtype_, static_cast<int64_t>(prompt_.size()) + max_tokens_);
+  Session session(*decoder_, cache_dtype_,
+                  static_cast<int64_t>(report_.prompt.size()) + max_tokens_);
   Prefill(session);
   Decode(session);
-  std::optional<LogitComparison> comparison;
   if (arguments_.compare) {
-    std::vector<int32_t> tokens = prompt_;
-    tokens.insert(tokens.end(), generated_.begin(), generated_.end());
-    comparison = ComparePrecisions(context_, *decoder_, cache_dtype_, tokens,
-                                   Plan(Precision::kExact), Plan(Precision::kFp8));
+    std::vector<int32_t> tokens = report_.prompt;
+    tokens.insert(tokens.end(), report_.generated.begin(), report_.generated.end());
+    report_.comparison = ComparePrecisions(context_, *decoder_, cache_dtype_, tokens,
+                                           Plan(Precision::kExact), Plan(Precision::kFp8));
   }
   if (arguments_.json) {
-    PrintJson(comparison);
+    PrintJson(report_, *model_, *decoder_);
   } else {
-    PrintReport(comparison);
+    PrintFigures(report_, *decoder_);
   }
 }
 

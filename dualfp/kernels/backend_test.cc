@@ -6,11 +6,11 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cstdlib>
 #include <set>
 #include <string>
 
 #include "dualfp/base/error.h"
+#include "dualfp/base/testing/scoped_env.h"
 #include "dualfp/kernels/device.h"
 #include "dualfp/kernels/gemm_test_util.h"
 
@@ -19,12 +19,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
-
-class ScopedCpu {
- public:
-  explicit ScopedCpu(const char* name) { setenv("DUALFP_CPU", name, 1); }
-  ~ScopedCpu() { unsetenv("DUALFP_CPU"); }
-};
 
 TEST(BackendsTest, TheListIsOrderedAndComplete) {
   ASSERT_FALSE(Backends().empty());
@@ -63,7 +57,7 @@ TEST(BackendsTest, KernelsAreThoseOfTheBackends) {
 }
 
 TEST(BackendsTest, AnUnknownForcedNameListsThoseThereAre) {
-  const ScopedCpu cpu("avx1024");
+  const ScopedEnv cpu("DUALFP_CPU", "avx1024");
   EXPECT_THAT([] { BestBackend(DeviceType::kCpu); },
               ThrowsMessage<Error>(HasSubstr("DUALFP_CPU=avx1024: expected scalar, avx2, avx512, "
                                              "avx512bf16 or amx")));
@@ -73,7 +67,7 @@ TEST(BackendsTest, AForcedInstructionSetIsTheBestOfTheList) {
   const CpuIsa hardware = DetectCpuIsa();
   for (const Backend& backend : Backends()) {
     if (backend.device == DeviceType::kCpu && backend.isa <= hardware) {
-      const ScopedCpu cpu(std::string(CpuIsaName(backend.isa)).c_str());
+      const ScopedEnv cpu("DUALFP_CPU", std::string(CpuIsaName(backend.isa)).c_str());
       EXPECT_EQ(BestBackend(DeviceType::kCpu).name, backend.name);
       EXPECT_EQ(UsableBackends(DeviceType::kCpu).back()->name, "reference");
     }
@@ -170,7 +164,7 @@ TEST_P(GemmChoiceTest, EveryInstructionSetHasItsKernel) {
     if (isa > hardware) {
       continue;
     }
-    const ScopedCpu cpu(std::string(CpuIsaName(isa)).c_str());
+    const ScopedEnv cpu("DUALFP_CPU", std::string(CpuIsaName(isa)).c_str());
     const char* const names[] = {nullptr, expected.avx2, expected.avx512,
                                  HasFastBf16Dot() ? expected.avx512bf16 : expected.slow_bf16,
                                  expected.amx};

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
 
 #include "dualfp/base/error.h"
+#include "dualfp/base/testing/scoped_env.h"
 #include "dualfp/kernels/gemm_test_util.h"
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/nested12.h"
@@ -69,9 +69,7 @@ struct Nested {
 
 class Nest12Test : public ::testing::TestWithParam<const char*> {
  protected:
-  Nest12Test() { setenv("DUALFP_CPU", GetParam(), 1); }
-  ~Nest12Test() override { unsetenv("DUALFP_CPU"); }
-
+  const ScopedEnv isa_{"DUALFP_CPU", GetParam()};
   ThreadPool pool_{3};
 };
 
