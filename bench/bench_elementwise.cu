@@ -188,11 +188,11 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
         Memory x(in * 2 * copies);
         Memory q(codes * copies);
         Memory residual(codes * 2 * copies);
-        Memory weight(k * 2);
+        Memory weight(k * 4);
         Memory scale(std::max<int64_t>(cuda::kPerTensorFloats, int64_t{m + 4} * (k / 128)) * 4);
         Fill(x.bytes(), in * copies, 1.0f, stream);
         Fill(residual.bytes(), codes * copies, 0.001f, stream);
-        Fill(weight.bytes(), k, 1.0f, stream);
+        CheckCuda(cudaMemsetAsync(weight.bytes(), 0x3F, k * 4, stream), "cudaMemset");
         const int launches = copies * std::max(1, 32 / copies);
         const auto time = [&](int chunks) {
           return Time(stream, launches, [&](int i, cudaStream_t s) {
@@ -212,7 +212,7 @@ void QuantizeSpeed(cudaStream_t stream, FILE* out) {
             a.residual = source.source == cuda::QuantizeSource::kRmsNorm
                              ? residual.bytes() + c * codes * 2
                              : nullptr;
-            a.weight = weight.bytes();
+            a.weight = reinterpret_cast<const float*>(weight.bytes());
             a.group_stride = source.grouped ? (m + 3) / 4 * 4 : 0;
             a.q = q.bytes() + c * codes;
             a.scale = scales;

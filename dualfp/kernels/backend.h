@@ -41,8 +41,10 @@ struct Backend {
 
   std::span<const GemmKernel> gemms;  // in order of preference; each says itself what it runs
 
-  // What `ops` want: how blocks of the key-value cache lie, and the dtypes of hidden states.
+  // What `ops` take: how blocks of the key-value cache lie, of which dtypes it may be, and the
+  // dtypes of hidden states, the preferred one first.
   KvLayout kv_layout;
+  std::span<const DType> kv_dtypes;
   std::span<const DType> activations;
 };
 

@@ -1,4 +1,8 @@
 // Where and with what an op runs. Every op takes a Context first.
+//
+// Hidden states are of an activation dtype: any that the device's backend lists (Backend::
+// activations), the same in all arguments that are said to have it. Ops compute in F32 and round
+// once, to what they store.
 
 #pragma once
 

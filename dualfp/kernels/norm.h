@@ -9,16 +9,18 @@ namespace dualfp {
 
 // y = x / sqrt(mean(x^2) + epsilon) * weight, over the last axis.
 struct RmsNormArgs {
-  ConstTensorView x;       // F32 [rows, width] or [rows, heads, width]; the last axis is contiguous
+  // Activation [rows, width] or [rows, heads, width]; the last axis is contiguous.
+  ConstTensorView x;
   ConstTensorView weight;  // F32 [width]
   float epsilon = 1e-6f;
-  TensorView y;  // F32, shape of x; may be x itself
+  TensorView y;  // shape and dtype of x; may be x itself
 };
 
 // The same with a result that the next FP8 product takes quantized (GemmArgs::x_scales): bit for
-// bit what QuantizeActivations() makes of y.
+// bit what QuantizeActivations() makes of y in F32. On a GPU for F16 and BF16 and widths that are
+// multiples of 16, and codes lie as its FP8 products want them (docs/formats.md).
 struct RmsNormQuantizeArgs {
-  ConstTensorView x;       // F32 [rows, width]; rows may be strided
+  ConstTensorView x;       // activation [rows, width]; rows may be strided
   ConstTensorView weight;  // F32 [width]
   float epsilon = 1e-6f;
   ActivationQuant quant = ActivationQuant::kDynamicPerToken;  // or kStaticPerTensor

@@ -22,6 +22,9 @@ struct OpTable {
   void (*rotary_table)(const Context&, const RotaryTableArgs&);
   void (*apply_rotary)(const Context&, const ApplyRotaryArgs&);
   void (*write_kv_cache)(const Context&, const WriteKvCacheArgs&);
+  // nullptr: the four ops that it stands for, one after the other.
+  void (*rotate_and_cache)(const Context&, const RotateAndCacheArgs&) = nullptr;
+  void (*copy_kv_blocks)(const Context&, const CopyKvBlocksArgs&);
   // Appends the items of a step to a plan that has none and room enough, and says how much
   // workspace they want.
   void (*plan_attention)(const AttentionShape&, std::span<const int32_t> query_start,
@@ -31,6 +34,7 @@ struct OpTable {
   void (*paged_attention)(const Context&, const PagedAttentionArgs&, const AttentionPlan&);
   void (*embedding)(const Context&, const EmbeddingArgs&);
   void (*gather_rows)(const Context&, const GatherRowsArgs&);
+  void (*resolve_tokens)(const Context&, const ResolveTokensArgs&);
   void (*sample)(const Context&, const SampleArgs&);
 };
 

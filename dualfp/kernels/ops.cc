@@ -1,5 +1,6 @@
 // The public ops: check the arguments, then run the best implementation of this machine.
 
+#include <algorithm>
 #include <cmath>
 
 #include "dualfp/base/check.h"
@@ -53,6 +54,16 @@ void CheckView(const char* op, const char* name, const ConstTensorView& view, DT
   CheckView(op, name, view, dtype, std::span(shape.begin(), shape.size()));
 }
 
+// The dtype of `view`, which must be one of the device's activations.
+DType ActivationOf(const Context& context, const char* op, const char* name,
+                   const ConstTensorView& view) {
+  const std::span<const DType> known = BackendOf(context.device.type).activations;
+  Check(std::ranges::find(known, view.dtype) != known.end(), ErrorCode::kInvalidArgument, op, ": ",
+        name, " is ", Describe(view), ", which no hidden states of the ",
+        BackendOf(context.device.type).name, " backend are");
+  return view.dtype;
+}
+
 int64_t Dim(const ConstTensorView& view, int axis) {
   return axis < view.rank ? view.shape[axis] : 0;
 }
@@ -67,8 +78,10 @@ void CheckKvCache(const Context& context, const char* op, const PagedKv& cache, 
   const int64_t blocks = Dim(cache.key, 0);
   const int64_t heads = Dim(cache.key, 1);
   const DType dtype = cache.key.dtype;
-  Check(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kF8E4M3,
-        ErrorCode::kUnsupported, op, ": a key-value cache of ", DTypeName(dtype));
+  const std::span<const DType> known = KvDTypesOf(context.device.type);
+  Check(std::ranges::find(known, dtype) != known.end(), ErrorCode::kUnsupported, op,
+        ": a key-value cache of ", DTypeName(dtype), " on the ",
+        BackendOf(context.device.type).name, " backend");
   const KvLayout& layout = KvLayoutOf(context.device.type);
   CheckView(op, "cache key", cache.key, dtype, layout.KeyShape(blocks, heads, head_dim));
   CheckView(op, "cache value", cache.value, dtype, layout.ValueShape(blocks, heads, head_dim));
@@ -93,18 +106,21 @@ std::array<int64_t, 4> KvLayout::ValueShape(int64_t blocks, int64_t kv_heads,
 
 const KvLayout& KvLayoutOf(DeviceType device) { return BackendOf(device).kv_layout; }
 
+std::span<const DType> KvDTypesOf(DeviceType device) { return BackendOf(device).kv_dtypes; }
+
 void RmsNorm(const Context& context, const RmsNormArgs& args) {
   const int64_t rows = Dim(args.x, 0);
+  const DType dtype = ActivationOf(context, "rms_norm", "x", args.x);
   if (args.x.rank == 3) {
     const int64_t heads = args.x.shape[1];
     const int64_t width = args.x.shape[2];
-    CheckView("rms_norm", "x", args.x, DType::kF32, {rows, heads, width});
-    CheckView("rms_norm", "y", args.y, DType::kF32, {rows, heads, width});
+    CheckView("rms_norm", "x", args.x, dtype, {rows, heads, width});
+    CheckView("rms_norm", "y", args.y, dtype, {rows, heads, width});
     CheckView("rms_norm", "weight", args.weight, DType::kF32, {width});
   } else {
     const int64_t width = Dim(args.x, 1);
-    CheckView("rms_norm", "x", args.x, DType::kF32, {rows, width});
-    CheckView("rms_norm", "y", args.y, DType::kF32, {rows, width});
+    CheckView("rms_norm", "x", args.x, dtype, {rows, width});
+    CheckView("rms_norm", "y", args.y, dtype, {rows, width});
     CheckView("rms_norm", "weight", args.weight, DType::kF32, {width});
   }
   Ops(context).rms_norm(context, args);
@@ -113,7 +129,8 @@ void RmsNorm(const Context& context, const RmsNormArgs& args) {
 void RmsNormQuantize(const Context& context, const RmsNormQuantizeArgs& args) {
   const int64_t rows = Dim(args.x, 0);
   const int64_t width = Dim(args.x, 1);
-  CheckView("rms_norm_quantize", "x", args.x, DType::kF32, {rows, width});
+  const DType dtype = ActivationOf(context, "rms_norm_quantize", "x", args.x);
+  CheckView("rms_norm_quantize", "x", args.x, dtype, {rows, width});
   CheckView("rms_norm_quantize", "weight", args.weight, DType::kF32, {width});
   CheckView("rms_norm_quantize", "codes", args.codes, DType::kF8E4M3, {rows, width});
   CheckView("rms_norm_quantize", "scales", args.scales, DType::kF32, {rows});
@@ -140,7 +157,8 @@ void RotaryTable(const Context& context, const RotaryTableArgs& args) {
 void ApplyRotary(const Context& context, const ApplyRotaryArgs& args) {
   const int64_t tokens = Dim(args.x, 0);
   const int64_t width = Dim(args.cos_sin, 1);
-  CheckView("apply_rotary", "x", args.x, DType::kF32, {tokens, Dim(args.x, 1), Dim(args.x, 2)});
+  const DType dtype = ActivationOf(context, "apply_rotary", "x", args.x);
+  CheckView("apply_rotary", "x", args.x, dtype, {tokens, Dim(args.x, 1), Dim(args.x, 2)});
   CheckView("apply_rotary", "cos_sin", args.cos_sin, DType::kF32, {tokens, width});
   Check(width % 2 == 0 && width <= args.x.shape[2], ErrorCode::kInvalidArgument,
         "apply_rotary: rotates ", width, " elements of heads of ", args.x.shape[2]);
@@ -152,10 +170,57 @@ void WriteKvCache(const Context& context, const WriteKvCacheArgs& args) {
   const int64_t heads = Dim(args.cache.key, 1);
   const int64_t head_dim = Dim(args.key, 2);
   CheckKvCache(context, "write_kv_cache", args.cache, head_dim);
-  CheckView("write_kv_cache", "key", args.key, DType::kF32, {tokens, heads, head_dim});
-  CheckView("write_kv_cache", "value", args.value, DType::kF32, {tokens, heads, head_dim});
+  const DType dtype = ActivationOf(context, "write_kv_cache", "key", args.key);
+  CheckView("write_kv_cache", "key", args.key, dtype, {tokens, heads, head_dim});
+  CheckView("write_kv_cache", "value", args.value, dtype, {tokens, heads, head_dim});
   CheckView("write_kv_cache", "slot", args.slot, DType::kI32, {tokens});
   Ops(context).write_kv_cache(context, args);
+}
+
+void RotateAndCache(const Context& context, const RotateAndCacheArgs& args) {
+  const OpTable& ops = Ops(context);
+  if (ops.rotate_and_cache == nullptr) {
+    if (args.query_weight) {
+      RmsNorm(context, {args.query, args.query_weight, args.epsilon, args.query});
+    }
+    if (args.key_weight) {
+      RmsNorm(context, {args.key, args.key_weight, args.epsilon, args.key});
+    }
+    ApplyRotary(context, {args.cos_sin, args.query});
+    ApplyRotary(context, {args.cos_sin, args.key});
+    WriteKvCache(context, {args.key, args.value, args.slot, args.cache});
+    return;
+  }
+  constexpr const char* kOp = "rotate_and_cache";
+  const int64_t tokens = Dim(args.query, 0);
+  const int64_t heads = Dim(args.query, 1);
+  const int64_t head_dim = Dim(args.query, 2);
+  const int64_t kv_heads = Dim(args.cache.key, 1);
+  const int64_t width = Dim(args.cos_sin, 1);
+  const DType dtype = ActivationOf(context, kOp, "query", args.query);
+  CheckKvCache(context, kOp, args.cache, head_dim);
+  CheckView(kOp, "query", args.query, dtype, {tokens, heads, head_dim});
+  CheckView(kOp, "key", args.key, dtype, {tokens, kv_heads, head_dim});
+  CheckView(kOp, "value", args.value, dtype, {tokens, kv_heads, head_dim});
+  CheckView(kOp, "cos_sin", args.cos_sin, DType::kF32, {tokens, width});
+  CheckView(kOp, "slot", args.slot, DType::kI32, {tokens});
+  for (const ConstTensorView& weight : {args.query_weight, args.key_weight}) {
+    if (weight) {
+      CheckView(kOp, "weight", weight, DType::kF32, {head_dim});
+    }
+  }
+  Check(width % 2 == 0 && width <= head_dim, ErrorCode::kInvalidArgument, kOp, ": rotates ", width,
+        " elements of heads of ", head_dim);
+  ops.rotate_and_cache(context, args);
+}
+
+void CopyKvBlocks(const Context& context, const CopyKvBlocksArgs& args) {
+  CheckView("copy_kv_blocks", "copies", args.copies, DType::kI32, {Dim(args.copies, 0), 2});
+  CheckView("copy_kv_blocks", "planes", args.planes, DType::kU8,
+            {Dim(args.planes, 0), Dim(args.planes, 1), Dim(args.planes, 2)});
+  Check(args.planes.is_contiguous() && args.copies.is_contiguous(), ErrorCode::kInvalidArgument,
+        "copy_kv_blocks: planes and copies must be contiguous");
+  Ops(context).copy_kv_blocks(context, args);
 }
 
 namespace {
@@ -177,6 +242,7 @@ AttentionPlan MakeAttentionPlan(DeviceType device, const AttentionShape& shape,
   AttentionPlan plan;
   plan.items.reserve(needs.items);
   plan.workspace_bytes = needs.workspace_bytes;
+  plan.batch_invariant = limits.batch_invariant;
   return plan;
 }
 
@@ -207,8 +273,9 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args,
   const int64_t sequences = Dim(args.context_length, 0);
   CheckKvCache(context, "paged_attention", args.cache, head_dim);
   CheckShape({heads, kv_heads, head_dim});
-  CheckView("paged_attention", "query", args.query, DType::kF32, {tokens, heads, head_dim});
-  CheckView("paged_attention", "out", args.out, DType::kF32, {tokens, heads, head_dim});
+  const DType dtype = ActivationOf(context, "paged_attention", "query", args.query);
+  CheckView("paged_attention", "query", args.query, dtype, {tokens, heads, head_dim});
+  CheckView("paged_attention", "out", args.out, dtype, {tokens, heads, head_dim});
   CheckView("paged_attention", "query_start", args.query_start, DType::kI32, {sequences + 1});
   CheckView("paged_attention", "context_length", args.context_length, DType::kI32, {sequences});
   CheckView("paged_attention", "block_table", args.block_table, DType::kI32,
@@ -228,20 +295,33 @@ void Embedding(const Context& context, const EmbeddingArgs& args) {
         ErrorCode::kUnsupported, "embedding: a table of ", GetQuantFormatInfo(weight.format).name,
         " ", DTypeName(weight.values.dtype));
   CheckView("embedding", "token", args.token, DType::kI32, {tokens});
-  CheckView("embedding", "y", args.y, DType::kF32, {tokens, weight.k});
+  const DType dtype = ActivationOf(context, "embedding", "y", args.y);
+  CheckView("embedding", "y", args.y, dtype, {tokens, weight.k});
   Ops(context).embedding(context, args);
 }
 
 void GatherRows(const Context& context, const GatherRowsArgs& args) {
   const int64_t count = Dim(args.row, 0);
   const int64_t width = Dim(args.x, 1);
-  CheckView("gather_rows", "x", args.x, DType::kF32, {Dim(args.x, 0), width});
+  const DType dtype = ActivationOf(context, "gather_rows", "x", args.x);
+  CheckView("gather_rows", "x", args.x, dtype, {Dim(args.x, 0), width});
   CheckView("gather_rows", "row", args.row, DType::kI32, {count});
-  CheckView("gather_rows", "y", args.y, DType::kF32, {count, width});
+  CheckView("gather_rows", "y", args.y, dtype, {count, width});
   Ops(context).gather_rows(context, args);
 }
 
+void ResolveTokens(const Context& context, const ResolveTokensArgs& args) {
+  const int64_t tokens = Dim(args.token, 0);
+  CheckView("resolve_tokens", "source", args.source, DType::kI32, {tokens});
+  CheckView("resolve_tokens", "previous", args.previous, DType::kI32, {Dim(args.previous, 0)});
+  CheckView("resolve_tokens", "token", args.token, DType::kI32, {tokens});
+  Ops(context).resolve_tokens(context, args);
+}
+
 int64_t SampleWorkspaceBytes(const Context& context, int64_t vocabulary) {
+  if (context.device.type != DeviceType::kCpu) {
+    return 0;
+  }
   CheckInternal(context.threads != nullptr, "a CPU context needs a thread pool");
   return context.threads->num_threads() * SampleScratch::Bytes(vocabulary);
 }
@@ -260,7 +340,8 @@ void Sample(const Context& context, const SampleArgs& args) {
           "drawable tokens not in the vocabulary");
   require(args.tokens.size() == args.rows.size(), "rows and tokens differ in number");
   const int64_t scores = static_cast<int64_t>(args.scores.size());
-  for (const SampleRow& row : args.rows) {
+  const bool readable = context.device.type == DeviceType::kCpu;
+  for (const SampleRow& row : readable ? args.rows : std::span<const SampleRow>()) {
     require(0 <= row.logit_row && row.logit_row < count, "a row of logits that is not there");
     require(row.token < vocabulary, "a given token outside the vocabulary");
     require(row.state < static_cast<int64_t>(args.states.size()), "a state that is not there");

@@ -7,10 +7,12 @@
 #include <array>
 #include <cstdint>
 
+#include "dualfp/numeric/host_device.h"
+
 namespace dualfp {
 
-inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
-                                          std::array<uint32_t, 2> key) {
+DUALFP_HOST_DEVICE constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                                                std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t{0xD2511F53} * counter[0];
     const uint64_t b = uint64_t{0xCD9E8D57} * counter[2];
@@ -23,7 +25,7 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
 }
 
 // Uniform in [0, 1), 53 bits, for output token `position` of choice `choice` under `seed`.
-inline double UniformDraw(uint64_t seed, uint32_t choice, uint64_t position) {
+DUALFP_HOST_DEVICE constexpr double UniformDraw(uint64_t seed, uint32_t choice, uint64_t position) {
   const auto bits = Philox4x32(
       {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), choice, 0},
       {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});

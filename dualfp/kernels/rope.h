@@ -24,7 +24,7 @@ void RotaryTable(const Context& context, const RotaryTableArgs& args);
 // Rotates the first 2 * half elements of every head in place, the others stay.
 struct ApplyRotaryArgs {
   ConstTensorView cos_sin;  // F32 [tokens, 2 * half], from RotaryTable
-  TensorView x;             // F32 [tokens, heads, head_dim]; the last axis is contiguous
+  TensorView x;             // activation [tokens, heads, head_dim]; the last axis is contiguous
 };
 
 void ApplyRotary(const Context& context, const ApplyRotaryArgs& args);

@@ -73,6 +73,8 @@ struct ScoredToken {
   int32_t rank = 0;  // 1 + number of other tokens at least as likely
 };
 
+// On a GPU the spans are of its memory, written by what was enqueued before, and what they hold is
+// not checked.
 struct SampleArgs {
   ConstTensorView logits;     // F32 [logit_rows, vocabulary]; the last axis is contiguous
   int64_t drawable = 0;       // tokens from here on are scored, but never drawn; 0: all can be

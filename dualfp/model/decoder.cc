@@ -254,13 +254,15 @@ void Decoder::RunLayer(const Context& context, const StepBatch& batch, int64_t l
   const TensorView q = Heads(tensors.qkv, 0, heads, dim);
   const TensorView k = Heads(tensors.qkv, heads * dim, kv_heads, dim);
   const TensorView v = Heads(tensors.qkv, (heads + kv_heads) * dim, kv_heads, dim);
-  if (weights.q_norm) {
-    RmsNorm(context, {q, weights.q_norm, epsilon, q});
-    RmsNorm(context, {k, weights.k_norm, epsilon, k});
-  }
-  // q and k heads lie side by side and turn alike.
-  ApplyRotary(context, {tensors.cos_sin, Heads(tensors.qkv, 0, heads + kv_heads, dim)});
-  WriteKvCache(context, {k, v, inputs.slots, kv});
+  RotateAndCache(context, {.cos_sin = tensors.cos_sin,
+                           .query = q,
+                           .key = k,
+                           .value = v,
+                           .query_weight = weights.q_norm,
+                           .key_weight = weights.k_norm,
+                           .epsilon = epsilon,
+                           .slot = inputs.slots,
+                           .cache = kv});
   PagedAttention(
       context,
       {.query = q,

@@ -1,5 +1,6 @@
 #include "dualfp/model/kv_cache.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -32,10 +33,9 @@ std::optional<DType> ParseKvCacheDType(std::string_view name) {
 }
 
 KvCache::KvCache(KvCacheConfig config) : config_(std::move(config)) {
-  Check(config_.dtype == DType::kF32 || config_.dtype == DType::kF16 ||
-            config_.dtype == DType::kF8E4M3,
-        ErrorCode::kUnsupported, "a key-value cache of ", DTypeName(config_.dtype),
-        "; expected F32, F16 or F8_E4M3");
+  const std::span<const DType> known = KvDTypesOf(config_.device.type);
+  Check(std::ranges::find(known, config_.dtype) != known.end(), ErrorCode::kUnsupported,
+        "a key-value cache of ", DTypeName(config_.dtype), " on ", DeviceName(config_.device));
   Check(config_.scales.empty() || static_cast<int64_t>(config_.scales.size()) == config_.num_layers,
         ErrorCode::kInvalidArgument, "key-value cache scales for ", config_.scales.size(),
         " layers, expected ", config_.num_layers);

@@ -21,7 +21,7 @@ struct KvScales {
 };
 
 struct KvCacheConfig {
-  DType dtype = DType::kF16;  // F32, F16 or F8_E4M3
+  DType dtype = DType::kF16;  // one of KvDTypesOf(device.type)
   int64_t num_layers = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;

@@ -21,6 +21,7 @@ std::vector<Backend> CpuBackends() {
                           .probe = &cpu::kAvx512ProbeInner,
                           .gemms = cpu::GemmKernelsFor(CpuIsa::kAvx512),
                           .kv_layout = reference::kKvLayout,
+                          .kv_dtypes = reference::kKvDTypes,
                           .activations = reference::kActivations};
   // What follows AVX-512 multiplies only.
   Backend amx = avx512;
@@ -40,6 +41,7 @@ std::vector<Backend> CpuBackends() {
                         .probe = &cpu::kAvx2ProbeInner,
                         .gemms = cpu::GemmKernelsFor(CpuIsa::kAvx2),
                         .kv_layout = reference::kKvLayout,
+                        .kv_dtypes = reference::kKvDTypes,
                         .activations = reference::kActivations};
   return {amx, bf16, avx512, avx2};
 }

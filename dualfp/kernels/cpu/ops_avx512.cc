@@ -13,11 +13,13 @@ const OpTable kAvx512Ops = {
     .rotary_table = reference::RotaryTable,
     .apply_rotary = ApplyRotary<F32x16>,
     .write_kv_cache = reference::WriteKvCache,
+    .copy_kv_blocks = reference::CopyKvBlocks,
     .plan_attention = PlanAttention,
     .attention_needs = MostAttention,
     .paged_attention = PagedAttention<F32x16>,
     .embedding = reference::Embedding,
     .gather_rows = reference::GatherRows,
+    .resolve_tokens = reference::ResolveTokens,
     .sample = Sample,
 };
 

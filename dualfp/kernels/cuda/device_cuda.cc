@@ -8,6 +8,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/common/scoped_device.h"
+#include "dualfp/kernels/cuda/attention/attention.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
 #include "dualfp/kernels/cuda/stream.h"
 #include "dualfp/kernels/device_driver.h"
@@ -230,9 +231,11 @@ void CudaStream::PrepareForOps() {
   if (ComputeCapability(device().index) / 10 == 9) {
     sm90_workspace_ = Allocate(device(), sm90::kWorkspaceBytes);
     sm90::InitWorkspace(sm90_workspace_.data(), stream_);
-    // A graph may be the first to use it, on whichever stream.
-    Synchronize();
   }
+  counters_ = Allocate(device(), kAttentionCounters * sizeof(unsigned));
+  Fill(counters_.data(), 0, counters_.size());
+  // A graph may be the first to use them, on whichever stream.
+  Synchronize();
 }
 
 void CudaStream::Copy(void* to, const void* from, size_t bytes) {

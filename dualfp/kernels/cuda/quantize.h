@@ -18,7 +18,7 @@ enum class QuantizeSource {
   kSiluMulHalves,  // gate then up, x [M, 2K]
 };
 
-enum class QuantizeType { kF16, kBf16 };  // of x, residual and weight
+enum class QuantizeType { kF16, kBf16 };  // of x and residual
 
 constexpr int64_t kQuantizeMaxK = 32768;
 constexpr int64_t kQuantizeGroup = 128;  // elements of K that share a scale, see group_stride
@@ -29,12 +29,13 @@ struct QuantizeArgs {
   int64_t m = 0;
   int64_t k = 0;  // of the output: a multiple of 16, at most kQuantizeMaxK
   const void* x = nullptr;
-  int64_t x_stride = 0;          // elements between rows; a multiple of 8
-  void* residual = nullptr;      // kRmsNorm, optional; contiguous rows
-  const void* weight = nullptr;  // kRmsNorm: [K]; not written by the previous kernel of the stream
-  float epsilon = 1e-5f;         // kRmsNorm
+  int64_t x_stride = 0;           // elements between rows; a multiple of 8
+  void* residual = nullptr;       // kRmsNorm, optional; contiguous rows
+  const float* weight = nullptr;  // kRmsNorm: [K]; not written by the stream's previous kernel
+  float epsilon = 1e-5f;          // kRmsNorm
   // One scale for all rows, on the device; positive. nullptr = dynamic.
   const float* static_scale = nullptr;
+  float fixed_scale = 0.0f;  // the same as a number; 0: none
   // Dynamic: 0 = a scale per token, scale [M]; else one per token and 128 of K, that of group g
   // and row m at scale[g * group_stride + m].
   int64_t group_stride = 0;

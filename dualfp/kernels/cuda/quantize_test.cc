@@ -44,6 +44,14 @@ std::vector<uint16_t> RandomMatrix(QuantizeType type, int64_t rows, int64_t colu
   return values;
 }
 
+std::vector<float> RandomWeight(int64_t k, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> weight(k);
+  std::generate(weight.begin(), weight.end(), [&] { return normal(random); });
+  return weight;
+}
+
 struct Result {
   std::vector<uint8_t> codes;  // permuted, as on the device
   std::vector<float> scales;
@@ -60,7 +68,7 @@ constexpr Shape kShapes[] = {{1, 4096},  {3, 16},     {17, 144},  {63, 48},   {6
 
 class QuantizeGpuTest : public GpuTest {
  protected:
-  Result Run(QuantizeArgs args, const std::vector<uint16_t>& x, const std::vector<uint16_t>& weight,
+  Result Run(QuantizeArgs args, const std::vector<uint16_t>& x, const std::vector<float>& weight,
              const std::vector<uint16_t>& residual) {
     const GuardedDevice device_x(x);
     const GuardedDevice device_weight(weight);
@@ -70,7 +78,7 @@ class QuantizeGpuTest : public GpuTest {
     const GuardedDevice scales((args.group_stride == 0 ? args.m : args.group_stride * groups) *
                                static_cast<int64_t>(sizeof(float)));
     args.x = device_x.as();
-    args.weight = weight.empty() ? nullptr : device_weight.as();
+    args.weight = weight.empty() ? nullptr : device_weight.as<float>();
     args.residual = residual.empty() ? nullptr : device_residual.as();
     args.q = codes.as();
     args.scale = scales.as<float>();
@@ -102,7 +110,9 @@ TEST_F(QuantizeGpuTest, CodesAndScalesAreTheDefinition) {
           }
           QuantizeArgs args = Args(QuantizeSource::kPlain, type, shape);
           const GuardedDevice fixed_scale(std::vector<float>(1, fixed));
-          args.static_scale = fixed == 0 ? nullptr : fixed_scale.as<float>();
+          // As a number or from the device's memory.
+          args.static_scale = fixed == 0 || shape.m % 2 == 0 ? nullptr : fixed_scale.as<float>();
+          args.fixed_scale = args.static_scale == nullptr ? fixed : 0.0f;
           args.group_stride = group == 0 ? 0 : (shape.m + 3) / 4 * 4;
           const Result result = Run(args, x, {}, {});
           const int64_t width = group == 0 ? shape.k : group;
@@ -135,7 +145,7 @@ TEST_F(QuantizeGpuTest, EveryChunkCountGivesTheSame) {
     const Shape shape{19, 4112};
     QuantizeArgs args = Args(source, QuantizeType::kF16, shape);
     const auto x = RandomMatrix(args.type, shape.m, args.x_stride, 9);
-    const auto weight = RandomMatrix(args.type, 1, shape.k, 10);
+    const std::vector<float> weight = RandomWeight(shape.k, 10);
     args.chunks = 1;
     const Result expected = Run(args, x, weight, x);
     for (const int chunks : {2, 4, 8}) {
@@ -188,7 +198,7 @@ TEST_F(QuantizeGpuTest, RmsNormWithResidual) {
       for (const bool has_residual : {false, true}) {
         QuantizeArgs args = Args(QuantizeSource::kRmsNorm, type, shape);
         const auto x = RandomMatrix(type, shape.m, shape.k, 21);
-        const auto weight = RandomMatrix(type, 1, shape.k, 22);
+        const std::vector<float> weight = RandomWeight(shape.k, 22);
         auto residual = RandomMatrix(type, has_residual ? shape.m : 0, shape.k, 23);
         const Result result = Run(args, x, weight, residual);
         std::vector<double> y(shape.m * shape.k);
@@ -206,7 +216,7 @@ TEST_F(QuantizeGpuTest, RmsNormWithResidual) {
           }
           const double factor = 1 / std::sqrt(squares / static_cast<double>(shape.k) + 1e-5f);
           for (int64_t k = 0; k < shape.k; ++k) {
-            y[m * shape.k + k] *= factor * Decode(type, weight[k]);
+            y[m * shape.k + k] *= factor * weight[k];
           }
         }
         ASSERT_EQ(result.residual, residual);

@@ -23,6 +23,8 @@ class CudaStream final : public Stream {
   // sm90::kWorkspaceBytes that sm90::InitWorkspace() initialised; nullptr on GPUs other than
   // Hopper and on streams for copies.
   void* sm90_workspace() const { return sm90_workspace_.data(); }
+  // kAttentionCounters, zero between kernels; nullptr on streams for copies.
+  unsigned* attention_counters() const { return static_cast<unsigned*>(counters_.data()); }
 
   void Copy(void* to, const void* from, size_t bytes) override;
   void Fill(void* to, uint8_t value, size_t bytes) override;
@@ -37,6 +39,7 @@ class CudaStream final : public Stream {
   bool lent_ = false;
   cudaStream_t stream_ = nullptr;
   Buffer sm90_workspace_;
+  Buffer counters_;
 };
 
 // The context's stream. Throws kInvalidArgument where it has none, or one of another device.

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "dualfp/kernels/parallel.h"
@@ -61,6 +62,17 @@ void WriteKvCache(const Context& context, const WriteKvCacheArgs& args) {
       }
     }
   });
+}
+
+void CopyKvBlocks(const Context&, const CopyKvBlocksArgs& args) {
+  const int64_t bytes = args.planes.shape[2];
+  for (int64_t plane = 0; plane < args.planes.shape[0]; ++plane) {
+    auto* blocks = args.planes.as<char>() + plane * args.planes.strides[0];
+    for (int64_t i = 0; i < args.copies.shape[0]; ++i) {
+      const int32_t* copy = args.copies.as<int32_t>() + 2 * i;
+      std::memcpy(blocks + copy[1] * bytes, blocks + copy[0] * bytes, bytes);
+    }
+  }
 }
 
 // One item is one sequence.

@@ -14,11 +14,13 @@ constexpr OpTable kOps = {
     .rotary_table = reference::RotaryTable,
     .apply_rotary = reference::ApplyRotary,
     .write_kv_cache = reference::WriteKvCache,
+    .copy_kv_blocks = reference::CopyKvBlocks,
     .plan_attention = reference::PlanAttention,
     .attention_needs = reference::MostAttention,
     .paged_attention = reference::PagedAttention,
     .embedding = reference::Embedding,
     .gather_rows = reference::GatherRows,
+    .resolve_tokens = reference::ResolveTokens,
     .sample = reference::Sample,
 };
 
@@ -31,6 +33,7 @@ Backend ReferenceBackend() {
           .probe = &reference::kProbeInner,
           .gemms = reference::GemmKernels(),
           .kv_layout = reference::kKvLayout,
+          .kv_dtypes = reference::kKvDTypes,
           .activations = reference::kActivations};
 }
 

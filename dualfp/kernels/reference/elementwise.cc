@@ -115,4 +115,12 @@ void GatherRows(const Context&, const GatherRowsArgs& args) {
   }
 }
 
+void ResolveTokens(const Context&, const ResolveTokensArgs& args) {
+  for (int64_t t = 0; t < args.token.shape[0]; ++t) {
+    if (const int32_t source = args.source.as<int32_t>()[t]; source >= 0) {
+      args.token.as<int32_t>()[t] = std::max(args.previous.as<int32_t>()[source], 0);
+    }
+  }
+}
+
 }  // namespace dualfp::reference

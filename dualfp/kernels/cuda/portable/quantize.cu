@@ -70,10 +70,12 @@ __device__ __forceinline__ void AddResidual(const QuantizeArgs& a, int64_t row, 
 }
 
 // v * weight; the norm's factor follows, so that maxima can be taken before it is known.
-template <class E>
-__device__ __forceinline__ void ApplyWeight(const Chunk& weight, float (&v)[kChunk]) {
-  float w[kChunk];
-  Expand<E>(weight, w);
+struct NormWeight {
+  float4 part[2];
+};
+__device__ __forceinline__ void ApplyWeight(const NormWeight& weight, float (&v)[kChunk]) {
+  const float w[kChunk] = {weight.part[0].x, weight.part[0].y, weight.part[0].z, weight.part[0].w,
+                           weight.part[1].x, weight.part[1].y, weight.part[1].z, weight.part[1].w};
 #pragma unroll
   for (int i = 0; i < kChunk; ++i) {
     v[i] *= w[i];
@@ -113,12 +115,13 @@ __global__ void __launch_bounds__(MostThreads(kChunks), kBlocks<kSource, kChunks
   const int chunks = static_cast<int>(a.k) / kChunk;
   const auto index = [&](int c) { return static_cast<int>(c * blockDim.x + threadIdx.x); };
   const auto load_weight = [&](int chunk) {
-    return LoadChunkCached(static_cast<const uint16_t*>(a.weight) + chunk * kChunk);
+    const auto* parts = reinterpret_cast<const float4*>(a.weight + chunk * kChunk);
+    return NormWeight{{__ldg(parts), __ldg(parts + 1)}};
   };
   // The norm's weight, which the previous kernel does not write, is there before x is; with more
   // chunks it is read twice, from L1, rather than held.
   constexpr bool kHoldsWeight = kNorm && kChunks == 1;
-  Chunk held_weight;
+  NormWeight held_weight;
   if constexpr (kHoldsWeight) {
     if (index(0) < chunks) {
       held_weight = load_weight(index(0));
@@ -144,8 +147,8 @@ __global__ void __launch_bounds__(MostThreads(kChunks), kBlocks<kSource, kChunks
   }
 
   const bool grouped = a.group_stride != 0;
-  const bool dynamic = a.static_scale == nullptr;
-  float scale = dynamic ? 0.0f : __ldg(a.static_scale);
+  const bool dynamic = a.static_scale == nullptr && a.fixed_scale == 0.0f;
+  float scale = a.static_scale == nullptr ? a.fixed_scale : __ldg(a.static_scale);
   float norm = 1.0f;
   if (kNorm || (dynamic && !grouped)) {
     SumMax part{0.0f, 0.0f};
@@ -160,7 +163,7 @@ __global__ void __launch_bounds__(MostThreads(kChunks), kBlocks<kSource, kChunks
           for (int i = 0; i < kChunk; ++i) {
             part.sum = fmaf(v[i], v[i], part.sum);
           }
-          ApplyWeight<E>(weight(index(c)), v);
+          ApplyWeight(weight(index(c)), v);
           part.max = fmaxf(part.max, LargestMagnitude(v));
         }
       } else {
@@ -189,7 +192,7 @@ __global__ void __launch_bounds__(MostThreads(kChunks), kBlocks<kSource, kChunks
     Expand<E>(held[c], v);
     if constexpr (kNorm) {
       if (index(c) < chunks) {
-        ApplyWeight<E>(weight(index(c)), v);
+        ApplyWeight(weight(index(c)), v);
       }
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
