@@ -292,6 +292,66 @@ static void TestFp8Weights(void) {
   }
 }
 
+/* E2M1 by its definition; even columns in low nibbles. */
+static double Nvfp4Value(const uint8_t* codes, const uint8_t* scales, float global, int n, int k) {
+  static const double kMagnitudes[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  const int code = codes[(n * kK + k) / 2] >> (k % 2 * 4) & 15;
+  const double value = kMagnitudes[code & 7] * E4m3Value(scales[n * (kK / 16) + k / 16]) * global;
+  return code >> 3 ? -value : value;
+}
+
+static void TestNvfp4(void) {
+  static float w[kN * kK];
+  static uint8_t codes[kN * kK / 2];
+  static uint8_t scales[kN * kK / 16];
+  static double value[kN * kK];
+  static double plain_x[kM * kK];
+  static float y[kM * kN];
+  static float bias[kN];
+  float global = 0;
+  float largest = 0;
+  for (int i = 0; i < kN * kK; ++i) {
+    w[i] = (float)HalfValue(half_weights[i]);
+    largest = fmaxf(largest, fabsf(w[i]));
+  }
+  const dualfp_tensor source = Matrix(w, DUALFP_F32, kN, kK);
+  dualfp_weight weight;
+  memset(&weight, 0, sizeof weight);
+  weight.struct_size = sizeof weight;
+  weight.format = DUALFP_NVFP4;
+  weight.granularity = DUALFP_SCALE_GROUP;
+  weight.n = kN;
+  weight.k = kK;
+  weight.values = Matrix(codes, DUALFP_U8, kN, kK / 2);
+  weight.scales = Matrix(scales, DUALFP_F8_E4M3, kN, kK / 16);
+  weight.global_scale = Vector(&global, DUALFP_F32, 1);
+  EXPECT(dualfp_quantize_weight(&source, DUALFP_NVFP4, DUALFP_SCALE_GROUP, &weight.values,
+                                &weight.scales, &weight.global_scale) == DUALFP_OK);
+  EXPECT(fabs(global - largest / (6 * 448.0)) <= 1e-6 * global);
+  for (int n = 0; n < kN; ++n) {
+    for (int k = 0; k < kK; ++k) {
+      const double step = E4m3Value(scales[n * (kK / 16) + k / 16]) * global;
+      value[n * kK + k] = Nvfp4Value(codes, scales, global, n, k);
+      /* The widest gap between codes is 2. */
+      EXPECT(fabs(value[n * kK + k] - w[n * kK + k]) <= 1.0001 * step);
+    }
+  }
+  for (int i = 0; i < kM * kK; ++i) {
+    plain_x[i] = x[i];
+  }
+  dualfp_gemm_args args;
+  memset(&args, 0, sizeof args);
+  args.struct_size = sizeof args;
+  args.weight = &weight;
+  args.x = Matrix(x, DUALFP_F32, kM, kK);
+  args.y = Matrix(y, DUALFP_F32, kM, kN);
+  EXPECT(dualfp_gemm_workspace_bytes(&args, &args.workspace_bytes) == DUALFP_OK);
+  args.workspace = aligned_alloc(256, ((size_t)args.workspace_bytes + 256) / 256 * 256);
+  EXPECT(dualfp_gemm(&args) == DUALFP_OK);
+  free(args.workspace);
+  ExpectProduct(y, plain_x, value, bias, __LINE__);
+}
+
 static void TestBadInput(void) {
   static float y[kM * kN];
   dualfp_weight weight = NestedWeight();
@@ -348,6 +408,7 @@ int main(void) {
   TestNested12();
   TestGemm();
   TestFp8Weights();
+  TestNvfp4();
   TestBadInput();
   printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;

@@ -93,6 +93,16 @@ def test_published_ops():
     assert_rounded(y8, product(x8.double(), planes_value(weight)), x8.double(), planes_value(weight))
 
 
+def test_planes_of_the_published_form_become_ours():
+    weight = weight_of(48, 272).clamp(-1.75, 1.75)
+    upper, lower, _, _ = torch.ops.dualfp.nest(weight)
+    bits = weight.view(torch.int16).to(torch.int32) & 0x7FFF
+    published = (bits & 255).to(torch.uint8)
+    assert torch.equal(published + 64, lower)
+    assert torch.equal(torch.ops.dualfp.fp16_custom(2, 48, 272, upper, published + 64, input_of((2, 272))),
+                       torch.ops.dualfp.fp16_custom(2, 48, 272, upper, lower, input_of((2, 272))))
+
+
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_fp8_linear(per_channel):
     weight = weight_of(48, 272, torch.bfloat16)

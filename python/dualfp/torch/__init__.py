@@ -59,3 +59,4 @@ def prepare(device: _torch.device | str) -> None:
             x = _torch.zeros(1, 16, dtype=_torch.float16, device=device)
             _torch.ops.dualfp.fp8_linear(x, weight, scales)
             _convert.default_state(device)
+            _torch.cuda.synchronize(device)
