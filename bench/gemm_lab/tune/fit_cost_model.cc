@@ -57,11 +57,11 @@ constexpr Constant kConstants[] = {
     {"split_start", &PlanCosts::split_start},
     {"split_value", &PlanCosts::split_value},
     {"sum_value", &PlanCosts::sum_value},
-    {"part_start", &PlanCosts::part_start},
-    {"part_value", &PlanCosts::part_value},
+    {"split_k_start", &PlanCosts::split_k_start},
+    {"split_k_value", &PlanCosts::split_k_value},
     {"cluster_start", &PlanCosts::cluster_start},
-    {"turns_start", &PlanCosts::turns_start},
-    {"seat_start", &PlanCosts::seat_start},
+    {"ping_pong_start", &PlanCosts::ping_pong_start},
+    {"placement_start", &PlanCosts::placement_start},
     {"follow_start", &PlanCosts::follow_start},
 };
 

@@ -220,9 +220,9 @@ TEST_F(GemmPlanGpuTest, EveryPlan) {
   // Of the many ways to split, each kernel's extremes.
   const auto filter = [](const sm90::Plan& plan) {
     const sm90::ClusterShape& c = plan.cluster;
-    const bool sums = plan.parts != 1;
-    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.parts != 5 &&
-                      plan.parts != 6
+    const bool sums = plan.split_k != 1;
+    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.split_k != 5 &&
+                      plan.split_k != 6
                 : c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
   };
   int runs = 0;
@@ -253,13 +253,13 @@ TEST_F(GemmPlanGpuTest, EveryKernelFinishes) {
                                          {Activation::kNone, false, true}};
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     for (const TestEpilogue& epilogue : kEpilogues) {
-      for (const int parts : {1, 2}) {
-        const auto filter = [parts](const sm90::Plan& plan) {
-          return plan.cluster.size() == 1 && plan.parts == parts;
+      for (const int split_k : {1, 2}) {
+        const auto filter = [split_k](const sm90::Plan& plan) {
+          return plan.cluster.size() == 1 && plan.split_k == split_k;
         };
         int runs = 0;
         RunPlans(kernel, Extra::kNone, {139, 400, 336}, filter, true, *ops_, &runs, epilogue);
-        EXPECT_GT(runs, parts == 1 ? 10 : 2);
+        EXPECT_GT(runs, split_k == 1 ? 10 : 2);
         if (HasFailure()) {
           return;
         }
@@ -272,7 +272,7 @@ TEST_F(GemmPlanGpuTest, EveryKernelFinishes) {
 // weights of several parts.
 TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
   const auto filter = [](const sm90::Plan& plan) {
-    return plan.cluster.size() <= 2 && plan.parts <= 3;
+    return plan.cluster.size() <= 2 && plan.split_k <= 3;
   };
   int runs = 0;
   for (const Shape& shape :
@@ -287,12 +287,12 @@ TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
   EXPECT_GT(runs, 250);
 }
 
-// Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups take
-// turns.
+// Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups
+// ping-pong.
 TEST_F(GemmPlanGpuTest, EveryPersistentKernelInManyRounds) {
   const auto filter = [](const sm90::Plan& plan) {
     return plan.config->family == sm90::Family::kPersistent && plan.cluster.size() <= 2 &&
-           plan.parts <= 1;
+           plan.split_k <= 1;
   };
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     int runs = 0;
@@ -311,7 +311,7 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
   const PlanProblem first(sm90::WeightFormat::kNested, Extra::kNone, {190, 1936, 1040}, *ops_);
   const PlanProblem second(sm90::WeightFormat::kNested, Extra::kNone, {130, 2000, 528}, *ops_);
   CheckCuda(cudaDeviceSynchronize(), "problems");
-  const sm90::Plan whole = sm90::PlanByName("e4m3_turns_r128_t128_k128");
+  const sm90::Plan whole = sm90::PlanByName("e4m3_pingpong_r128_t128_k128");
   Watchdog dog(kHangLimit);
   std::array<cudaStream_t, 2> others{};
   for (cudaStream_t& other : others) {

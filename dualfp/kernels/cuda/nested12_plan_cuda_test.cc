@@ -230,9 +230,9 @@ TEST_F(Nested12GpuTest, EveryPlan) {
                                {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
   const auto filter = [](const sm90::Plan& plan) {
     const sm90::ClusterShape& c = plan.cluster;
-    const bool sums = plan.parts != 1;
-    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.parts != 5 &&
-                      plan.parts != 6
+    const bool sums = plan.split_k != 1;
+    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.split_k != 5 &&
+                      plan.split_k != 6
                 : c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
   };
   int runs = 0;
@@ -252,7 +252,7 @@ TEST_F(Nested12GpuTest, EveryPlan) {
 TEST_F(Nested12GpuTest, EveryPersistentKernelInManyRounds) {
   const auto filter = [](const sm90::Plan& plan) {
     return plan.config->family == sm90::Family::kPersistent && plan.cluster.size() <= 2 &&
-           plan.parts <= 1;
+           plan.split_k <= 1;
   };
   for (const WeightFormat format : kFormats) {
     int runs = 0;

@@ -13,8 +13,8 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/common/tensor_map.h"
+#include "dualfp/kernels/cuda/sm90/gpc_map.h"
 #include "dualfp/kernels/cuda/sm90/schedule.h"
-#include "dualfp/kernels/cuda/sm90/seats.h"
 
 namespace dualfp::sm90 {
 
@@ -26,11 +26,11 @@ void AddNested12Bf16Split(std::vector<KernelConfig>& table);
 void AddNested12Bf16Persistent(std::vector<KernelConfig>& table);
 void AddE4m3Split(std::vector<KernelConfig>& table);
 void AddE4m3Persistent(std::vector<KernelConfig>& table);
-void AddE4m3Turns(std::vector<KernelConfig>& table);
+void AddE4m3PingPong(std::vector<KernelConfig>& table);
 void AddE4m3Promoted(std::vector<KernelConfig>& table);
 void AddPlainSplit(std::vector<KernelConfig>& table);
 void AddPlainPersistent(std::vector<KernelConfig>& table);
-void AddPlainTurns(std::vector<KernelConfig>& table);
+void AddPlainPingPong(std::vector<KernelConfig>& table);
 
 namespace {
 
@@ -52,43 +52,43 @@ bool Counts(const Plan& plan, const GemmProblem& problem) {
 }
 
 // `work`: CTAs that have any.
-Seats MakeSeats(const Plan& plan, const GemmProblem& problem, int ctas, int work) {
-  Seats seats;
+GpcPlacement MakePlacement(const Plan& plan, const GemmProblem& problem, int ctas, int work) {
+  GpcPlacement placement;
   if (!Counts(plan, problem)) {
-    return seats;
+    return placement;
   }
   auto* counters = static_cast<uint32_t*>(problem.workspace);
-  seats.kind = plan.cluster.size() - 1;
-  seats.started = counters + seats.kind;
-  seats.ctas = Divisor(ctas);
+  placement.kind = plan.cluster.size() - 1;
+  placement.started = counters + placement.kind;
+  placement.ctas = Divisor(ctas);
   const GpcMap& map = KnownGpcs();
   if (plan.cluster.size() == 1 && map.sms == ctas) {
-    seats.taken = counters + 64;
-    seats.seated = counters + 128;
-    seats.gpcs = map.gpcs;
-    std::copy(map.of_sm.begin(), map.of_sm.end(), seats.gpc_of_sm);
+    placement.taken = counters + 64;
+    placement.placed = counters + 128;
+    placement.gpcs = map.gpcs;
+    std::copy(map.of_sm.begin(), map.of_sm.end(), placement.gpc_of_sm);
     // Each GPC has its share of the work so far, rounded up to whole tiles.
-    const int parts = std::max(plan.parts, 1);
+    const int split_k = std::max(plan.split_k, 1);
     const int busy = std::min(work, ctas);
     int sms = 0;
     int dealt = 0;
     for (int gpc = 0; gpc < map.gpcs; ++gpc) {
       const int own = map.members[gpc];
       sms += own;
-      const int share = CeilDiv(CeilDiv(busy * sms, ctas), parts) * parts;
+      const int share = CeilDiv(CeilDiv(busy * sms, ctas), split_k) * split_k;
       const int next = std::min({share, busy, dealt + own});
-      seats.of_gpc[gpc] = {own, dealt, next - dealt};
+      placement.of_gpc[gpc] = {own, dealt, next - dealt};
       dealt = next;
     }
-    CheckInternal(dealt == busy, "seats for ", dealt, " of ", busy, " CTAs");
+    CheckInternal(dealt == busy, "slots for ", dealt, " of ", busy, " CTAs");
   }
-  return seats;
+  return placement;
 }
 
 // Tiles along the weights that are walked together where neighbours lie in a GPC: those whose
 // kGpcTiles tiles read least.
 int GpcRasterGroup(const GemmParams& p, const KernelConfig& config) {
-  const int tiles = std::max(1, kGpcTiles / static_cast<int>(p.parts.value));
+  const int tiles = std::max(1, kGpcTiles / static_cast<int>(p.split_k.value));
   int best = 1;
   int least = std::numeric_limits<int>::max();
   for (int group = tiles; group >= 1; group /= 2) {
@@ -171,10 +171,11 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
   p.w_peers = Peers(p.cluster.share_w, p.cluster.split * p.cluster.share_x);
   if (config.family == Family::kPersistent) {
     const int tiles = p.row_clusters * p.token_clusters;
-    p.parts = Divisor(std::max(plan.parts, 1));
-    p.seats = MakeSeats(plan, problem, clusters * plan.cluster.size(),
-                        plan.parts == Plan::kStream ? clusters : tiles * std::max(plan.parts, 1));
-    const bool by_gpc = p.seats.gpcs > 0 && plan.raster_group == Plan().raster_group;
+    p.split_k = Divisor(std::max(plan.split_k, 1));
+    p.placement = MakePlacement(
+        plan, problem, clusters * plan.cluster.size(),
+        plan.split_k == Plan::kStreamK ? clusters : tiles * std::max(plan.split_k, 1));
+    const bool by_gpc = p.placement.gpcs > 0 && plan.raster_group == Plan().raster_group;
     const int group =
         std::min(by_gpc ? GpcRasterGroup(p, config) : plan.raster_group, p.row_clusters);
     const int last = p.row_clusters % group;
@@ -182,18 +183,18 @@ GemmParams MakeParams(const Plan& plan, const GemmProblem& problem, int clusters
     p.raster_last_group = Divisor(last == 0 ? group : last);
     p.raster_group_tiles = Divisor(group * p.token_clusters);
     p.whole_tiles = tiles;
-    p.one_each = plan.parts > 1 || (plan.parts != Plan::kStream && tiles <= clusters);
-    if (plan.parts > 1) {
-      p.part_tiles = tiles;
+    p.one_each = plan.split_k > 1 || (plan.split_k != Plan::kStreamK && tiles <= clusters);
+    if (plan.split_k > 1) {
+      p.split_tiles = tiles;
       p.whole_tiles = 0;
-    } else if (plan.parts == Plan::kStream) {
+    } else if (plan.split_k == Plan::kStreamK) {
       // Up to two tiles' worth a cluster: then most tiles have two contributors at most.
       p.whole_tiles = std::max(0, tiles / clusters - 1) * clusters;
       const int stages = (tiles - p.whole_tiles) * static_cast<int>(p.stages.value);
       p.share_stages = stages / clusters;
       p.share_longer = stages % clusters;
     }
-    CheckInternal(config.ctas > 1 || clusters <= kMostSeats, clusters, " clusters at one time");
+    CheckInternal(config.ctas > 1 || clusters <= kMostSlots, clusters, " clusters at one time");
     for (int cluster = 0; config.ctas == 1 && cluster < clusters; ++cluster) {
       const Work work = Schedule(p).First(cluster, clusters);
       const TileIndex tile = TileAt(p, work.tile);
@@ -221,11 +222,11 @@ std::span<const KernelConfig> KernelConfigs() {
     AddNested12Bf16Persistent(t);
     AddE4m3Split(t);
     AddE4m3Persistent(t);
-    AddE4m3Turns(t);
+    AddE4m3PingPong(t);
     AddE4m3Promoted(t);
     AddPlainSplit(t);
     AddPlainPersistent(t);
-    AddPlainTurns(t);
+    AddPlainPingPong(t);
     return t;
   }();
   return table;
@@ -253,9 +254,11 @@ std::string_view FormatName(WeightFormat format) {
 
 std::string Name(const KernelConfig& config) {
   std::string name(FormatName(config.format));
-  name += config.family == Family::kSplit ? "_split" : config.turns ? "_turns" : "_persistent";
+  name += config.family == Family::kSplit ? "_split"
+          : config.ping_pong              ? "_pingpong"
+                                          : "_persistent";
   const std::string rows =
-      StrCat("_r", config.rows, config.blocks == 2 && !config.turns ? "b2" : "");
+      StrCat("_r", config.rows, config.blocks == 2 && !config.ping_pong ? "b2" : "");
   const std::string tokens = StrCat("_t", config.tokens);
   name += config.by_token ? tokens + rows : rows + tokens;
   name += StrCat("_k", config.k);
@@ -272,7 +275,7 @@ std::string Name(const Plan& plan) {
   how += c.share_x > 1 ? StrCat("x", c.share_x) : "";
   how += c.share_w > 1 ? StrCat("w", c.share_w) : "";
   how += plan.raster_group != 8 ? StrCat("g", plan.raster_group) : "";
-  how += plan.parts == Plan::kStream ? "k" : plan.parts > 1 ? StrCat("k", plan.parts) : "";
+  how += plan.split_k == Plan::kStreamK ? "k" : plan.split_k > 1 ? StrCat("k", plan.split_k) : "";
   return how.empty() ? name : name + "/" + how;
 }
 
@@ -313,7 +316,7 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
     return "shares of a tile are multiples of 8 rows";
   }
   if (plan.UsesWorkspace() && (problem.workspace == nullptr || !config.shareable)) {
-    return "parts of tiles need a kernel that computes them and a workspace";
+    return "split-K and stream-K need a kernel that shares tiles and a workspace";
   }
   const Epilogue& e = problem.epilogue;
   if (e.y_stride % 4 != 0 || reinterpret_cast<uintptr_t>(e.y) % 16 != 0 ||
@@ -339,13 +342,13 @@ std::string Unsupported(const Plan& plan, const GemmProblem& problem) {
       CeilDiv(problem.m, config.tokens) > kMostSideTiles) {
     return "there are too many tiles for a persistent kernel";
   }
-  if (plan.parts > 1 &&
-      (c.size() > 1 || plan.parts > kMostParts || plan.parts > CeilDiv(problem.k, config.k) ||
-       plan.parts > CeilDiv(config.by_token ? config.rows : config.tokens, 32) ||
-       plan.parts * CeilDiv(problem.n, config.rows * c.share_x) *
+  if (plan.split_k > 1 &&
+      (c.size() > 1 || plan.split_k > kMostSplitK || plan.split_k > CeilDiv(problem.k, config.k) ||
+       plan.split_k > CeilDiv(config.by_token ? config.rows : config.tokens, 32) ||
+       plan.split_k * CeilDiv(problem.n, config.rows * c.share_x) *
                CeilDiv(problem.m, config.tokens * c.share_w) >
            kLeastSms)) {
-    return "parts of tiles must be computed in one wave, a stage each at least, without clusters";
+    return "split-K must fit in one wave, a stage each at least, without clusters";
   }
   if (c.split != 1) {
     return "persistent kernels do not split K";

@@ -39,7 +39,7 @@ struct GemmProblem {
 
 constexpr int64_t kWorkspaceHeaderBytes = 1024;
 constexpr int64_t kWorkspaceBytes =
-    kWorkspaceHeaderBytes + int64_t{kMostSeats} * 4 * kMostPartialSums;
+    kWorkspaceHeaderBytes + int64_t{kMostSlots} * 4 * kMostPartialSums;
 
 // Makes memory of the current device a workspace for kernels that follow in the stream. The first
 // time on a device some small kernels run, which it waits for; not while the stream is captured.
@@ -52,7 +52,7 @@ struct KernelConfig {
   Family family;
   WeightFormat format;
   int warpgroups;  // consumers
-  bool turns;      // which compute a tile each in turns, not one together
+  bool ping_pong;  // which compute a tile each, not one together
   bool by_token;   // tokens are the 64-row side of wgmma, weights its column side
   int blocks;      // of 64 rows, a warpgroup
   int rows;        // of weights: of the tile
@@ -84,16 +84,17 @@ struct Plan {
   const KernelConfig* config = nullptr;
   ClusterShape cluster;  // split: split family only
   int raster_group = 8;  // cluster tiles along N walked together (persistent family)
-  // Persistent family, through the workspace: kStream cuts the tiles that would make an incomplete
-  // last wave along K into equal shares for all clusters; a number cuts each tile into that many.
-  static constexpr int kStream = 0;
-  int parts = 1;
+  // Persistent family, through the workspace: kStreamK (stream-K) cuts the tiles that would make an
+  // incomplete last wave along K into equal shares for all clusters; a number cuts the K of each
+  // tile into that many (split-K).
+  static constexpr int kStreamK = 0;
+  int split_k = 1;
 
-  bool UsesWorkspace() const { return parts != 1; }
+  bool UsesWorkspace() const { return split_k != 1; }
 };
 
 // "nested_split_r128_t16_k128/s3": s = split, x = share_x, w = share_w, where not 1; g = raster
-// group, where not 8; k = parts, where not 1, "k" alone for kStream.
+// group, where not 8; k = split-K, where not 1, "k" alone for kStreamK.
 std::string Name(const Plan& plan);
 
 // Whether all parts begin at multiples of `rows` rows, in W and in their blocks of scales (half of

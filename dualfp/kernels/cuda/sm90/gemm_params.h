@@ -89,37 +89,37 @@ struct Divisor {
 };
 
 constexpr int kMostClusterSize = 8;  // what every device with clusters offers
-constexpr int kMostSeats = 160;
+constexpr int kMostSlots = 160;
 constexpr int kMostGpcs = 16;
 constexpr uint32_t kLaunchNumbers = 1 << 23;  // before they begin again
 
-// A GPC's seats, its first place in the walk over tiles, and how many seats have one (the others'
+// A GPC's slots, the first of them in the walk over tiles, and how many have work (the others'
 // CTAs are idle): one word, since each access to constants that nobody has read yet takes long.
-struct GpcSeats {
+struct GpcSlots {
   uint32_t word = 0;
 
-  GpcSeats() = default;
-  DUALFP_HOST_DEVICE explicit GpcSeats(uint32_t w) : word(w) {}
-  GpcSeats(int seats, int first, int busy)
-      : word(static_cast<uint32_t>(seats | first << 8 | busy << 16)) {}
+  GpcSlots() = default;
+  DUALFP_HOST_DEVICE explicit GpcSlots(uint32_t w) : word(w) {}
+  GpcSlots(int slots, int first, int busy)
+      : word(static_cast<uint32_t>(slots | first << 8 | busy << 16)) {}
 
-  DUALFP_HOST_DEVICE uint32_t seats() const { return word & 0xFF; }
+  DUALFP_HOST_DEVICE uint32_t slots() const { return word & 0xFF; }
   DUALFP_HOST_DEVICE uint32_t first() const { return word >> 8 & 0xFF; }
   DUALFP_HOST_DEVICE uint32_t busy() const { return word >> 16; }
 };
 
-// How the CTAs of a persistent kernel take seats (seats.cuh), and how launches that share a
+// How the CTAs of a persistent kernel take slots (gpc_placement.cuh), and how launches that share a
 // workspace are told apart. Counters are zero when a workspace is made.
-struct Seats {
+struct GpcPlacement {
   uint32_t* started =
       nullptr;                 // CTAs so far, of all launches of this kind; nullptr: nothing counts
-  uint32_t* taken = nullptr;   // [gpcs] seats, of this launch
-  uint32_t* seated = nullptr;  // CTAs, of this launch
+  uint32_t* taken = nullptr;   // [gpcs] slots, of this launch
+  uint32_t* placed = nullptr;  // CTAs, of this launch
   Divisor ctas;                // of a launch: all launches of a kind have the same
   uint32_t kind = 0;           // cluster size - 1
   int gpcs = 0;                // 0: CTAs take tiles by their index
-  GpcSeats of_gpc[kMostGpcs] = {};
-  uint8_t gpc_of_sm[kMostSeats] = {};
+  GpcSlots of_gpc[kMostGpcs] = {};
+  uint8_t gpc_of_sm[kMostSlots] = {};
 };
 
 // What a cluster computes first: stages [begin, end) of a tile, which is the row-th cluster tile
@@ -134,7 +134,7 @@ struct FirstWork {
 
 constexpr int kMostK = 64 * 65535;     // stages are numbered in 16 bits,
 constexpr int kMostSideTiles = 65535;  // and so are tiles
-constexpr int kMostParts = 8;
+constexpr int kMostSplitK = 8;
 constexpr int kMostPartialSums = 128 * 256;  // of a CTA
 
 // What a loader's warp brings: weights, U8 [N, K] (nested: upper plane); X, F16 or E4M3 [M, K];
@@ -162,7 +162,7 @@ struct GemmParams {
   Divisor split;
   uint32_t decode_mask = kNestedDecodeMask;  // see DecodeNested, DecodeNested12
   int rehearsals = 1;                        // see Rehearsed
-  Seats seats;                               // persistent family
+  GpcPlacement placement;                    // persistent family
   uint64_t w_policy = 0;                     // L2 eviction priority of the weights
   uint64_t x_policy = 0;
 
@@ -170,14 +170,14 @@ struct GemmParams {
   Divisor raster_group;       // weight tiles that are walked together,
   Divisor raster_last_group;  // of which the last group may have fewer
   Divisor raster_group_tiles;
-  Divisor parts;                // clusters that compute a part of each tile,
-  int part_tiles = 0;           // of these
+  Divisor split_k;              // clusters that divide the K of each tile,
+  int split_tiles = 0;          // of these
   bool one_each = false;        // clusters have one work at most
   int whole_tiles = 0;          // these are computed by one cluster each
   int share_stages = 0;         // stages of the others that each cluster computes, and of how many
   int share_longer = 0;         // clusters it is one more
   uint8_t* partials = nullptr;  // [CTA][rows * tokens] of 4 bytes, see PartialSums
-  FirstWork first[kMostSeats + 1];  // by seat, or by cluster; the last is idle
+  FirstWork first[kMostSlots + 1];  // by slot, or by cluster; the last is idle
 };
 
 }  // namespace dualfp::sm90

@@ -33,7 +33,7 @@ DUALFP_HOST_DEVICE inline TileIndex TileAt(const GemmParams& p, int tile) {
   return {first + inside - token * static_cast<int>(width.value), token};
 }
 
-// Either `parts` neighbouring clusters compute equal parts of one tile each and share its end, or
+// Either `split_k` neighbouring clusters compute equal parts of one tile each and share its end, or
 // the first whole_tiles tiles are dealt out whole. Then the stages of the others form a line, which
 // is cut into one share a cluster, so that all clusters finish together although the tiles do not
 // divide evenly among them. A cluster begins with the end of its share, if that leaves a tile
@@ -47,14 +47,14 @@ class Schedule {
   DUALFP_HOST_DEVICE Work First(int cluster, int clusters) {
     next_ = cluster;
     clusters_ = clusters;
-    if (p_.parts.value > 1) {
+    if (p_.split_k.value > 1) {
       const int stages = static_cast<int>(p_.stages.value);
-      const int tile = p_.parts.Quotient(cluster);
-      const int begin = (cluster - tile * static_cast<int>(p_.parts.value)) * stages;
+      const int tile = p_.split_k.Quotient(cluster);
+      const int begin = (cluster - tile * static_cast<int>(p_.split_k.value)) * stages;
       next_ = p_.whole_tiles;
       begin_ = end_ = 0;
-      return tile < p_.part_tiles
-                 ? Work{tile, p_.parts.Quotient(begin), p_.parts.Quotient(begin + stages)}
+      return tile < p_.split_tiles
+                 ? Work{tile, p_.split_k.Quotient(begin), p_.split_k.Quotient(begin + stages)}
                  : Work{};
     }
     begin_ = end_ = 0;

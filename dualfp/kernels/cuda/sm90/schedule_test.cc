@@ -34,7 +34,7 @@ GemmParams Tiles(int rows, int tokens, int stages, int group) {
   p.raster_group = Divisor(group);
   p.raster_last_group = Divisor(last == 0 ? group : last);
   p.raster_group_tiles = Divisor(group * tokens);
-  p.parts = Divisor(1);
+  p.split_k = Divisor(1);
   p.whole_tiles = rows * tokens;
   return p;
 }
@@ -87,19 +87,19 @@ TEST(ScheduleTest, WholeTiles) {
   }
 }
 
-TEST(ScheduleTest, Parts) {
-  for (const int parts : {2, 3, 4}) {
+TEST(ScheduleTest, SplitK) {
+  for (const int split_k : {2, 3, 4}) {
     for (const int stages : {4, 5, 64}) {
       GemmParams p = Tiles(16, 2, stages, 8);
-      p.parts = Divisor(parts);
-      p.part_tiles = 32;
+      p.split_k = Divisor(split_k);
+      p.split_tiles = 32;
       p.whole_tiles = 0;
       EXPECT_EQ(Walk(p, 132), 1u);
     }
   }
 }
 
-TEST(ScheduleTest, Streams) {
+TEST(ScheduleTest, StreamK) {
   for (const int tiles : {1, 40, 100, 133, 263, 264, 500}) {
     for (const int clusters : {60, 132}) {
       GemmParams p = Tiles(tiles, 1, 9, 8);

@@ -77,10 +77,10 @@ class PartialSums {
   __device__ PartialSums(const GemmParams& p, uint32_t launch)
       : partials_(p.partials), launch_(launch) {}
 
-  // The tokens that part `part` of `parts` finishes.
-  __device__ static TokenRange Own(int part, const Divisor& parts) {
-    return {min(parts.Quotient(part * kChunks) * kChunk, T::kTokens),
-            min(parts.Quotient((part + 1) * kChunks) * kChunk, T::kTokens)};
+  // The tokens that slice `slice` of a split-K tile finishes.
+  __device__ static TokenRange Own(int slice, const Divisor& split_k) {
+    return {min(split_k.Quotient(slice * kChunks) * kChunk, T::kTokens),
+            min(split_k.Quotient((slice + 1) * kChunks) * kChunk, T::kTokens)};
   }
 
   // Stores this warpgroup's accumulators of all tokens but `kept` to this CTA's slot.

@@ -1,4 +1,4 @@
-// Turns tile types into rows of the kernel table.
+// From tile types to rows of the kernel table.
 
 #pragma once
 
@@ -6,8 +6,8 @@
 
 #include "dualfp/kernels/cuda/sm90/gemm.h"
 #include "dualfp/kernels/cuda/sm90/kernels/persistent_kernel.cuh"
+#include "dualfp/kernels/cuda/sm90/kernels/ping_pong_kernel.cuh"
 #include "dualfp/kernels/cuda/sm90/kernels/split_kernel.cuh"
-#include "dualfp/kernels/cuda/sm90/kernels/turns_kernel.cuh"
 
 namespace dualfp::sm90 {
 
@@ -16,7 +16,7 @@ KernelConfig Describe(Family family, const void* function) {
   return {family,
           T::kFormat,
           T::kWarpgroups,
-          T::kTurns,
+          T::kPingPong,
           T::kByToken,
           T::kBlocks,
           T::kByToken ? T::kTokens : T::kRows,
@@ -77,18 +77,18 @@ void AddPromotedByToken(std::vector<KernelConfig>& table) {
   (table.push_back(DescribePersistent<PromotedByTokenTile<kWarpgroups, kWeights>>()), ...);
 }
 
-// 128 rows by kColumns by 128 bytes of K, two warpgroups in turns.
+// 128 rows by kColumns by 128 bytes of K, two ping-pong warpgroups.
 template <WeightFormat kFormat, Sharing kSharing, int kColumns>
-using TurnsTile =
+using PingPongTile =
     Tile<kFormat, 2, 2, kColumns, kFormat == WeightFormat::kE4m3 ? 128 : 64, 1,
-         2 * (kSharing == Sharing::kTurnsByToken ? kTokenStagingBytes : StagingBytes(kColumns)),
+         2 * (kSharing == Sharing::kPingPongByToken ? kTokenStagingBytes : StagingBytes(kColumns)),
          kSharing>;
 
 template <WeightFormat kFormat, Sharing kSharing, int... kColumns>
-void AddTurns(std::vector<KernelConfig>& table) {
-  (table.push_back(Describe<TurnsTile<kFormat, kSharing, kColumns>>(
+void AddPingPong(std::vector<KernelConfig>& table) {
+  (table.push_back(Describe<PingPongTile<kFormat, kSharing, kColumns>>(
        Family::kPersistent,
-       reinterpret_cast<const void*>(&TurnsGemm<TurnsTile<kFormat, kSharing, kColumns>>))),
+       reinterpret_cast<const void*>(&PingPongGemm<PingPongTile<kFormat, kSharing, kColumns>>))),
    ...);
 }
 

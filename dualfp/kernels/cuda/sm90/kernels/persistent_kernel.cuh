@@ -22,7 +22,7 @@ __device__ __forceinline__ void LoadTiles(const GemmParams& p, const SharedLayou
     if (really) {
       StartTogether<T>(place);
     }
-    walk.Begin(really ? shared.Seat() : 0);
+    walk.Begin(really ? shared.Slot() : 0);
     loader.Begin(first(walk.position()), walk.work().begin * T::kK, walk.any(), really);
   });
   walk.ForEach([&](const Work& work, const TilePosition& position, bool begun) {
@@ -38,7 +38,7 @@ __device__ __forceinline__ void SumTiles(const GemmParams& p, const SharedLayout
   if constexpr (T::kSums) {
     if (p.tiny != nullptr) {
       Walk<T> walk(p, place);
-      walk.Begin(shared.Seat());
+      walk.Begin(shared.Slot());
       cuda::GridWaitForPrevious();
       TinySums<T> sums(p, shared);
       walk.ForEach([&](const Work& work, const TilePosition& position, bool) {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t dynamic_shared[];
   const SharedLayout<T> shared(dynamic_shared);
-  const SeatRequest request = AskForSeat<T>(p.seats);
+  const SlotRequest request = AskForSlot<T>(p.placement);
   const ClusterPlace place(p, cuda::ClusterRank());
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     AwaitFirstCopies<T>();
     BecomeConsumer<T>();
     Walk<T> walk(p, place);
-    walk.Begin(shared.Seat());
+    walk.Begin(shared.Slot());
     const int all_stages = static_cast<int>(p.stages.value);
     const int last_k = p.k - (all_stages - 1) * T::kK;
     ConsumerOf<T> consumer(p, shared, place);
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
     StoreConstants<T> constants(shared.Constants(warpgroup));
     const uint32_t staging = shared.Staging() + warpgroup * T::kWarpgroupStagingBytes;
     const StoresOf<T> store(p, constants, staging);
-    const PartialSums<T> partials(p, LoadLaunchNumber(shared.Seat()));
+    const PartialSums<T> partials(p, LoadLaunchNumber(shared.Slot()));
     const int cluster = walk.cluster();
     const int cta = cluster * p.cluster.size() + cuda::ClusterRank();  // whose slot sums go to
     const auto run = [&](const Work& work, const TilePosition& position) {
@@ -92,28 +92,28 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
                  work.end == all_stages ? last_k : T::kK, row0, token0);
       TokenRange range{0, T::kTokens};
       if constexpr (T::kShareable) {
-        const int parts = static_cast<int>(p.parts.value);
-        const int part = parts > 1 ? cluster - work.tile * parts : 0;
-        if (parts > 1) {
-          range = PartialSums<T>::Own(part, p.parts);  // every part finishes some tokens
+        const int split_k = static_cast<int>(p.split_k.value);
+        const int slice = split_k > 1 ? cluster - work.tile * split_k : 0;
+        if (split_k > 1) {
+          range = PartialSums<T>::Own(slice, p.split_k);  // every slice finishes some tokens
         }
-        const bool finishes = parts > 1 || work.end == all_stages;
-        if (parts > 1 || !finishes) {
+        const bool finishes = split_k > 1 || work.end == all_stages;
+        if (split_k > 1 || !finishes) {
           partials.Give(cta, consumer, finishes ? range : TokenRange{0, 0});
         }
         if (!finishes) {
-          return;  // the last part finishes the tile
+          return;  // the last slice finishes the tile
         }
-        if (parts > 1 || work.begin > 0) {
+        if (split_k > 1 || work.begin > 0) {
           const int tile_begin = (work.tile - p.whole_tiles) * all_stages;
           int from = cluster;
           do {
             --from;
-            partials.Take(consumer, range, parts > 1 ? parts - 1 : 1, [&](int i) {
-              const int other = parts > 1 ? (i < part ? i : i + 1) - part : from - cluster;
+            partials.Take(consumer, range, split_k > 1 ? split_k - 1 : 1, [&](int i) {
+              const int other = split_k > 1 ? (i < slice ? i : i + 1) - slice : from - cluster;
               return cta + other * p.cluster.size();
             });
-          } while (parts == 1 && Schedule::ShareBegin(p, from) > tile_begin);
+          } while (split_k == 1 && Schedule::ShareBegin(p, from) > tile_begin);
         }
       }
       store.Take(kind, consumer, own_row0, own_token0, range);

@@ -17,7 +17,7 @@ class SharedConsumer {
                             const ClusterPlace& place)
       : shared_(shared),
         // The shuffle tells the compiler that the value is uniform across the warp.
-        warpgroup_(T::kTurns ? 0 : __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
+        warpgroup_(T::kPingPong ? 0 : __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
         release_(shared, place) {}
 
   // acc = W tile · X tileᵀ over `stages` >= 1 stages of the ring; issued() is called while the last

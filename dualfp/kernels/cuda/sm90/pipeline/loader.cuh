@@ -158,10 +158,10 @@ __device__ __forceinline__ void AwaitFirstCopies() {
 }
 
 // The loader warpgroup: a warp for each operand, which runs body(loader), the start included, and
-// one that takes the CTA's seat, lets the next kernel start and then runs rest().
+// one that takes the CTA's slot, lets the next kernel start and then runs rest().
 template <class T, class Body, class Rest>
 __device__ __forceinline__ void RunLoaders(const GemmParams& p, const SharedLayout<T>& shared,
-                                           const ClusterPlace& place, const SeatRequest& request,
+                                           const ClusterPlace& place, const SlotRequest& request,
                                            const Body& body, const Rest& rest) {
   const int warp =
       __shfl_sync(0xFFFFFFFFu, (static_cast<int>(threadIdx.x) - T::kConsumers) / 32, 0);
@@ -170,16 +170,16 @@ __device__ __forceinline__ void RunLoaders(const GemmParams& p, const SharedLayo
     body(loader);
   } else {
     if (warp == 3) {
-      SeatRequest answered;
+      SlotRequest answered;
       Rehearsed(p, [&](bool really) {
-        TakeSeat(p.seats, answered, shared.Seat());
+        TakeSlot(p.placement, answered, shared.Slot());
         if (!really) {
           answered = request;  // which waits for the counters
         }
       });
       __syncwarp();
       StartTogether<T>(place);
-      LaunchDependents(p.seats);
+      LaunchDependents(p.placement);
       __syncwarp();
       rest();
     } else {

@@ -6,7 +6,7 @@
 #include "dualfp/kernels/cuda/common/cluster.cuh"
 #include "dualfp/kernels/cuda/common/wgmma.cuh"
 #include "dualfp/kernels/cuda/sm90/gemm_params.h"
-#include "dualfp/kernels/cuda/sm90/pipeline/seats.cuh"
+#include "dualfp/kernels/cuda/sm90/pipeline/gpc_placement.cuh"
 #include "dualfp/kernels/cuda/sm90/pipeline/tile.cuh"
 
 namespace dualfp::sm90 {

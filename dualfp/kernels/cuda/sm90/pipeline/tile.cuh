@@ -37,17 +37,17 @@ constexpr bool HasSums(WeightFormat format, int blocks, int tokens) {
 // How the warpgroups of a CTA share tiles.
 enum class Sharing {
   kTogether,  // each computes kBlocks * 64 of a tile's rows
-  // A tile each in turns: one multiplies alone, which fills the tensor cores, while the other
+  // Ping-pong, a tile each: one multiplies alone, which fills the tensor cores, while the other
   // stores.
-  kTurns,
+  kPingPong,
   // Both with the tokens on the 64-row side of wgmma and the weights on its column side, so that
   // tiles have any multiple of 8 weights. What is said here of weight rows, and named so, then
   // holds for tokens and the other way round.
   kTogetherByToken,
-  kTurnsByToken,
+  kPingPongByToken,
 };
 
-// kWarpgroups * kBlocks * 64 weight rows (in turns kBlocks * 64) by kTokens tokens by kK elements
+// kWarpgroups * kBlocks * 64 weight rows (ping-pong: kBlocks * 64) by kTokens tokens by kK elements
 // of K a stage, for kCtas CTAs to an SM. Beside the ring lie kStagingBytes; 0 = all that is left.
 template <WeightFormat kFormatValue, int kWarpgroupsValue, int kBlocksValue, int kTokensValue,
           int kKValue, int kCtasValue, int kStagingBytesValue,
@@ -66,10 +66,11 @@ struct Tile {
   static constexpr bool kPlain = IsPlain(kFormat);
   // Both operands are E4M3, and values of Y always want their token's scale.
   static constexpr bool kFp8 = IsE4m3(kFormat);
-  static constexpr bool kTurns = kSharing == Sharing::kTurns || kSharing == Sharing::kTurnsByToken;
+  static constexpr bool kPingPong =
+      kSharing == Sharing::kPingPong || kSharing == Sharing::kPingPongByToken;
   static constexpr bool kByToken =
-      kSharing == Sharing::kTogetherByToken || kSharing == Sharing::kTurnsByToken;
-  static constexpr int kSharers = kTurns ? 1 : kWarpgroups;  // warpgroups that compute a tile
+      kSharing == Sharing::kTogetherByToken || kSharing == Sharing::kPingPongByToken;
+  static constexpr int kSharers = kPingPong ? 1 : kWarpgroups;  // warpgroups that compute a tile
   static constexpr int kRows = 64 * kSharers * kBlocks;
   static constexpr int kConsumers = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumers + 128;  // the last warpgroup loads
@@ -129,8 +130,8 @@ struct Tile {
       kSums && !kStagedSums ? kWarpgroups * kWarpgroupSumsBytes + 16 : 0;
 
   // Whether CTAs can share tiles of this size: for others ptxas serializes wgmma.
-  static constexpr bool kShareable = kCtas == 1 && !kTurns && kTokens % 32 == 0 && kTokens >= 64 &&
-                                     kRows * kTokens <= kMostPartialSums;
+  static constexpr bool kShareable = kCtas == 1 && !kPingPong && kTokens % 32 == 0 &&
+                                     kTokens >= 64 && kRows * kTokens <= kMostPartialSums;
 
   // Promoted sums: whether there are registers for the products of two stages, so that those of one
   // multiply while the others are added.
@@ -169,7 +170,7 @@ struct Tile {
   static_assert(kDecoded || kWRowBytes == 128);
   static_assert(kTokens % 8 == 0 && kTokens <= 256);
   static_assert(kRows <= 256);
-  static_assert(!kTurns || (!kDecoded && !kPromoted && kWarpgroups == 2));
+  static_assert(!kPingPong || (!kDecoded && !kPromoted && kWarpgroups == 2));
   static_assert(kCtas == 1 || (kCtas == 2 && kWarpgroups <= 2) || kWarpgroups == 1);
   static_assert(kWeightBytes % 1024 == 0);  // X begins where the swizzle does
 };
@@ -185,13 +186,13 @@ __device__ __forceinline__ void WarpgroupSync() {
 template <class T>
 constexpr int kWholeBarrier = 1 + T::kWarpgroups;
 
-// Then those by which warpgroups in turns hand the tensor cores over.
+// Then those by which ping-pong warpgroups hand the tensor cores over.
 template <class T>
-__device__ __forceinline__ void AwaitTurn(int warpgroup) {
+__device__ __forceinline__ void AwaitTensorCores(int warpgroup) {
   cuda::NamedBarrierSync(kWholeBarrier<T> + 1 + warpgroup, T::kConsumers);
 }
 template <class T>
-__device__ __forceinline__ void GiveTurn(int warpgroup) {
+__device__ __forceinline__ void GiveTensorCores(int warpgroup) {
   cuda::NamedBarrierArrive(kWholeBarrier<T> + 1 + warpgroup, T::kConsumers);
 }
 
@@ -235,11 +236,11 @@ struct SharedLayout {
   __device__ uint32_t EmptyX(uint32_t stage) const { return Empty(stage) + kXBarriers; }
   // For sums of the cluster's other CTAs.
   __device__ uint32_t SumBarrier() const { return Full(T::kStageBarriers * T::kStages); }
-  // The CTA's seat and the number of the launch.
-  __device__ uint32_t Seat() const { return SumBarrier() + 8; }
+  // The CTA's slot in the walk and the number of the launch.
+  __device__ uint32_t Slot() const { return SumBarrier() + 8; }
   // Of what the tile's planes lack: full when it is there, empty when consumers have it.
-  __device__ uint32_t SumsFull() const { return Seat() + 8; }
-  __device__ uint32_t SumsEmpty() const { return Seat() + 16; }
+  __device__ uint32_t SumsFull() const { return Slot() + 8; }
+  __device__ uint32_t SumsEmpty() const { return Slot() + 16; }
   // The sums of a block of 64 rows.
   __device__ uint32_t Sums(int block) const {
     const uint32_t begin =

@@ -21,14 +21,14 @@ class Walk {
   __device__ __forceinline__ Walk(const GemmParams& p, const ClusterPlace& place)
       : p_(p), place_(place) {}
 
-  // With the seat at shared address `seat`, after the start; 0: the first, whoever has it.
-  __device__ __forceinline__ void Begin(uint32_t seat) {
-    cluster_ = p_.seats.gpcs == 0 ? ClusterIndex(p_) : seat != 0 ? LoadSeat(seat) : 0;
+  // With the slot at shared address `slot`, after the start; 0: the first, whoever has it.
+  __device__ __forceinline__ void Begin(uint32_t slot) {
+    cluster_ = p_.placement.gpcs == 0 ? ClusterIndex(p_) : slot != 0 ? LoadSlot(slot) : 0;
     if constexpr (T::kCtas == 1) {
       const FirstWork& first = p_.first[cluster_];
       work_ = {first.tile, first.begin, first.end};
       index_ = {first.row, first.token};
-    } else {  // there may be more clusters than seats
+    } else {  // there may be more clusters than slots
       work_ = Schedule(p_).First(cluster_, cuda::ClusterCount());
       index_ = TileAt(p_, work_.tile);
     }

@@ -61,7 +61,7 @@ std::string DescribePlan(const Plan& plan) {
   text << config.rows << " weights x " << config.tokens << " tokens x " << config.k
        << " of K a stage, " << config.stages << " stages, " << config.warpgroups
        << (config.warpgroups == 1 ? " warpgroup, "
-           : config.turns         ? " warpgroups in turns, "
+           : config.ping_pong     ? " ping-pong warpgroups, "
                                   : " warpgroups, ")
        << config.ctas << (config.ctas == 1 ? " CTA" : " CTAs") << " an SM, "
        << (config.shared_bytes + 512) / 1024 << " KiB of shared memory; ";

@@ -20,7 +20,7 @@ double Together(std::initializer_list<double> times) {
 
 // A plan's CTAs on the device.
 struct Placement {
-  double ctas = 0;     // that have a tile to compute, parts of a tile counted as one
+  double ctas = 0;     // that have a tile to compute, slices of a tile counted as one
   double running = 0;  // at one time
   double slots = 0;    // for CTAs
   int sharing = 1;     // CTAs on an SM
@@ -36,8 +36,8 @@ Placement Place(const Plan& plan, const GemmProblem& problem, const DeviceModel&
                CeilDiv(problem.m, config.tokens * cluster.share_w) * size;
   const int usable = device.ctas_in_clusters[size] / size * size;
   place.slots = usable * config.ctas;
-  place.running =
-      plan.parts == Plan::kStream ? place.slots : std::min(place.ctas * plan.parts, place.slots);
+  place.running = plan.split_k == Plan::kStreamK ? place.slots
+                                                 : std::min(place.ctas * plan.split_k, place.slots);
   // Clusters fill SMs, CTAs without them spread over all.
   place.sharing = size > 1 || place.running > usable ? config.ctas : 1;
   const double tpcs =
@@ -67,8 +67,8 @@ double DecodeCycles(WeightFormat format, const PlanCosts& cost) {
 }
 
 // Cycles of an SM for a stage of each CTA on it.
-double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement& place, bool seats,
-                   const PlanCosts& cost) {
+double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement& place,
+                   bool by_gpc, const PlanCosts& cost) {
   const KernelConfig& config = *plan.config;
   const ClusterShape& cluster = plan.cluster;
   const bool decoded = IsDecoded(config.format);
@@ -82,13 +82,13 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
   const double steps = x_bytes / 32 * blocks;  // wgmma instructions
   const double tensor = steps * std::max(columns / 2.0, cost.wgmma_cycles);
   const double operands = steps * ((decoded ? 0.0 : 2048.0) + 32.0 * columns);
-  const double shared = config.turns ? 0.0 : (operands + copied) / cost.shared_bytes_cycle;
+  const double shared = config.ping_pong ? 0.0 : (operands + copied) / cost.shared_bytes_cycle;
   const double decode = blocks * config.k / 64 * DecodeCycles(config.format, cost);
 
-  // Promoted sums: of all warps, and of one that multiplies and adds by turns.
+  // Promoted sums: of all warps, and of one that multiplies and adds alternately.
   const bool promoted = config.format == WeightFormat::kE4m3Promoted;
   const double add = promoted ? columns / 2.0 * cost.add_cycles : 0.0;
-  const double by_turns =
+  const double alternating =
       promoted && !config.two_stages ? tensor / blocks + add + cost.drain_cycles : 0.0;
 
   const double filled = copied * std::max(1.0, place.running / place.tpcs) / cost.tpc_bytes_cycle;
@@ -98,8 +98,8 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
   const double outside = missing * x_bytes / 128 / cluster.share_x * place.sharing *
                          cost.outside_cycles / std::max(1.0, place.ctas / place.slots);
   // What neighbours in a GPC ask for at the same time costs L2 nothing.
-  const bool same_w = seats && problem.m > config.tokens;
-  const bool same_x = seats && problem.n > config.rows && plan.parts < 16;
+  const bool same_w = by_gpc && problem.m > config.tokens;
+  const bool same_x = by_gpc && problem.n > config.rows && plan.split_k < 16;
   const double drawn = (same_w ? 0.0 : w_bytes * config.rows / cluster.share_w) +
                        (same_x ? 0.0 : x_bytes * config.tokens / cluster.share_x);
   const double l2 = drawn * place.running / cost.l2_bytes_cycle;
@@ -107,7 +107,7 @@ double StageCycles(const Plan& plan, const GemmProblem& problem, const Placement
 
   const double alone = config.warpgroups == 1 && place.sharing == 1 ? cost.alone_cycles : 0.0;
   return Together({tensor * place.sharing, shared * place.sharing, decode * place.sharing,
-                   add * blocks * place.sharing, by_turns, filled + outside, l2, latency}) +
+                   add * blocks * place.sharing, alternating, filled + outside, l2, latency}) +
          alone;
 }
 
@@ -118,26 +118,27 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
   const ClusterShape& cluster = plan.cluster;
   const PlanCosts& cost = device.cost;
   const double values = static_cast<double>(config.rows) * config.tokens;
-  const bool streamed = plan.parts == Plan::kStream;
-  const bool seats =
+  const bool stream_k = plan.split_k == Plan::kStreamK;
+  const bool by_gpc =
       config.family == Family::kPersistent && config.ctas == 1 && cluster.size() == 1;
   const Placement place = Place(plan, problem, device);
 
   Estimate estimate;
-  // Streamed, all clusters compute equally many stages.
+  // Stream-K: all clusters compute equally many stages.
   estimate.waves = place.ctas / place.slots;
-  if (!streamed) {
+  if (!stream_k) {
     estimate.waves = std::ceil(estimate.waves);
   }
   const int stages =
       CeilDiv(CeilDiv(problem.k, config.k),
-              config.family == Family::kSplit ? cluster.split : std::max(1, plan.parts));
-  // Streamed tiles begin anywhere in K, so that neighbours ask for different stages.
+              config.family == Family::kSplit ? cluster.split : std::max(1, plan.split_k));
+  // Stream-K tiles begin anywhere in K, so that neighbours ask for different stages.
   const double loop =
-      estimate.waves * stages * StageCycles(plan, problem, place, seats && !streamed, cost);
+      estimate.waves * stages * StageCycles(plan, problem, place, by_gpc && !stream_k, cost);
 
-  double outside = (seats ? cost.seat_start : 0.0) + cost.cluster_start * (cluster.size() - 1) +
-                   (config.turns ? cost.turns_start : 0.0) +
+  double outside = (by_gpc ? cost.placement_start : 0.0) +
+                   cost.cluster_start * (cluster.size() - 1) +
+                   (config.ping_pong ? cost.ping_pong_start : 0.0) +
                    (2 * place.running > place.slots ? cost.follow_start : 0.0);
   if (config.family == Family::kSplit) {
     const double sums =
@@ -145,13 +146,13 @@ Estimate EstimateCost(const Plan& plan, const GemmProblem& problem, const Device
     outside +=
         estimate.waves *
         (cost.split_start + place.sharing * (values * cost.split_value + sums * cost.sum_value));
-  } else if (streamed) {
+  } else if (stream_k) {
     // Partial sums pass through L2 once, or several times where tiles are few.
-    outside +=
-        cost.part_start + values * (1 + std::max(1.0, place.slots / place.ctas)) * cost.part_value;
-  } else if (plan.parts > 1) {
-    outside +=
-        estimate.waves * (cost.part_start + values * 2 * (1 - 1.0 / plan.parts) * cost.part_value);
+    outside += cost.split_k_start +
+               values * (1 + std::max(1.0, place.slots / place.ctas)) * cost.split_k_value;
+  } else if (plan.split_k > 1) {
+    outside += estimate.waves *
+               (cost.split_k_start + values * 2 * (1 - 1.0 / plan.split_k) * cost.split_k_value);
   }
 
   const double cycles_per_us = device.clock_ghz * 1e3;

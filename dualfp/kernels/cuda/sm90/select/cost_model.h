@@ -28,15 +28,15 @@ struct PlanCosts {
   double latency_cycles = 1692;       // of a copy; all stages of the ring but one hide it
   double alone_cycles = 122.9;        // more of a stage where one warpgroup has the SM to itself
   // Outside of the stages.
-  double split_start = 2177;     // cycles of a tile of the split family
-  double split_value = 0.2445;   // ... and of each of its values
-  double sum_value = 0.297;      // ... and of each that is summed over the cluster
-  double part_start = 509.2;     // of a tile that several clusters compute
-  double part_value = 0.2267;    // ... and of each partial sum written or read
-  double cluster_start = 196.1;  // of a kernel for each further CTA of a cluster
-  double turns_start = 1074;     // of a kernel whose warpgroups take turns
-  double seat_start = 1820;      // of a kernel whose CTAs take seats
-  double follow_start = 640.6;   // of a kernel that waits for SMs of the kernel before
+  double split_start = 2177;      // cycles of a tile of the split family
+  double split_value = 0.2445;    // ... and of each of its values
+  double sum_value = 0.297;       // ... and of each that is summed over the cluster
+  double split_k_start = 509.2;   // of a tile that several clusters compute
+  double split_k_value = 0.2267;  // ... and of each partial sum written or read
+  double cluster_start = 196.1;   // of a kernel for each further CTA of a cluster
+  double ping_pong_start = 1074;  // of a ping-pong kernel
+  double placement_start = 1820;  // of a kernel placed by GPC
+  double follow_start = 640.6;    // of a kernel that waits for SMs of the kernel before
 };
 
 // What the model knows of a device. The defaults are an H200.

@@ -24,8 +24,8 @@ std::vector<Plan> MakePlans() {
       for (const int share_x : {1, 2, 4}) {
         for (const int share_w : {1, 2, 4}) {
           for (const int group : {8, 16}) {
-            for (const int parts : {1, Plan::kStream, 2, 3, 4, 5, 6, 8}) {
-              const Plan plan{&config, {split, share_x, share_w}, group, parts};
+            for (const int split_k : {1, Plan::kStreamK, 2, 3, 4, 5, 6, 8}) {
+              const Plan plan{&config, {split, share_x, share_w}, group, split_k};
               const bool walks = config.family == Family::kPersistent;
               if ((walks || group == 8) && Unsupported(plan, easy).empty()) {
                 plans.push_back(plan);

@@ -6,15 +6,15 @@ namespace {
 template <WeightFormat kFormat>
 void Add(std::vector<KernelConfig>& table) {
   // 128 weights by these many tokens,
-  AddTurns<kFormat, Sharing::kTurns, 96, 128, 160, 192>(table);
+  AddPingPong<kFormat, Sharing::kPingPong, 96, 128, 160, 192>(table);
   // and 128 tokens by these many weights.
-  AddTurns<kFormat, Sharing::kTurnsByToken, 40, 48, 64, 72, 80, 88, 96, 112, 120, 144, 160, 168,
-           176, 192>(table);
+  AddPingPong<kFormat, Sharing::kPingPongByToken, 40, 48, 64, 72, 80, 88, 96, 112, 120, 144, 160,
+              168, 176, 192>(table);
 }
 
 }  // namespace
 
-void AddPlainTurns(std::vector<KernelConfig>& table) {
+void AddPlainPingPong(std::vector<KernelConfig>& table) {
   Add<WeightFormat::kF16>(table);
   Add<WeightFormat::kBf16>(table);
 }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "dualfp/kernels/cuda/common/cuda_check.h"
-#include "dualfp/kernels/cuda/sm90/seats.h"
+#include "dualfp/kernels/cuda/sm90/gpc_map.h"
 
 namespace dualfp::sm90 {
 namespace {
@@ -119,7 +119,7 @@ GpcMap Discover() {
   CheckCuda(cudaGetDevice(&device), "cudaGetDevice");
   CheckCuda(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device),
             "cudaDeviceGetAttribute");
-  if (sms > kMostSeats) {
+  if (sms > kMostSlots) {
     return {};
   }
   CheckCuda(
@@ -130,7 +130,7 @@ GpcMap Discover() {
   cudaStream_t stream = nullptr;
   CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   uint32_t* where = nullptr;
-  CheckCuda(cudaMalloc(&where, kMostSeats * sizeof(uint32_t)), "cudaMalloc");
+  CheckCuda(cudaMalloc(&where, kMostSlots * sizeof(uint32_t)), "cudaMalloc");
   Groups groups(sms);
   for (const int size : {16, 8, 4, 2}) {
     for (int repeat = 0; repeat < 3; ++repeat) {

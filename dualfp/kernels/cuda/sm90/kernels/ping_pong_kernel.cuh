@@ -1,5 +1,5 @@
-// Tiles of FP8 and of plain weights by two warpgroups in turns: a persistent kernel in which one
-// warpgroup multiplies, which fills the tensor cores, while the other stores the tile it had
+// Tiles of FP8 and of plain weights by ping-pong: a persistent kernel of two warpgroups in which
+// one warpgroup multiplies, which fills the tensor cores, while the other stores the tile it had
 // before. 16-bit output.
 
 #pragma once
@@ -10,14 +10,15 @@
 namespace dualfp::sm90 {
 
 // Clusters take tiles as in PersistentGemm with whole tiles only; the warpgroups of a CTA take
-// those of its cluster in turns. The next one starts when the last products of a tile are under
+// those of its cluster alternately. The next one starts when the last products of a tile are under
 // way, no earlier: barriers of the ring tell even rounds from odd ones, no more.
 template <class T>
-__global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constant__ GemmParams p) {
+__global__ void __launch_bounds__(T::kThreads, 1)
+    PingPongGemm(const __grid_constant__ GemmParams p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ uint8_t dynamic_shared[];
   const SharedLayout<T> shared(dynamic_shared);
-  const SeatRequest request = AskForSeat<T>(p.seats);
+  const SlotRequest request = AskForSlot<T>(p.placement);
   const ClusterPlace place(p, cuda::ClusterRank());
   if (threadIdx.x >= T::kConsumers) {
     BecomeLoader<T>();
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
     AwaitFirstCopies<T>();
     BecomeConsumer<T>();
     Walk<T> walk(p, place);
-    walk.Begin(shared.Seat());
+    walk.Begin(shared.Slot());
     const int clusters = cuda::ClusterCount();
     const int stages = static_cast<int>(p.stages.value);
     const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
@@ -48,11 +49,11 @@ __global__ void __launch_bounds__(T::kThreads, 1) TurnsGemm(const __grid_constan
       const int token0 = T::kByToken ? position.row : position.token;
       constants.Fetch(p, row0, token0);
       if (tile != first_tile) {
-        AwaitTurn<T>(warpgroup);
+        AwaitTensorCores<T>(warpgroup);
       }
       consumer.Run(stages, [&] {
         if (tile + clusters < p.whole_tiles) {
-          GiveTurn<T>(warpgroup ^ 1);
+          GiveTensorCores<T>(warpgroup ^ 1);
         }
       });
       consumer.Skip(stages);
