@@ -25,6 +25,17 @@ __device__ __forceinline__ void StartStage(float (&part)[kSums], uint32_t a, uin
   cuda::WgmmaCommit();
 }
 
+// RowParts::BlockRow without indexing constants: one that nobody has read yet costs 300 cycles.
+__device__ __forceinline__ int BlockRow(const RowParts& parts, int row) {
+  if (parts.interleaved != 0) {
+    return ((row % 2 != 0 ? parts.scale_base[1] : parts.scale_base[0]) + row / 2) / 128;
+  }
+  const int offset = row >= parts.first_row[2]   ? parts.scale_base[2] - parts.first_row[2]
+                     : row >= parts.first_row[1] ? parts.scale_base[1] - parts.first_row[1]
+                                                 : parts.scale_base[0];
+  return (row + offset) / 128;
+}
+
 // Beside SharedConsumer: the same accumulators, the same ring.
 template <class T>
 class PromotedConsumer {
@@ -37,8 +48,7 @@ class PromotedConsumer {
                               const ClusterPlace& place)
       : shared_(shared),
         release_(shared, place),
-        warpgroup_(__shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)),
-        lane_(threadIdx.x % 32) {}
+        warpgroup_(__shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0)) {}
 
   // acc = W tile · X tileᵀ over stages `first`, first + 1, ... of the problem's K.
   __device__ __forceinline__ void Run(const GemmParams& p, int first, int stages, int row0,
@@ -49,19 +59,21 @@ class PromotedConsumer {
     }
     const bool scaled = p.block.w != nullptr || p.block.x != nullptr;
     Scales next;
+    ScaleCursor cursor;
     if (scaled) {
       cuda::GridWaitForPrevious();  // which may have computed scales of X
-      Fetch(p, first, row0, token0, next);
+      cursor = ScaleCursor(p, first, row0, token0);
+      cursor.Next(p.block, next);
     }
     for (int i = 0; i < stages; ++i) {
       const Scales scales = next;
-      if (scaled && i + 1 < stages) {
-        Fetch(p, first + i + 1, row0, token0, next);
-      }
       float part[T::kTokens / 2];
       cuda::BarrierWait(shared_.Full(index_.stage), index_.phase);
       StartStage<T::kTokens>(part, shared_.Weights(index_.stage) + warpgroup_ * (64 * 128),
                              shared_.X(index_.stage));
+      if (scaled && i + 1 < stages) {
+        cursor.Next(p.block, next);
+      }
       cuda::WgmmaWait<0>();
       cuda::WgmmaPin(part);
       release_.X(index_.stage);
@@ -90,33 +102,40 @@ class PromotedConsumer {
     float w;
   };
 
-  // Of one stage, for the rows and tokens of this lane's accumulators. Issued a stage early, so
-  // that nothing waits for them.
-  __device__ __forceinline__ void Fetch(const GemmParams& p, int stage, int row0, int token0,
-                                        Scales& scales) {
-    const BlockScales& b = p.block;
-    const int row = min(row0 + static_cast<int>(threadIdx.x / 32 * 16 + lane_ / 4), p.n - 1);
-    scales.w = b.w == nullptr ? 1.0f : __ldg(b.w + b.parts.BlockRow(row) * b.w_stride + stage);
-    if (b.x == nullptr) {
+  // Where this lane's scales of the next stage are, in p.block's arrays: two registers fewer than
+  // pointers. They are asked for a stage early, so that nothing waits for them.
+  struct ScaleCursor {
+    uint32_t w = 0;
+    uint32_t x = 0;
+    int tokens = 0;  // of the problem, from this lane's first on
+
+    __device__ ScaleCursor() = default;
+    __device__ __forceinline__ ScaleCursor(const GemmParams& p, int stage, int row0, int token0) {
+      const int lane = threadIdx.x % 32;
+      const int row = min(row0 + static_cast<int>(threadIdx.x / 32 * 16) + lane / 4, p.n - 1);
+      const int token = token0 + lane % 4 * 2;
+      tokens = p.m - token;
+      w = BlockRow(p.block.parts, row) * p.block.w_stride + stage;
+      x = stage * p.block.x_stride + token;
+    }
+
+    __device__ __forceinline__ void Next(const BlockScales& b, Scales& scales) {
+      scales.w = b.w == nullptr ? 1.0f : __ldg(b.w + w);
+      ++w;
 #pragma unroll
-      for (float2& scale : scales.x) {
-        scale = {1.0f, 1.0f};
+      for (int j = 0; j < T::kTokens / 8; ++j) {
+        scales.x[j] = b.x == nullptr   ? float2{1.0f, 1.0f}
+                      : 8 * j < tokens ? *reinterpret_cast<const float2*>(b.x + x + 8 * j)
+                                       : float2{0.0f, 0.0f};
       }
-      return;
+      x += b.x_stride;
     }
-    const float* x = b.x + static_cast<int64_t>(stage) * b.x_stride + token0 + lane_ % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < T::kTokens / 8; ++j) {
-      const int token = token0 + 8 * j + static_cast<int>(lane_ % 4) * 2;
-      scales.x[j] = token < p.m ? *reinterpret_cast<const float2*>(x + 8 * j) : float2{0.0f, 0.0f};
-    }
-  }
+  };
 
   const SharedLayout<T>& shared_;
   RingIndex index_;
   StageRelease<T> release_;
   uint32_t warpgroup_;
-  uint32_t lane_;
 };
 
 }  // namespace dualfp::sm90

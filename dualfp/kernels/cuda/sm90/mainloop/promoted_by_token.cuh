@@ -40,90 +40,140 @@ class PromotedByTokenConsumer {
     if (p.block.x != nullptr) {
       cuda::GridWaitForPrevious();  // which may have computed them
     }
-    const ScalePlace place(p, row0, token0 + static_cast<int>(warpgroup_) * 64);
-    if constexpr (!T::kTwoStages) {
-      Scales next(p.block, place, first);
-      for (int i = 0; i < stages; ++i) {
-        float part[T::kTokens / 2];
-        const Scales scales = next;
-        Multiply(part);
-        if (i + 1 < stages) {
-          next = Scales(p.block, place, first + i + 1);
-        }
-        Add<0>(part, scales, place);
-      }
+    const int own_token0 = token0 + static_cast<int>(warpgroup_) * 64;
+    if (p.block.parts.interleaved != 0) {
+      RunStages(ScaleCursor<2>(p, first, row0, own_token0), p.block, stages);
     } else {
-      float even[T::kTokens / 2];
-      float odd[T::kTokens / 2];
-      Scales of_even(p.block, place, first);
-      Multiply(even);
-      int i = 1;
-      for (; i + 1 < stages; i += 2) {
-        const Scales of_odd(p.block, place, first + i);
-        Multiply(odd);
-        Add<1>(even, of_even, place);
-        of_even = Scales(p.block, place, first + i + 1);
-        Multiply(even);
-        Add<1>(odd, of_odd, place);
-      }
-      if (i < stages) {
-        const Scales of_odd(p.block, place, first + i);
-        Multiply(odd);
-        Add<1>(even, of_even, place);
-        Add<0>(odd, of_odd, place);
-      } else {
-        Add<0>(even, of_even, place);
-      }
+      RunStages(ScaleCursor<1>(p, first, row0, own_token0), p.block, stages);
     }
   }
 
  private:
-  // Where this lane's scales are: of two tokens, eight apart, and of the one or two blocks that the
-  // tile lies in. A lane's weights come in pairs, even and odd rows, which may be of two parts.
-  // Places in p.block's arrays, not pointers: registers are short.
-  struct ScalePlace {
-    int x[2];
-    int w[kBlockScales];
-    int odd;         // from an even row's scales to those of the next row
-    int own_octets;  // of weights in the first block
-
-    __device__ ScalePlace(const GemmParams& p, int row0, int token0) {
-      const BlockScales& b = p.block;
-      const int token = token0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-      const int block_rows = b.parts.interleaved != 0 ? 256 : 128;
-      own_octets = (block_rows - row0 % block_rows) / 8;
-      odd = b.parts.interleaved != 0
-                ? (b.parts.BlockRow(row0 + 1) - b.parts.BlockRow(row0)) * b.w_stride
-                : 0;
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        x[h] = min(token + 8 * h, p.m - 1);
-      }
-#pragma unroll
-      for (int i = 0; i < kBlockScales; ++i) {
-        w[i] = b.parts.BlockRow(min(row0 + i * (own_octets * 8), p.n - 2)) * b.w_stride;
-      }
-    }
-  };
-
-  // Of one stage: by token, and by block and parity of weights. Asked for a stage early, so that
-  // nothing waits.
+  // Of one stage: by token, and by block and parity of weights.
+  template <int kParities>
   struct Scales {
     float x[2];
-    float w[kBlockScales][2];
+    float w[kBlockScales][kParities];
 
-    __device__ __forceinline__ Scales(const BlockScales& b, const ScalePlace& place, int stage) {
+    __device__ Scales() {
 #pragma unroll
-      for (int i = 0; i < kBlockScales; ++i) {
-        w[i][0] = b.w == nullptr ? 1.0f : __ldg(b.w + place.w[i] + stage);
-        w[i][1] = b.w == nullptr ? 1.0f : __ldg(b.w + place.w[i] + place.odd + stage);
-      }
+      for (int i = 0; i < 2; ++i) {
+        x[i] = 1.0f;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        x[h] = b.x == nullptr ? 1.0f : b.x[static_cast<int64_t>(stage) * b.x_stride + place.x[h]];
+        for (int j = 0; j < kBlockScales * kParities; ++j) {
+          w[j / kParities][j % kParities] = 1.0f;
+        }
       }
     }
   };
+
+  // Where this lane's scales of the next stage are in p.block's arrays: of two tokens, eight apart,
+  // and of the one or two blocks that the tile lies in. A lane's weights come in pairs, even and
+  // odd rows, which are of two parts where parts are interleaved.
+  template <int kParities>
+  struct ScaleCursor {
+    uint32_t x;
+    uint32_t w[kBlockScales];
+    int odd = 0;     // from an even row's scales to those of the next row
+    int own_octets;  // of weights in the first block
+    bool second;     // the second token exists
+
+    __device__ __forceinline__ ScaleCursor(const GemmParams& p, int stage, int row0, int token0) {
+      const BlockScales& b = p.block;
+      const int token = token0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+      second = token + 8 < p.m;
+      x = stage * b.x_stride + min(token, p.m - 1);
+      constexpr int kBlockRows = 128 * kParities;
+      own_octets = (kBlockRows - row0 % kBlockRows) / 8;
+      if constexpr (kParities == 2) {
+        odd = (BlockRow(b.parts, row0 + 1) - BlockRow(b.parts, row0)) * b.w_stride;
+      }
+#pragma unroll
+      for (int i = 0; i < kBlockScales; ++i) {
+        // This lane's own row, lest scales become uniform registers, which wait to be filled.
+        const int row = row0 + i * (own_octets * 8) + threadIdx.x % 4 * 2;
+        w[i] = BlockRow(b.parts, min(row, p.n - 2)) * b.w_stride + stage;
+      }
+    }
+
+    __device__ __forceinline__ Scales<kParities> Next(const BlockScales& b) {
+      Scales<kParities> scales;
+#pragma unroll
+      for (int i = 0; i < kBlockScales; ++i) {
+#pragma unroll
+        for (int parity = 0; parity < kParities; ++parity) {
+          scales.w[i][parity] = b.w == nullptr ? 1.0f : b.w[w[i] + parity * odd];
+        }
+        ++w[i];
+      }
+      scales.x[0] = b.x == nullptr ? 1.0f : b.x[x];
+      scales.x[1] = b.x == nullptr || !second ? 1.0f : b.x[x + 8];
+      x += b.x_stride;
+      return scales;
+    }
+  };
+
+  template <int kParities>
+  __device__ __forceinline__ void RunStages(ScaleCursor<kParities> cursor, const BlockScales& b,
+                                            int stages) {
+    // Scales are asked for a stage early, and a second one where two stages are under way, so that
+    // nothing waits when ptxas multiplies them before the products of the stage after theirs. The
+    // branches keep the loads behind the products that have just been started: a warpgroup that
+    // does anything before these leaves the tensor cores idle.
+    const bool scaled = b.w != nullptr || b.x != nullptr;
+    const int own_octets = cursor.own_octets;
+    if constexpr (!T::kTwoStages) {
+      Scales<kParities> next;
+      if (scaled) {
+        next = cursor.Next(b);
+      }
+      for (int i = 0; i < stages; ++i) {
+        const Scales<kParities> scales = next;
+        float part[T::kTokens / 2];
+        Multiply(part);
+        if (scaled && i + 1 < stages) {
+          next = cursor.Next(b);
+        }
+        Add<0>(part, scales, own_octets);
+      }
+    } else {
+      float even[T::kTokens / 2];
+      float odd[T::kTokens / 2];
+      Scales<kParities> of_even;
+      Scales<kParities> of_odd;
+      if (scaled) {
+        of_even = cursor.Next(b);
+      }
+      if (scaled && stages > 1) {
+        of_odd = cursor.Next(b);
+      }
+      Multiply(even);
+      int i = 1;
+      for (; i + 1 < stages; i += 2) {
+        Multiply(odd);
+        Scales<kParities> next = of_even;
+        if (scaled) {
+          next = cursor.Next(b);
+        }
+        Add<1>(even, of_even, own_octets);
+        of_even = next;
+        Multiply(even);
+        next = of_odd;
+        if (scaled && i + 2 < stages) {
+          next = cursor.Next(b);
+        }
+        Add<1>(odd, of_odd, own_octets);
+        of_odd = next;
+      }
+      if (i < stages) {
+        Multiply(odd);
+        Add<1>(even, of_even, own_octets);
+        Add<0>(odd, of_odd, own_octets);
+      } else {
+        Add<0>(even, of_even, own_octets);
+      }
+    }
+  }
 
   // Starts to multiply the next stage; who comes before may still multiply.
   __device__ __forceinline__ void Multiply(float (&part)[T::kTokens / 2]) {
@@ -134,24 +184,27 @@ class PromotedByTokenConsumer {
   }
 
   // Adds the products of a stage after which kPending others have been started.
-  template <int kPending>
-  __device__ __forceinline__ void Add(float (&part)[T::kTokens / 2], const Scales& scales,
-                                      const ScalePlace& place) {
+  template <int kPending, int kParities>
+  __device__ __forceinline__ void Add(float (&part)[T::kTokens / 2],
+                                      const Scales<kParities>& scales, int own_octets) {
     cuda::WgmmaWait<kPending>();
     cuda::WgmmaPin(part);
     release_.X(Before(index_.stage, 1 + kPending));
 #pragma unroll
     for (int run = 0; run < T::kTokens / 8; run += kRun) {
-      const bool own = run == 0 || run < place.own_octets;
+      const bool own = run == 0 || run < own_octets;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float even = scales.x[h] * (own ? scales.w[0][0] : scales.w[kBlockScales - 1][0]);
-        const float odd = scales.x[h] * (own ? scales.w[0][1] : scales.w[kBlockScales - 1][1]);
 #pragma unroll
-        for (int octet = run; octet < run + kRun; ++octet) {
-          const int j = 4 * octet + 2 * h;
-          acc[0][j] = fmaf(part[j], even, acc[0][j]);
-          acc[0][j + 1] = fmaf(part[j + 1], odd, acc[0][j + 1]);
+        for (int parity = 0; parity < 2; ++parity) {
+          const int of = parity % kParities;
+          const float scale =
+              scales.x[h] * (own ? scales.w[0][of] : scales.w[kBlockScales - 1][of]);
+#pragma unroll
+          for (int octet = run; octet < run + kRun; ++octet) {
+            const int j = 4 * octet + 2 * h + parity;
+            acc[0][j] = fmaf(part[j], scale, acc[0][j]);
+          }
         }
       }
     }
