@@ -39,7 +39,6 @@ __device__ __forceinline__ void SumTiles(const GemmParams& p, const SharedLayout
     if (p.tiny != nullptr) {
       Walk<T> walk(p, place);
       walk.Begin(shared.Slot());
-      cuda::GridWaitForPrevious();
       TinySums<T> sums(p, shared);
       walk.ForEach([&](const Work& work, const TilePosition& position, bool) {
         sums.Sum(position.row, position.token, work.begin, work.end);

@@ -159,7 +159,6 @@ __global__ void __launch_bounds__(T::kThreads, T::kCtas)
         [&] {
           if constexpr (T::kSums) {
             if (p.tiny != nullptr) {
-              cuda::GridWaitForPrevious();
               TinySums<T>(p, shared).Sum(row0, token0, begin, begin + stages);
             }
           }

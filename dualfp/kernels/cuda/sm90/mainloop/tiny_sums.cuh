@@ -14,64 +14,84 @@
 
 namespace dualfp::sm90 {
 
-// By a warp, after the previous kernel has finished.
+// By a warp.
 template <class T>
 class TinySums {
  public:
   __device__ TinySums(const GemmParams& p, const SharedLayout<T>& shared)
       : p_(p), shared_(shared), lane_(threadIdx.x % 32) {}
 
-  // Of stages [begin, end) of K of the tile at weight `row0` and `token0`.
+  // Of stages [begin, end) of K of the tile at weight `row0` and `token0`. Waits for the previous
+  // kernel, but not before it asks for the lists.
   __device__ __forceinline__ void Sum(int row0, int token0, int begin, int end) {
+    uint2 own[kLists];
+#pragma unroll
+    for (int i = 0; i < kLists; ++i) {
+      const int row = row0 + i * cuda::kTinyRows;
+      own[i] = row < p_.n ? LoadBatch(row / cuda::kTinyRows) : make_uint2(cuda::kNoTinyWeight, 0);
+    }
+    cuda::GridWaitForPrevious();
     cuda::BarrierWait(shared_.SumsEmpty(), phase_ ^ 1);
     phase_ ^= 1;
-#pragma unroll 1
-    for (int block = 0; block < T::kRows / cuda::kTinyRows; ++block) {
-      const uint32_t sums = shared_.Sums(block);
+#pragma unroll
+    for (int i = 0; i < kLists; ++i) {
       for (uint32_t at = lane_ * 16; at < T::kBlockSumsBytes; at += 32 * 16) {
-        asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(sums + at), "r"(0)
+        asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(shared_.Sums(i) + at), "r"(0)
                      : "memory");
       }
-      __syncwarp();
-      const int row = row0 + block * cuda::kTinyRows;
-      if (row < p_.n) {
-        SumList(row / cuda::kTinyRows, sums, token0, static_cast<uint32_t>(begin * T::kK),
-                static_cast<uint32_t>(end * T::kK));
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < kLists; ++i) {
+      SumList(own[0], shared_.Sums(i), token0, static_cast<uint32_t>(begin * T::kK),
+              static_cast<uint32_t>(end * T::kK));
+#pragma unroll
+      for (int next = 1; next < kLists; ++next) {
+        own[next - 1] = own[next];
       }
     }
     cuda::BarrierArrive(shared_.SumsFull());
   }
 
  private:
-  // A load takes kTokens of kEntries tiny weights; kLoads of them are on their way together.
-  static constexpr int kLoadTokens = T::kTokens <= 8 ? 8 : T::kTokens <= 16 ? 16 : 32;
-  static constexpr int kEntries = 32 / kLoadTokens;
+  static constexpr int kLists = T::kRows / cuda::kTinyRows;
+  // A load takes kLoadTokens of kEntries tiny weights, kLaneTokens a lane; kLoads of them are on
+  // their way together.
+  static constexpr int kLaneTokens = T::kTokens > 32 ? 2 : 1;
+  static constexpr int kLoadTokens = T::kTokens <= 8 ? 8 : T::kTokens <= 16 ? 16 : 32 * kLaneTokens;
+  static constexpr int kLanes = kLoadTokens / kLaneTokens;
+  static constexpr int kEntries = 32 / kLanes;
   static constexpr int kLoads = 8;
 
-  __device__ __forceinline__ void SumList(int list, uint32_t sums, int token0, uint32_t k_begin,
+  __device__ __forceinline__ uint2 LoadBatch(uint32_t batch) const {
+    return __ldg(reinterpret_cast<const uint2*>(p_.tiny) + batch * cuda::kTinyBatch + lane_);
+  }
+
+  // `own`: this lane's place of the list's first batch.
+  __device__ __forceinline__ void SumList(uint2 own, uint32_t sums, int token0, uint32_t k_begin,
                                           uint32_t k_end) {
-    const auto* batches = reinterpret_cast<const uint2*>(p_.tiny);
-    auto batch = static_cast<uint32_t>(list);
-    do {
-      const uint2 own = __ldg(batches + batch * cuda::kTinyBatch + lane_);
+    while (true) {
       const bool wanted = lane_ < cuda::kTinyBatch - 1 && own.x >= k_begin && own.x < k_end;
       uint32_t left = __ballot_sync(0xFFFFFFFFu, wanted);
       while (left != 0) {
         uint32_t rest = left;
 #pragma unroll 1
         for (int first = 0; first < T::kTokens; first += kLoadTokens) {
-          const int token = first + static_cast<int>(lane_ % kLoadTokens);
+          const int token = first + static_cast<int>(lane_ % kLanes) * kLaneTokens;
           const bool in_tile = T::kTokens % kLoadTokens == 0 || token < T::kTokens;
-          const bool exists = in_tile && token0 + token < p_.m;
           const auto* x =
               static_cast<const uint16_t*>(p_.outliers.x) + (token0 + token) * p_.outliers.x_stride;
-          uint16_t bits[kLoads];
+          uint16_t bits[kLoads][kLaneTokens];
           rest = left;
 #pragma unroll
           for (int i = 0; i < kLoads; ++i) {
             const uint32_t source = Next(rest);
             const uint32_t k = __shfl_sync(0xFFFFFFFFu, own.x, source % 32);
-            bits[i] = exists && source < 32 ? __ldg(x + k) : uint16_t{0};
+#pragma unroll
+            for (int j = 0; j < kLaneTokens; ++j) {
+              const bool exists = in_tile && token0 + token + j < p_.m && source < 32;
+              bits[i][j] = exists ? __ldg(x + j * p_.outliers.x_stride + k) : uint16_t{0};
+            }
           }
           rest = left;
 #pragma unroll
@@ -79,13 +99,13 @@ class TinySums {
             const uint32_t source = Next(rest);
             const uint32_t row_lack = __shfl_sync(0xFFFFFFFFu, own.y, source % 32);
             const uint32_t at = sums + (row_lack & 0xFFFF) * SumsStride(T::kTokens) + token * 2;
-            const float term = __uint_as_float(row_lack & 0xFFFF0000u) * ToFloat(bits[i]);
+            const float lack = __uint_as_float(row_lack & 0xFFFF0000u);
             // One after the other, as they may be of one row.
 #pragma unroll
             for (int e = 0; e < kEntries; ++e) {
               if (source < 32 && in_tile &&
-                  (kEntries == 1 || static_cast<int>(lane_ / kLoadTokens) == e)) {
-                Add(at, term);
+                  (kEntries == 1 || static_cast<int>(lane_ / kLanes) == e)) {
+                Add(at, lack, bits[i]);
               }
               if (kEntries > 1) {
                 __syncwarp();
@@ -95,8 +115,12 @@ class TinySums {
         }
         left = rest;
       }
-      batch = __shfl_sync(0xFFFFFFFFu, own.x, cuda::kTinyBatch - 1);
-    } while (batch != cuda::kNoTinyWeight);
+      const uint32_t batch = __shfl_sync(0xFFFFFFFFu, own.x, cuda::kTinyBatch - 1);
+      if (batch == cuda::kNoTinyWeight) {
+        return;
+      }
+      own = LoadBatch(batch);
+    }
   }
 
   // Of the lanes in `left` the one whose tiny weight this one loads next, or 32; takes kEntries.
@@ -104,7 +128,7 @@ class TinySums {
     uint32_t source = 32;
 #pragma unroll
     for (int e = 0; e < kEntries; ++e) {
-      if (left != 0 && (kEntries == 1 || static_cast<int>(lane_ / kLoadTokens) == e)) {
+      if (left != 0 && (kEntries == 1 || static_cast<int>(lane_ / kLanes) == e)) {
         source = __ffs(left) - 1;
       }
       left &= left - 1;
@@ -120,12 +144,23 @@ class TinySums {
     }
   }
 
-  __device__ __forceinline__ static void Add(uint32_t at, float term) {
-    uint16_t bits;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(at) : "memory");
-    const float sum = __uint_as_float(uint32_t{bits} << 16) + term;
-    bits = __bfloat16_as_ushort(__float2bfloat16_rn(sum));
-    asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(bits) : "memory");
+  // To the sums of a lane's tokens.
+  __device__ __forceinline__ static void Add(uint32_t at, float lack,
+                                             const uint16_t (&x)[kLaneTokens]) {
+    if constexpr (kLaneTokens == 1) {
+      uint16_t bits;
+      asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(at) : "memory");
+      const float sum = __uint_as_float(uint32_t{bits} << 16) + lack * ToFloat(x[0]);
+      bits = __bfloat16_as_ushort(__float2bfloat16_rn(sum));
+      asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(bits) : "memory");
+    } else {
+      uint32_t bits;
+      asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(at) : "memory");
+      const float first = __uint_as_float(bits << 16) + lack * ToFloat(x[0]);
+      const float second = __uint_as_float(bits & 0xFFFF0000u) + lack * ToFloat(x[1]);
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+      asm volatile("st.shared.u32 [%0], %1;" ::"r"(at), "r"(bits) : "memory");
+    }
   }
 
   const GemmParams& p_;
