@@ -98,6 +98,18 @@ __device__ __forceinline__ StepBits CodeStep(const uint4& first, const uint4& se
   return bits;
 }
 
+// Neighbouring lanes want two vectors each that lie one after the other in memory, and load or
+// store vectors 0 and 1 of the even lane with one instruction, those of the odd lane with the next:
+// whole sectors of 32 bytes. This is the way from what they want to what they store and back.
+__device__ __forceinline__ void TradeVectors(uint4& first, uint4& second) {
+  const bool odd = threadIdx.x % 2 != 0;
+  const uint4 own = odd ? first : second;
+  const uint4 other =
+      make_uint4(__shfl_xor_sync(0xFFFFFFFFu, own.x, 1), __shfl_xor_sync(0xFFFFFFFFu, own.y, 1),
+                 __shfl_xor_sync(0xFFFFFFFFu, own.z, 1), __shfl_xor_sync(0xFFFFFFFFu, own.w, 1));
+  (odd ? first : second) = other;
+}
+
 constexpr int kMostThreads = 512;
 
 // A block takes a row, of which each thread keeps kChunks times 32 columns in registers, or, where
@@ -110,9 +122,22 @@ __global__ void __launch_bounds__(kMostThreads)
   const auto block = static_cast<int>(blockDim.x);
   const uint4* in = w + row * (k / 8);
   const int chunks = (k + kNibbleBlock - 1) / kNibbleBlock * 4;
-  const auto load = [&](int chunk, int i) {
-    const int vector = chunk * (kChunk / 8) + i;
-    return vector < k / 8 ? in[vector] : make_uint4(0, 0, 0, 0);
+  // All lanes of a warp have chunks, and neighbours lie in one row.
+  const bool trades = chunks % 32 == 0;
+  const int odd = threadIdx.x % 2;
+  const auto load = [&](int chunk, uint4(&v)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const int vector = chunk * (kChunk / 8) + i;
+      const int first = trades ? vector - 3 * odd : vector;
+      const int second = trades ? first + 4 : vector + 1;
+      v[i] = first < k / 8 ? in[first] : make_uint4(0, 0, 0, 0);
+      v[i + 1] = second < k / 8 ? in[second] : make_uint4(0, 0, 0, 0);
+    }
+    if (trades) {
+      TradeVectors(v[0], v[1]);
+      TradeVectors(v[2], v[3]);
+    }
   };
   uint4 kept[kChunks == 0 ? 1 : kChunks][4];
   uint32_t pair = 0;
@@ -127,10 +152,7 @@ __global__ void __launch_bounds__(kMostThreads)
   } else {
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        kept[c][i] = load(threadIdx.x + c * block, i);
-      }
+      load(threadIdx.x + c * block, kept[c]);
     }
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
@@ -164,24 +186,36 @@ __global__ void __launch_bounds__(kMostThreads)
   if (threadIdx.x == 0) {
     row_scale[row] = ScaleByPowerOfTwo(1.0f, -code.shift);
   }
-  const auto write = [&](int chunk, const uint4& a, const uint4& b, const uint4& c,
-                         const uint4& d) {
+  const auto write = [&](int chunk, const uint4(&v)[4]) {
     const int column = chunk * kChunk;
     StepBits steps[2];
+    uint4 u[2];
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
       const int begin = column + step * 16;
       if (begin < k) {
-        steps[step] =
-            CodeStep(step == 0 ? a : c, step == 0 ? b : d, code, first_index + begin, sink);
-        const uint32_t(&u)[4] = steps[step].upper;
-        upper[(row * k + begin) / 16] = make_uint4(u[0], u[1], u[2], u[3]);
+        steps[step] = CodeStep(v[2 * step], v[2 * step + 1], code, first_index + begin, sink);
       } else {
 #pragma unroll
-        for (uint32_t& word : steps[step].nibbles) {
-          word = kZeroNibbles & 0x0f0f0f0f;
+        for (int i = 0; i < 4; ++i) {
+          steps[step].upper[i] = 0;
+          steps[step].nibbles[i] = kZeroNibbles & 0x0f0f0f0f;
         }
       }
+      u[step] = make_uint4(steps[step].upper[0], steps[step].upper[1], steps[step].upper[2],
+                           steps[step].upper[3]);
+    }
+    if (trades) {
+      TradeVectors(u[0], u[1]);
+    }
+    const int vector = column / 16;
+    const int first = trades ? vector - odd : vector;
+    const int second = trades ? first + 2 : vector + 1;
+    if (first < k / 16) {
+      upper[row * (k / 16) + first] = u[0];
+    }
+    if (second < k / 16) {
+      upper[row * (k / 16) + second] = u[1];
     }
     uint32_t both[4];
 #pragma unroll
@@ -191,17 +225,15 @@ __global__ void __launch_bounds__(kMostThreads)
     nibbles[(int64_t{chunk / 4} * rows + first_row + row) * 4 + chunk % 4] =
         make_uint4(both[0], both[1], both[2], both[3]);
   };
-  if constexpr (kChunks == 0) {
-    for (int chunk = threadIdx.x; chunk < chunks; chunk += block) {
-      write(chunk, load(chunk, 0), load(chunk, 1), load(chunk, 2), load(chunk, 3));
-    }
-  } else {
+  for (int chunk = threadIdx.x; kChunks == 0 && chunk < chunks; chunk += block) {
+    uint4 v[4];
+    load(chunk, v);
+    write(chunk, v);
+  }
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const int chunk = threadIdx.x + c * block;
-      if (chunk < chunks) {
-        write(chunk, kept[c][0], kept[c][1], kept[c][2], kept[c][3]);
-      }
+  for (int c = 0; c < kChunks; ++c) {
+    if (static_cast<int>(threadIdx.x) + c * block < chunks) {
+      write(threadIdx.x + c * block, kept[c]);
     }
   }
 }
@@ -218,54 +250,98 @@ __device__ __noinline__ uint16_t MergeOne(uint32_t code, bool negative, int shif
   return FloatToBf16(ScaleByPowerOfTwo(Fp16ToFloat(fp16), -shift));
 }
 
+// What a row's codes are moved by: RowCode's inverse.
+struct RowDecode {
+  int shift;
+  uint32_t least;    // from this C on, w is C moved
+  uint32_t to_bits;  // of a pair's C
+
+  __device__ explicit RowDecode(int s) : shift(s) {
+    const int moved = static_cast<int>(kNested12BaseBits) - 128 * shift;
+    least = static_cast<uint32_t>(max(static_cast<int>(kNested12FirstNormal), 128 - moved));
+    to_bits = static_cast<uint32_t>(moved) + (static_cast<uint32_t>(moved) << 16);
+  }
+};
+
+// Two weights of which any may be tiny.
+__device__ __noinline__ uint32_t MergeTinyPair(uint32_t c, uint32_t signs, int shift) {
+  return MergeOne(c & 0xFFFF, (signs & 0x8000) != 0, shift) |
+         static_cast<uint32_t>(MergeOne(c >> 16, (signs >> 16) != 0, shift)) << 16;
+}
+
+// The 16 weights of a k16 step, from upper bytes and from nibbles in the low halves of bytes.
+__device__ __forceinline__ void MergeStep(const uint4& upper, const uint32_t (&low)[4],
+                                          const RowDecode& row, uint4& first, uint4& second) {
+  const uint32_t u[4] = {upper.x, upper.y, upper.z, upper.w};
+  uint32_t c[8];
+  uint32_t signs[8];
+  uint32_t out[8];
+  uint32_t smallest = 0xFFFFFFFF;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {  // columns 2i, 2i + 1 and those 8 further on
+      // Two bytes each into halves of a word.
+      const uint32_t spread = __byte_perm(u[i], 0, h == 0 ? 0x4140 : 0x4342);
+      const uint32_t n2 = __byte_perm(low[i], 0, h == 0 ? 0x4140 : 0x4342);
+      const int at = i + 4 * h;
+      c[at] = ((spread & 0x007f007fu) << 4 | n2) - 0x00070008u;
+      signs[at] = (spread & 0x00800080u) << 8;
+      smallest = __vminu2(smallest, c[at]);
+      out[at] = (c[at] + row.to_bits) | signs[at];
+    }
+  }
+  if (min(smallest & 0xFFFF, smallest >> 16) < row.least) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (min(c[i] & 0xFFFF, c[i] >> 16) < row.least) {
+        out[i] = MergeTinyPair(c[i], signs[i], row.shift);
+      }
+    }
+  }
+  first = make_uint4(out[0], out[1], out[2], out[3]);
+  second = make_uint4(out[4], out[5], out[6], out[7]);
+}
+
 // A thread takes 32 columns of a row.
 __global__ void __launch_bounds__(kThreads)
     MergeKernel(const uint4* upper, const uint4* nibbles, const float* row_scale, int64_t n, int k,
                 uint4* w) {
   const int chunks = (k + kChunk - 1) / kChunk;
   const auto total = static_cast<uint32_t>(n * chunks);
+  const bool trades = k % (2 * kChunk) == 0;  // then N * chunks is a multiple of 32
+  const int odd = threadIdx.x % 2;
   for (uint32_t item = blockIdx.x * kThreads + threadIdx.x; item < total;
        item += gridDim.x * kThreads) {
     const int64_t row = item / static_cast<uint32_t>(chunks);
     const auto chunk = static_cast<int>(item - static_cast<uint32_t>(row) * chunks);
-    const int shift = ShiftOf(row_scale[row]);
     const uint4 packed = nibbles[(int64_t{chunk / 4} * n + row) * 4 + chunk % 4];
     const uint32_t both[4] = {packed.x, packed.y, packed.z, packed.w};
+    const RowDecode decode(ShiftOf(row_scale[row]));
 #pragma unroll
     for (int step = 0; step < 2; ++step) {
       const int column = chunk * kChunk + step * 16;
       if (column >= k) {
         break;
       }
-      const uint4 u4 = upper[(row * k + column) / 16];
-      const uint32_t u[4] = {u4.x, u4.y, u4.z, u4.w};
-      uint32_t out[8];
+      uint32_t low[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const uint32_t low = both[i] >> 4 * step & 0x0f0f0f0fu;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {  // columns 2i, 2i + 1 and those 8 further on
-          // Two bytes each into halves of a word.
-          const uint32_t spread = __byte_perm(u[i], 0, h == 0 ? 0x4140 : 0x4342);
-          const uint32_t n2 = __byte_perm(low, 0, h == 0 ? 0x4140 : 0x4342);
-          const uint32_t c = ((spread & 0x007f007fu) << 4 | n2) - 0x00070008u;
-          uint32_t pair = 0;
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const uint32_t code = c >> 16 * e & 0xFFFF;
-            const bool negative = (spread >> 16 * e & 0x80) != 0;
-            const int moved = static_cast<int>(code + kNested12BaseBits) - 128 * shift;
-            const uint32_t bits = code >= kNested12FirstNormal && moved >= 128
-                                      ? static_cast<uint32_t>(moved) | (negative ? 0x8000u : 0u)
-                                      : MergeOne(code, negative, shift);
-            pair |= bits << 16 * e;
-          }
-          out[i + 4 * h] = pair;
-        }
+        low[i] = both[i] >> 4 * step & 0x0f0f0f0fu;
       }
+      uint4 first;
+      uint4 second;
+      MergeStep(upper[(row * k + column) / 16], low, decode, first, second);
       uint4* target = w + (row * k + column) / 8;
-      target[0] = make_uint4(out[0], out[1], out[2], out[3]);
-      target[1] = make_uint4(out[4], out[5], out[6], out[7]);
+      if (trades) {
+        TradeVectors(first, second);
+        target -= 3 * odd;
+        target[0] = first;
+        target[4] = second;
+      } else {
+        target[0] = first;
+        target[1] = second;
+      }
     }
   }
 }
