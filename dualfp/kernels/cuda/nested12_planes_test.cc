@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "dualfp/base/check.h"
+#include "dualfp/base/error.h"
 #include "dualfp/kernels/cuda/nested12_gpu_util.h"
+#include "dualfp/kernels/cuda/upload.h"
 #include "dualfp/numeric/nested12.h"
 
 namespace dualfp::cuda {
@@ -50,6 +52,13 @@ struct HostPlanes {
     }
   }
 };
+
+template <class T>
+std::vector<T> Read(const ConstTensorView& view) {
+  std::vector<T> values(view.num_bytes() / static_cast<int64_t>(sizeof(T)));
+  CheckCuda(cudaMemcpy(values.data(), view.data, view.num_bytes(), cudaMemcpyDeviceToHost), "read");
+  return values;
+}
 
 TEST(Nested12BatchesTest, ListsGoOnInFurtherBatches) {
   constexpr int64_t kK = 64;
@@ -94,8 +103,15 @@ TEST(Nested12BatchesTest, IndicesBeyondTheWeightAreRefused) {
 class Nested12PlanesGpuTest : public GpuTest {};
 
 TEST_F(Nested12PlanesGpuTest, PlanesAreThoseOfTheHost) {
-  for (const auto& [n, k] :
-       {std::pair<int64_t, int64_t>{32, 16}, {16, 144}, {272, 400}, {48, 1040}, {4096, 256}}) {
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{32, 16},
+                             {16, 144},
+                             {272, 400},
+                             {16, 1008},
+                             {32, 1024},
+                             {48, 1040},
+                             {4096, 256},
+                             {16, 12'288},
+                             {16, 36'864}}) {
     SCOPED_TRACE(StrCat(n, " x ", k));
     const std::vector<uint16_t> w = RandomWeights(n, k, n + k);
     const HostPlanes host(w, n, k);
@@ -158,6 +174,44 @@ TEST_F(Nested12PlanesGpuTest, APieceIsWhereItsRowsAre) {
   EXPECT_EQ(nibbles.Read<uint8_t>(), host.nibbles);
   EXPECT_EQ(row_scale.Read<float>(), host.row_scale);
   EXPECT_EQ(counts.Read<Nested12Counts>()[0].tiny, host.tiny_index.size());
+}
+
+// A loaded weight and one whose memory gets other weights, in pieces of 32 rows.
+TEST_F(Nested12PlanesGpuTest, UploaderRefillsInPlace) {
+  constexpr int64_t kN = 80;
+  constexpr int64_t kK = 272;
+  PlaneUploader uploader(0, int64_t{40} * 2 * kK);
+  DeviceWeight weight;
+  const void* memory = nullptr;
+  for (const uint64_t seed : {8, 9}) {
+    const std::vector<uint16_t> w = RandomWeights(kN, kK, seed);
+    const HostPlanes host(w, kN, kK);
+    const ConstTensorView source(w.data(), DType::kBF16, {kN, kK});
+    const NestReport report =
+        memory == nullptr
+            ? uploader.Nest("w", source, kN * kK, stream_, &weight, QuantFormat::kNested12)
+            : uploader.Refill("w", source, kN * kK, stream_, &weight);
+    EXPECT_EQ(report.elements, kN * kK);
+    EXPECT_EQ(report.outliers, static_cast<int64_t>(host.tiny_index.size()));
+    EXPECT_TRUE(memory == nullptr || memory == weight.weight.values.data);
+    memory = weight.weight.values.data;
+    EXPECT_EQ(Read<uint8_t>(weight.weight.values), host.upper);
+    EXPECT_EQ(Read<uint8_t>(weight.weight.lower), host.nibbles);
+    EXPECT_EQ(Read<float>(weight.weight.scales), host.row_scale);
+    const GuardedDevice merged(kN * kK * 2);
+    MergeNested12(
+        weight.weight.values.data, weight.weight.lower.data, weight.weight.scales.as<float>(),
+        static_cast<const TinyWeight*>(weight.weight.tiny.data), kN, kK, merged.as(), stream_);
+    EXPECT_EQ(merged.Read<uint16_t>(), w);
+  }
+  std::vector<uint16_t> w = RandomWeights(kN, kK, 10);
+  const ConstTensorView source(w.data(), DType::kBF16, {kN, kK});
+  EXPECT_GT(uploader.Refill("w", source, 3, stream_, &weight).outliers, 3);
+  EXPECT_EQ(weight.weight.values.data, nullptr);
+  w[777] = 0x7f80;
+  EXPECT_THROW(uploader.Nest("w", source, 9, stream_, &weight, QuantFormat::kNested12), Error);
+  const ConstTensorView fp16(w.data(), DType::kF16, {kN, kK});
+  EXPECT_THROW(uploader.Nest("w", fp16, 9, stream_, &weight, QuantFormat::kNested12), Error);
 }
 
 TEST_F(Nested12PlanesGpuTest, NotANumberIsCountedAndFound) {

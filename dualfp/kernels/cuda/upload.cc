@@ -54,36 +54,45 @@ void CheckK(std::string_view name, int64_t k) {
         "; GPU planes need a multiple of 16");
 }
 
-// What SplitPlanes listed, in the order of its atomics.
+// What SplitPlanes or SplitNested12 listed, in the order of its atomics.
+template <class Sink, class Counts, class Value>
 struct Listed {
-  Buffer memory;  // counts, I64 indices, F32 values
+  Buffer memory;  // counts, I64 indices, values
   int64_t capacity;
 
   Listed(int64_t capacity_in, int device, cudaStream_t stream)
       : memory(AllocateOn(device, kAlignment + capacity_in * static_cast<int64_t>(sizeof(int64_t) +
-                                                                                  sizeof(float)))),
+                                                                                  sizeof(Value)))),
         capacity(capacity_in) {
-    static_assert(sizeof(SplitCounts) <= kAlignment);
-    CheckCuda(cudaMemsetAsync(memory.data(), 0, sizeof(SplitCounts), stream), "cudaMemsetAsync");
+    static_assert(sizeof(Counts) <= kAlignment);
+    CheckCuda(cudaMemsetAsync(memory.data(), 0, sizeof(Counts), stream), "cudaMemsetAsync");
   }
 
-  OutlierSink Sink() const {
+  Sink Lists() const {
     char* base = static_cast<char*>(memory.data());
-    return {reinterpret_cast<SplitCounts*>(base), reinterpret_cast<int64_t*>(base + kAlignment),
-            reinterpret_cast<float*>(base + kAlignment + capacity * sizeof(int64_t)), capacity};
+    return {reinterpret_cast<Counts*>(base), reinterpret_cast<int64_t*>(base + kAlignment),
+            reinterpret_cast<Value*>(base + kAlignment + capacity * sizeof(int64_t)), capacity};
   }
 
-  // After the stream has finished.
-  void Sorted(int64_t count, std::vector<int64_t>& index, std::vector<float>& value) const {
-    const OutlierSink sink = Sink();
+  // After the stream has finished, as the two that follow. Throws where weights are not finite.
+  Counts Counted(std::string_view name) const {
+    Counts counts;
+    CheckCuda(cudaMemcpy(&counts, memory.data(), sizeof(counts), cudaMemcpyDeviceToHost),
+              "cudaMemcpy");
+    Check(counts.non_finite == 0, ErrorCode::kInvalidFile, name, ": element ", ~counts.not_before,
+          " is not finite (", counts.non_finite, " are not)");
+    return counts;
+  }
+
+  void Sorted(int64_t count, std::vector<int64_t>& index, std::vector<Value>& value) const {
+    const char* lists = static_cast<const char*>(memory.data()) + kAlignment;
     std::vector<int64_t> raw_index(count);
-    std::vector<float> raw_value(count);
-    CheckCuda(
-        cudaMemcpy(raw_index.data(), sink.index, count * sizeof(int64_t), cudaMemcpyDeviceToHost),
-        "cudaMemcpy");
-    CheckCuda(
-        cudaMemcpy(raw_value.data(), sink.value, count * sizeof(float), cudaMemcpyDeviceToHost),
-        "cudaMemcpy");
+    std::vector<Value> raw_value(count);
+    CheckCuda(cudaMemcpy(raw_index.data(), lists, count * sizeof(int64_t), cudaMemcpyDeviceToHost),
+              "cudaMemcpy");
+    CheckCuda(cudaMemcpy(raw_value.data(), lists + capacity * sizeof(int64_t),
+                         count * sizeof(Value), cudaMemcpyDeviceToHost),
+              "cudaMemcpy");
     std::vector<int64_t> order(count);
     std::iota(order.begin(), order.end(), 0);
     std::sort(order.begin(), order.end(),
@@ -94,6 +103,38 @@ struct Listed {
     }
   }
 };
+using ListedOutliers = Listed<OutlierSink, SplitCounts, float>;
+using ListedTiny = Listed<TinySink, Nested12Counts, uint16_t>;
+
+void SetBatches(const std::vector<TinyWeight>& batches, int device, cudaStream_t stream,
+                DeviceWeight* weight) {
+  const auto bytes = static_cast<int64_t>(batches.size() * sizeof(TinyWeight));
+  weight->outliers.Reset();
+  weight->outliers = AllocateOn(device, bytes);
+  weight->weight.tiny = weight->outliers.View(
+      DType::kI64, {static_cast<int64_t>(batches.size()) / kTinyBatch, kTinyBatch});
+  CopyIn(weight->outliers.data(), batches.data(), bytes, stream);
+  Wait(stream);
+}
+
+// Memory for planes and row scales of a kNested12 weight, and `more_bytes` behind them, at *more.
+void AllocateNested12(int64_t n, int64_t k, int64_t more_bytes, int device, DeviceWeight* weight,
+                      char** more) {
+  const int64_t nibble_bytes = NibblePlaneBytes(n, k);
+  const int64_t nibbles_offset = RoundUp(n * k);
+  const int64_t scale_offset = nibbles_offset + RoundUp(nibble_bytes);
+  const int64_t more_offset = scale_offset + RoundUp(n * static_cast<int64_t>(sizeof(float)));
+  weight->storage = AllocateOn(device, more_offset + more_bytes);
+  weight->weight.values = weight->storage.View(DType::kF8E4M3, {n, k});
+  weight->weight.lower = weight->storage.View(DType::kU8, {nibble_bytes}, nibbles_offset);
+  weight->weight.scales = weight->storage.View(DType::kF32, {n}, scale_offset);
+  *more = static_cast<char*>(weight->storage.data()) + more_offset;
+}
+
+template <class T>
+T* Mutable(const ConstTensorView& view) {
+  return static_cast<T*>(const_cast<void*>(view.data));
+}
 
 // The row-major weight's batches of tiny weights, as `shift` I8 [N] moves its rows.
 std::vector<TinyWeight> BatchesOf(const Weight& weight, const int8_t* shift) {
@@ -118,39 +159,27 @@ DeviceWeight UploadNested12(const Weight& weight, int device, cudaStream_t strea
           " has weights beyond 1.75 * 2^127");
     row_scale.push_back(ScaleByPowerOfTwo(1.0f, -shift[row]));
   }
-  const int64_t nibble_bytes = NibblePlaneBytes(weight.n, weight.k);
-  const int64_t nibbles_offset = RoundUp(weight.n * weight.k);
-  const int64_t scale_offset = nibbles_offset + RoundUp(nibble_bytes);
   DeviceWeight result;
   result.weight = weight;
   result.weight.layout = WeightLayout::kSm90;
   result.weight.outliers = {};
-  const int64_t input_offset =
-      scale_offset + RoundUp(weight.n * static_cast<int64_t>(sizeof(float)));
-  result.storage =
-      AllocateOn(device, input_offset + (weight.input_scale ? weight.input_scale.num_bytes() : 0));
-  result.weight.values = result.storage.View(DType::kF8E4M3, {weight.n, weight.k});
-  result.weight.lower = result.storage.View(DType::kU8, {nibble_bytes}, nibbles_offset);
-  result.weight.scales = result.storage.View(DType::kF32, {weight.n}, scale_offset);
-  char* base = static_cast<char*>(result.storage.data());
+  char* input_scale = nullptr;
+  AllocateNested12(weight.n, weight.k, weight.input_scale ? weight.input_scale.num_bytes() : 0,
+                   device, &result, &input_scale);
   if (weight.input_scale) {
-    CopyIn(base + input_offset, weight.input_scale.data, weight.input_scale.num_bytes(), stream);
-    result.weight.input_scale.data = base + input_offset;
+    CopyIn(input_scale, weight.input_scale.data, weight.input_scale.num_bytes(), stream);
+    result.weight.input_scale.data = input_scale;
     result.weight.input_scale.device = result.storage.device();
   }
+  auto* upper = Mutable<char>(result.weight.values);
   const Buffer row_major = AllocateOn(device, weight.lower.num_bytes());
-  CopyIn(base, weight.values.data, weight.values.num_bytes(), stream);
-  PermuteBytes(base, base, weight.values.num_bytes(), stream);
+  CopyIn(upper, weight.values.data, weight.values.num_bytes(), stream);
+  PermuteBytes(upper, upper, weight.values.num_bytes(), stream);
   CopyIn(row_major.data(), weight.lower.data, weight.lower.num_bytes(), stream);
-  NibblesToDevice(row_major.data(), weight.n, weight.k, base + nibbles_offset, stream);
-  CopyIn(base + scale_offset, row_scale.data(), row_scale.size() * sizeof(float), stream);
-  const std::vector<TinyWeight> batches = BatchesOf(weight, shift);
-  const auto batch_bytes = static_cast<int64_t>(batches.size() * sizeof(TinyWeight));
-  result.outliers = AllocateOn(device, batch_bytes);
-  result.weight.tiny = result.outliers.View(
-      DType::kI64, {static_cast<int64_t>(batches.size()) / kTinyBatch, kTinyBatch});
-  CopyIn(result.outliers.data(), batches.data(), batch_bytes, stream);
-  Wait(stream);
+  NibblesToDevice(row_major.data(), weight.n, weight.k, Mutable<char>(result.weight.lower), stream);
+  CopyIn(Mutable<char>(result.weight.scales), row_scale.data(), row_scale.size() * sizeof(float),
+         stream);
+  SetBatches(BatchesOf(weight, shift), device, stream, &result);
   return result;
 }
 
@@ -210,74 +239,106 @@ DeviceWeight Upload(const Weight& weight, int device, cudaStream_t stream) {
 }
 
 NestReport PlaneUploader::Nest(std::string_view name, const ConstTensorView& source,
-                               int64_t max_outliers, cudaStream_t stream, DeviceWeight* weight) {
+                               int64_t max_outliers, cudaStream_t stream, DeviceWeight* weight,
+                               QuantFormat format) {
   Check(source.rank == 2, ErrorCode::kInvalidArgument, name, " is ", Describe(source),
         ", expected F16 or BF16 [N, K]");
   const int64_t n = source.shape[0];
   const int64_t k = source.shape[1];
   *weight = {};
-  const int64_t plane = RoundUp(n * k);
-  weight->storage = AllocateOn(device_, 2 * plane);
-  weight->weight.format = QuantFormat::kNested;
+  weight->weight.format = format;
   weight->weight.n = n;
   weight->weight.k = k;
   weight->weight.shard = {0, n, 0, k};
   weight->weight.layout = WeightLayout::kSm90;
-  weight->weight.values = weight->storage.View(DType::kF8E4M3, {n, k});
-  weight->weight.lower = weight->storage.View(DType::kU8, {n, k}, plane);
+  if (format == QuantFormat::kNested12) {
+    char* end = nullptr;
+    AllocateNested12(n, k, 0, device_, weight, &end);
+  } else {
+    const int64_t plane = RoundUp(n * k);
+    weight->storage = AllocateOn(device_, 2 * plane);
+    weight->weight.values = weight->storage.View(DType::kF8E4M3, {n, k});
+    weight->weight.lower = weight->storage.View(DType::kU8, {n, k}, plane);
+  }
   return Refill(name, source, max_outliers, stream, weight);
 }
 
 NestReport PlaneUploader::Refill(std::string_view name, const ConstTensorView& source,
                                  int64_t max_outliers, cudaStream_t stream, DeviceWeight* weight) {
-  Check(source.rank == 2 && (source.dtype == DType::kF16 || source.dtype == DType::kBF16) &&
+  const bool nested12 = weight->weight.format == QuantFormat::kNested12;
+  Check(source.rank == 2 &&
+            ((source.dtype == DType::kF16 && !nested12) || source.dtype == DType::kBF16) &&
             source.is_contiguous() && source.device.type == DeviceType::kCpu,
-        ErrorCode::kInvalidArgument, name, " is ", Describe(source),
-        ", expected contiguous F16 or BF16 [N, K] on the CPU");
+        ErrorCode::kInvalidArgument, name, " is ", Describe(source), ", expected contiguous ",
+        nested12 ? "BF16" : "F16 or BF16", " [N, K] on the CPU");
   const int64_t n = source.shape[0];
   const int64_t k = source.shape[1];
   CheckK(name, k);
-  Check(weight->weight.format == QuantFormat::kNested &&
+  Check((nested12 || weight->weight.format == QuantFormat::kNested) &&
             weight->weight.layout == WeightLayout::kSm90 && weight->weight.n == n &&
             weight->weight.k == k,
         ErrorCode::kInvalidArgument, name, " is ", Describe(source), ", the weight to fill ",
         weight->weight.n, " x ", weight->weight.k);
-  const int64_t row_bytes = 2 * k;
-  const int64_t rows = std::min(n, std::max<int64_t>(1, piece_bytes_ / row_bytes));
+  max_outliers = std::max<int64_t>(0, max_outliers);
+  NestReport report;
+  report.elements = n * k;
+  auto* upper = Mutable<uint8_t>(weight->weight.values);
+  auto* lower = Mutable<uint8_t>(weight->weight.lower);
+  std::vector<int64_t> index;
+  if (nested12) {
+    const ListedTiny listed(max_outliers, device_, stream);
+    auto* row_scale = Mutable<float>(weight->weight.scales);
+    ForEachPiece(source, 16, stream, [&](const void* piece, int64_t row, int64_t rows) {
+      SplitNested12(piece, rows, k, upper + row * k, lower, row_scale + row, listed.Lists(), stream,
+                    row, n);
+    });
+    report.outliers = static_cast<int64_t>(listed.Counted(name).tiny);
+    if (report.outliers <= max_outliers) {
+      std::vector<uint16_t> lack;
+      listed.Sorted(report.outliers, index, lack);
+      SetBatches(MakeTinyBatches(n, k, index, lack), device_, stream, weight);
+    }
+  } else {
+    const ListedOutliers listed(max_outliers, device_, stream);
+    const PlaneSource type = source.dtype == DType::kF16 ? PlaneSource::kF16 : PlaneSource::kBf16;
+    ForEachPiece(source, 1, stream, [&](const void* piece, int64_t row, int64_t rows) {
+      SplitPlanes(piece, rows, k, upper + row * k, lower + row * k, listed.Lists(), stream, type,
+                  row * k);
+    });
+    const SplitCounts counts = listed.Counted(name);
+    report.outliers = static_cast<int64_t>(counts.outliers);
+    report.rounded = static_cast<int64_t>(counts.rounded);
+    report.largest_relative_error = std::bit_cast<float>(counts.largest_error);
+    if (report.outliers <= max_outliers) {
+      std::vector<float> value;
+      listed.Sorted(report.outliers, index, value);
+      SetOutliers(index, value, device_, stream, weight);
+    }
+  }
+  if (report.outliers > max_outliers) {
+    *weight = {};
+  }
+  return report;
+}
+
+template <class Split>
+void PlaneUploader::ForEachPiece(const ConstTensorView& source, int64_t unit, cudaStream_t stream,
+                                 const Split& split) {
+  const int64_t n = source.shape[0];
+  const int64_t row_bytes = 2 * source.shape[1];
+  const int64_t fit = piece_bytes_ / std::max<int64_t>(1, row_bytes) / unit * unit;
+  const int64_t rows = std::min(n, std::max(unit, fit));
   if (staging_.size() < static_cast<size_t>(rows * row_bytes)) {
     staging_.Reset();
     staging_ = AllocateOn(device_, rows * row_bytes);
   }
-  const Listed listed(std::max<int64_t>(0, max_outliers), device_, stream);
-  auto* upper = static_cast<uint8_t*>(const_cast<void*>(weight->weight.values.data));
-  auto* lower = static_cast<uint8_t*>(const_cast<void*>(weight->weight.lower.data));
   for (int64_t row = 0; row < n; row += rows) {
     const int64_t count = std::min(rows, n - row);
     CopyIn(staging_.data(), static_cast<const char*>(source.data) + row * row_bytes,
            count * row_bytes, stream);
-    SplitPlanes(staging_.data(), count, k, upper + row * k, lower + row * k, listed.Sink(), stream,
-                source.dtype == DType::kF16 ? PlaneSource::kF16 : PlaneSource::kBf16, row * k);
+    split(staging_.data(), row, count);
   }
   Wait(stream);
-  SplitCounts counts;
-  CheckCuda(cudaMemcpy(&counts, listed.Sink().counts, sizeof(counts), cudaMemcpyDeviceToHost),
-            "cudaMemcpy");
-  Check(counts.non_finite == 0, ErrorCode::kInvalidFile, name, ": element ", ~counts.not_before,
-        " is not finite (", counts.non_finite, " are not)");
-  NestReport report;
-  report.elements = n * k;
-  report.outliers = static_cast<int64_t>(counts.outliers);
-  report.rounded = static_cast<int64_t>(counts.rounded);
-  report.largest_relative_error = std::bit_cast<float>(counts.largest_error);
-  if (report.outliers > max_outliers) {
-    *weight = {};
-    return report;
-  }
-  std::vector<int64_t> index;
-  std::vector<float> value;
-  listed.Sorted(report.outliers, index, value);
-  SetOutliers(index, value, device_, stream, weight);
-  return report;
 }
 
 }  // namespace dualfp::cuda
