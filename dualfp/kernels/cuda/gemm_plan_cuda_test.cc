@@ -4,18 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <functional>
-#include <set>
-#include <string>
 #include <vector>
 
-#include "dualfp/base/check.h"
 #include "dualfp/base/watchdog.h"
 #include "dualfp/kernels/cuda/gemm_gpu_problem.h"
-#include "dualfp/kernels/cuda/sm90/select/choose.h"
+#include "dualfp/kernels/cuda/plan_runs.h"
 #include "dualfp/kernels/cuda/upload.h"
 #include "dualfp/numeric/nested.h"
 
@@ -34,8 +29,6 @@ double RelativeDifference(const std::vector<float>& a, const std::vector<float>&
   }
   return std::sqrt(difference / norm);
 }
-
-using PlanFilter = std::function<bool(const sm90::Plan&)>;
 
 enum class Extra { kNone, kOutliers, kBlockScales, kPartsBelow, kInterleavedParts };
 
@@ -79,7 +72,7 @@ TestFormat FormatFor(sm90::WeightFormat kernel, Extra extra) {
 // BF16.
 class PlanProblem {
  public:
-  PlanProblem(sm90::WeightFormat kernel, Extra extra, const Shape& shape, Stream& ops,
+  PlanProblem(sm90::WeightFormat kernel, Extra extra, const PlanShape& shape, Stream& ops,
               const TestEpilogue& epilogue = {})
       : format_(FormatFor(kernel, extra)),
         fp8_(format_.precision == Precision::kFp8),
@@ -163,10 +156,6 @@ class PlanProblem {
   int64_t y_bytes_;
 };
 
-constexpr std::chrono::minutes kHangLimit{1};  // much longer than any test's launches take
-
-void SayHung(const std::string& what) { std::fprintf(stderr, "HUNG: %s\n", what.c_str()); }
-
 // What plans may differ by, which add in different orders and round to 16 bits.
 double LargestDifference(sm90::WeightFormat kernel) {
   return kernel == sm90::WeightFormat::kE4m3   ? 5e-3
@@ -175,37 +164,22 @@ double LargestDifference(sm90::WeightFormat kernel) {
 }
 
 // Runs plans of one kind of kernel, all or one of each kernel, and compares what they make.
-void RunPlans(sm90::WeightFormat kernel, Extra extra, const Shape& shape, const PlanFilter& filter,
-              bool once, Stream& ops, int* count, const TestEpilogue& epilogue = {}) {
-  int& runs = *count;
+void RunPlans(sm90::WeightFormat kernel, Extra extra, const PlanShape& shape,
+              const PlanFilter& filter, bool once, Stream& ops, int* runs,
+              const TestEpilogue& epilogue = {}) {
   const PlanProblem p(kernel, extra, shape, ops, epilogue);
   std::vector<float> first;
-  std::set<const void*> seen;
-  Watchdog dog(kHangLimit);
-  for (const sm90::RankedPlan& ranked : sm90::RankPlans(p.problem, sm90::DeviceModel())) {
-    if (!filter(ranked.plan)) {
-      continue;
-    }
-    if (once && !seen.insert(ranked.plan.config->function).second) {
-      continue;
-    }
+  ForEachPlan(p.problem, filter, once, [&](const sm90::Plan& plan) {
     p.Poison();
-    const std::string what =
-        StrCat(Name(ranked.plan), ", M ", shape.m, " N ", shape.n, " K ", shape.k);
-    SCOPED_TRACE(what);
-    const Watchdog::Watch watch(dog, [&] { SayHung(what); });
-    sm90::Launch(ranked.plan, p.problem, static_cast<cudaStream_t>(ops.native()), runs % 2 == 1);
+    sm90::Launch(plan, p.problem, static_cast<cudaStream_t>(ops.native()), *runs % 2 == 1);
     const std::vector<float> y = p.Y();
     if (first.empty()) {
       first = y;
       p.ExpectRight(y);
     }
     EXPECT_LE(RelativeDifference(y, first), LargestDifference(kernel));
-    ++runs;
-    if (::testing::Test::HasFailure()) {
-      return;
-    }
-  }
+    ++*runs;
+  });
 }
 
 constexpr sm90::WeightFormat kKernelFormats[] = {
@@ -215,25 +189,15 @@ constexpr sm90::WeightFormat kKernelFormats[] = {
 // Every plan of every kernel, not only the chosen ones; but BF16's, which are FP16's but for one
 // instruction.
 TEST_F(GemmPlanGpuTest, EveryPlan) {
-  constexpr Shape kShapes[] = {{1, 272, 144},  {3, 400, 1040}, {17, 1040, 2064}, {63, 528, 1552},
-                               {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
-  // Of the many ways to split, each kernel's extremes.
-  const auto filter = [](const sm90::Plan& plan) {
-    const sm90::ClusterShape& c = plan.cluster;
-    const bool sums = plan.split_k != 1;
-    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.split_k != 5 &&
-                      plan.split_k != 6
-                : c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
-  };
   int runs = 0;
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     if (kernel == sm90::WeightFormat::kBf16) {
       continue;
     }
-    for (const Shape& shape : kShapes) {
-      RunPlans(kernel, Extra::kNone, shape, filter, false, *ops_, &runs);
+    for (const PlanShape& shape : kPlanShapes) {
+      RunPlans(kernel, Extra::kNone, shape, IsExtremePlan, false, *ops_, &runs);
       if (shape.m % 16 != 1 && !sm90::IsPlain(kernel)) {
-        RunPlans(kernel, Extra::kOutliers, shape, filter, false, *ops_, &runs);
+        RunPlans(kernel, Extra::kOutliers, shape, IsExtremePlan, false, *ops_, &runs);
       }
       if (HasFailure()) {
         return;
@@ -275,8 +239,8 @@ TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
     return plan.cluster.size() <= 2 && plan.split_k <= 3;
   };
   int runs = 0;
-  for (const Shape& shape :
-       {Shape{1, 272, 144}, {139, 656, 1040}, {300, 400, 2064}, {64, 1200, 128}}) {
+  for (const PlanShape& shape :
+       {PlanShape{1, 272, 144}, {139, 656, 1040}, {300, 400, 2064}, {64, 1200, 128}}) {
     for (const Extra extra : {Extra::kBlockScales, Extra::kPartsBelow, Extra::kInterleavedParts}) {
       RunPlans(sm90::WeightFormat::kE4m3Promoted, extra, shape, filter, false, *ops_, &runs);
       if (HasFailure()) {
@@ -290,13 +254,9 @@ TEST_F(GemmPlanGpuTest, EveryPromotedKernelWithBlockScales) {
 // Tiles enough for several rounds, in which rings run on from tile to tile and warpgroups
 // ping-pong.
 TEST_F(GemmPlanGpuTest, EveryPersistentKernelInManyRounds) {
-  const auto filter = [](const sm90::Plan& plan) {
-    return plan.config->family == sm90::Family::kPersistent && plan.cluster.size() <= 2 &&
-           plan.split_k <= 1;
-  };
   for (const sm90::WeightFormat kernel : kKernelFormats) {
     int runs = 0;
-    RunPlans(kernel, Extra::kNone, {130, 20'016, 272}, filter, false, *ops_, &runs);
+    RunPlans(kernel, Extra::kNone, kManyTiles, WalksOverTiles, false, *ops_, &runs);
     EXPECT_GT(runs, 30);
     if (HasFailure()) {
       return;
@@ -326,7 +286,7 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
     ASSERT_EQ(Unsupported(plan, second.problem), "");
     std::vector<float> alone[2];
     for (int round = 0; round < 3; ++round) {
-      const Watchdog::Watch watch(dog, [&] { SayHung(name); });
+      const Watchdog::Watch watch(dog, [&] { std::fprintf(stderr, "HUNG: %s\n", name); });
       first.Poison();
       second.Poison();
       for (int i = 0; i < 40; ++i) {
@@ -348,66 +308,22 @@ TEST_F(GemmPlanGpuTest, SharedTilesBesideOtherStreams) {
   }
 }
 
-std::string TestName(sm90::WeightFormat format) {
-  switch (format) {
-    case sm90::WeightFormat::kNested:
-      return "Nested";
-    case sm90::WeightFormat::kNested12F16:
-      return "Nested12F16";
-    case sm90::WeightFormat::kNested12Bf16:
-      return "Nested12Bf16";
-    case sm90::WeightFormat::kE4m3:
-      return "E4m3";
-    case sm90::WeightFormat::kE4m3Promoted:
-      return "Promoted";
-    case sm90::WeightFormat::kF16:
-      return "F16";
-    case sm90::WeightFormat::kBf16:
-      return "Bf16";
-  }
-  return "Unknown";
-}
-
-// Each kernel of a family once, little enough for compute-sanitizer.
-struct FamilyCase {
-  sm90::WeightFormat format;
-  sm90::Family family;
-  bool clusters;
-};
-
-class KernelFamilyGpuTest : public OpsGpuTest, public ::testing::WithParamInterface<FamilyCase> {};
+class KernelFamilyGpuTest : public OpsGpuTest,
+                            public ::testing::WithParamInterface<KernelFamily> {};
 
 TEST_P(KernelFamilyGpuTest, EveryKernelOnce) {
-  const FamilyCase& param = GetParam();
-  const auto filter = [&](const sm90::Plan& plan) {
-    return plan.config->family == param.family && (plan.cluster.size() > 1) == param.clusters;
-  };
+  const KernelFamily& family = GetParam();
+  const auto filter = [&](const sm90::Plan& plan) { return family.Has(plan); };
   int runs = 0;
-  RunPlans(param.format, Extra::kNone, {33, 272, 400}, filter, true, *ops_, &runs);
-  if (param.family == sm90::Family::kSplit && !sm90::IsPlain(param.format)) {
-    RunPlans(param.format, Extra::kOutliers, {33, 272, 400}, filter, true, *ops_, &runs);
+  RunPlans(family.format, Extra::kNone, kLittleWork, filter, true, *ops_, &runs);
+  if (family.family == sm90::Family::kSplit && !sm90::IsPlain(family.format)) {
+    RunPlans(family.format, Extra::kOutliers, kLittleWork, filter, true, *ops_, &runs);
   }
   EXPECT_GT(runs, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, KernelFamilyGpuTest, ::testing::ValuesIn([] {
-      std::vector<FamilyCase> cases;
-      for (const sm90::WeightFormat format : kKernelFormats) {
-        for (const sm90::Family family : {sm90::Family::kSplit, sm90::Family::kPersistent}) {
-          for (const bool clusters : {false, true}) {
-            cases.push_back({format, family, clusters});
-          }
-        }
-      }
-      return cases;
-    }()),
-    [](const auto& test) {
-      const FamilyCase& param = test.param;
-      return TestName(param.format) +
-             (param.family == sm90::Family::kSplit ? "Split" : "Persistent") +
-             (param.clusters ? "Clusters" : "");
-    });
+INSTANTIATE_TEST_SUITE_P(All, KernelFamilyGpuTest, ::testing::ValuesIn(FamiliesOf(kKernelFormats)),
+                         [](const auto& test) { return TestName(test.param); });
 
 }  // namespace
 }  // namespace dualfp::cuda

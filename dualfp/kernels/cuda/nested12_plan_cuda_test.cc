@@ -4,19 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <random>
-#include <set>
-#include <string>
 #include <vector>
 
-#include "dualfp/base/check.h"
-#include "dualfp/base/watchdog.h"
 #include "dualfp/kernels/cuda/nested12_gpu_util.h"
-#include "dualfp/kernels/cuda/sm90/select/choose.h"
+#include "dualfp/kernels/cuda/plan_runs.h"
 #include "dualfp/numeric/fp16.h"
 
 namespace dualfp::cuda {
@@ -26,14 +20,10 @@ using sm90::WeightFormat;
 
 class Nested12GpuTest : public GpuTest {};
 
-struct Shape {
-  int m, n, k;
-};
-
 // A product on raw pointers. X and Y have the format's type, or Y is FP32.
 class PlanProblem {
  public:
-  PlanProblem(WeightFormat format, const Shape& shape, cudaStream_t stream)
+  PlanProblem(WeightFormat format, const PlanShape& shape, cudaStream_t stream)
       : shape_(shape),
         bf16_(format == WeightFormat::kNested12Bf16),
         w_(RandomWeights(shape.n, shape.k, shape.n * 31 + shape.k)),
@@ -165,7 +155,7 @@ class PlanProblem {
   uint16_t Bits(float v) const { return bf16_ ? FloatToBf16(v) : FloatToFp16(v); }
   float Value(uint16_t bits) const { return bf16_ ? Bf16ToFloat(bits) : Fp16ToFloat(bits); }
 
-  Shape shape_;
+  PlanShape shape_;
   bool bf16_;
   std::vector<uint16_t> w_;
   DevicePlanes planes_;
@@ -177,68 +167,38 @@ class PlanProblem {
   std::vector<float> rounded_;
 };
 
-constexpr std::chrono::minutes kHangLimit{1};
 constexpr WeightFormat kFormats[] = {WeightFormat::kNested12F16, WeightFormat::kNested12Bf16};
 
 // Beyond the rounding of Y; sums are FP32.
 constexpr double kLargestError = 1e-5;
 
 // One-hot tokens and random ones, these twice, through plans: all or one of each kernel.
-void RunPlans(WeightFormat format, const Shape& shape,
-              const std::function<bool(const sm90::Plan&)>& filter, bool once, cudaStream_t stream,
-              int* count) {
+void RunPlans(WeightFormat format, const PlanShape& shape, const PlanFilter& filter, bool once,
+              cudaStream_t stream, int* runs) {
   PlanProblem p(format, shape, stream);
-  Watchdog dog(kHangLimit);
-  for (const bool one_hot : {true, false}) {
-    if (one_hot) {
-      p.SetOneHot(shape.k / 3);
-    } else {
-      p.SetRandom(9);
-    }
-    std::set<const void*> seen;
-    for (const sm90::RankedPlan& ranked : sm90::RankPlans(p.problem, sm90::DeviceModel())) {
-      if (!filter(ranked.plan) || (once && !seen.insert(ranked.plan.config->function).second)) {
-        continue;
-      }
-      const std::string what = StrCat(Name(ranked.plan), ", M ", shape.m, " N ", shape.n, " K ",
-                                      shape.k, one_hot ? ", one-hot" : ", random");
-      SCOPED_TRACE(what);
-      const Watchdog::Watch watch(dog, [&] { std::fprintf(stderr, "HUNG: %s\n", what.c_str()); });
-      p.Poison();
-      sm90::Launch(ranked.plan, p.problem, stream, *count % 2 == 1);
-      const std::vector<uint16_t> y = p.Y();
-      if (one_hot) {
-        p.ExpectWeights(y, ranked.plan.config->patches);
-      } else {
-        EXPECT_LT(p.Error(y), kLargestError);
-      }
-      if (!one_hot) {
-        p.Poison();
-        sm90::Launch(ranked.plan, p.problem, stream, true);
-        EXPECT_EQ(y, p.Y());
-      }
-      ++*count;
-      if (::testing::Test::HasFailure()) {
-        return;
-      }
-    }
-  }
+  const auto run = [&](const sm90::Plan& plan, bool overlap) {
+    p.Poison();
+    sm90::Launch(plan, p.problem, stream, overlap);
+    ++*runs;
+    return p.Y();
+  };
+  p.SetOneHot(shape.k / 3);
+  ForEachPlan(p.problem, filter, once, [&](const sm90::Plan& plan) {
+    p.ExpectWeights(run(plan, *runs % 2 == 1), plan.config->patches);
+  });
+  p.SetRandom(9);
+  ForEachPlan(p.problem, filter, once, [&](const sm90::Plan& plan) {
+    const std::vector<uint16_t> y = run(plan, false);
+    EXPECT_LT(p.Error(y), kLargestError);
+    EXPECT_EQ(y, run(plan, true));
+  });
 }
 
 TEST_F(Nested12GpuTest, EveryPlan) {
-  constexpr Shape kShapes[] = {{1, 272, 144},  {3, 400, 1040}, {17, 1040, 2064}, {63, 528, 1552},
-                               {65, 656, 512}, {127, 272, 80}, {257, 400, 336},  {600, 144, 272}};
-  const auto filter = [](const sm90::Plan& plan) {
-    const sm90::ClusterShape& c = plan.cluster;
-    const bool sums = plan.split_k != 1;
-    return sums ? plan.raster_group == sm90::Plan().raster_group && plan.split_k != 5 &&
-                      plan.split_k != 6
-                : c.split == 1 || c.split == 3 || c.split == 8 || c.size() == 8;
-  };
   int runs = 0;
   for (const WeightFormat format : kFormats) {
-    for (const Shape& shape : kShapes) {
-      RunPlans(format, shape, filter, false, stream_, &runs);
+    for (const PlanShape& shape : kPlanShapes) {
+      RunPlans(format, shape, IsExtremePlan, false, stream_, &runs);
       if (HasFailure()) {
         return;
       }
@@ -250,13 +210,9 @@ TEST_F(Nested12GpuTest, EveryPlan) {
 
 // Tiles enough for several rounds, in which rings run on from tile to tile.
 TEST_F(Nested12GpuTest, EveryPersistentKernelInManyRounds) {
-  const auto filter = [](const sm90::Plan& plan) {
-    return plan.config->family == sm90::Family::kPersistent && plan.cluster.size() <= 2 &&
-           plan.split_k <= 1;
-  };
   for (const WeightFormat format : kFormats) {
     int runs = 0;
-    RunPlans(format, {130, 20'016, 272}, filter, false, stream_, &runs);
+    RunPlans(format, kManyTiles, WalksOverTiles, false, stream_, &runs);
     EXPECT_GT(runs, 30);
     if (HasFailure()) {
       return;
@@ -282,43 +238,17 @@ TEST_F(Nested12GpuTest, Fp32ResultsAreExactSums) {
   }
 }
 
-// Each kernel of a family once, little enough for compute-sanitizer.
-struct FamilyCase {
-  WeightFormat format;
-  sm90::Family family;
-  bool clusters;
-};
-
-class Nested12FamilyGpuTest : public GpuTest, public ::testing::WithParamInterface<FamilyCase> {};
+class Nested12FamilyGpuTest : public GpuTest, public ::testing::WithParamInterface<KernelFamily> {};
 
 TEST_P(Nested12FamilyGpuTest, EveryKernelOnce) {
-  const FamilyCase& param = GetParam();
-  const auto filter = [&](const sm90::Plan& plan) {
-    return plan.config->family == param.family && (plan.cluster.size() > 1) == param.clusters;
-  };
+  const auto filter = [&](const sm90::Plan& plan) { return GetParam().Has(plan); };
   int runs = 0;
-  RunPlans(param.format, {33, 272, 400}, filter, true, stream_, &runs);
+  RunPlans(GetParam().format, kLittleWork, filter, true, stream_, &runs);
   EXPECT_GT(runs, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Nested12FamilyGpuTest, ::testing::ValuesIn([] {
-      std::vector<FamilyCase> cases;
-      for (const WeightFormat format : kFormats) {
-        for (const sm90::Family family : {sm90::Family::kSplit, sm90::Family::kPersistent}) {
-          for (const bool clusters : {false, true}) {
-            cases.push_back({format, family, clusters});
-          }
-        }
-      }
-      return cases;
-    }()),
-    [](const auto& test) {
-      const FamilyCase& param = test.param;
-      return std::string(param.format == WeightFormat::kNested12F16 ? "F16" : "Bf16") +
-             (param.family == sm90::Family::kSplit ? "Split" : "Persistent") +
-             (param.clusters ? "Clusters" : "");
-    });
+INSTANTIATE_TEST_SUITE_P(All, Nested12FamilyGpuTest, ::testing::ValuesIn(FamiliesOf(kFormats)),
+                         [](const auto& test) { return TestName(test.param); });
 
 }  // namespace
 }  // namespace dualfp::cuda
