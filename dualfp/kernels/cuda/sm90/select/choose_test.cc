@@ -59,9 +59,10 @@ TEST(ChooseTest, TunedRowsAreTheChoice) {
 // For fewer tokens than its own a row counts where its plan is no worse by the model than there.
 TEST(ChooseTest, BetweenRowsTheUpperOneCountsWhereItSuits) {
   const TunedTable table = ParseTunedTable(
-      "dualfp-tuned-table 1\ndevice 132 NVIDIA H200\n"
-      "nested 65536 5120 256 nested_persistent_r128_t256_k64/x2 300\n"
-      "nested 65536 5120 1024 nested_persistent_r128_t256_k64/w2 1000\n",
+      "dualfp-tuned-table 2\ndevice 132 NVIDIA H200\n"
+      "nested 65536 5120\n"
+      "256 persistent_r128_t256_k64/x2 300\n"
+      "1024 persistent_r128_t256_k64/w2 1000\n",
       "t");
   const auto row = [&](int m) {
     return Choose(DenseProblem(WeightFormat::kNested, m, 65536, 5120), DeviceModel(), {&table}).row;
@@ -132,25 +133,27 @@ TEST(ChooseTest, RefusesWhatNoKernelRuns) {
 TEST(ChooseTest, AnEarlierTableComesFirstAndAnotherGpusDoesNotCount) {
   const GemmProblem p = DenseProblem(WeightFormat::kNested, 16, 4096, 4096);
   const std::string other = Name(RankPlans(p, DeviceModel()).back().plan);
-  const std::string rows = "nested 4096 4096 16 " + other + " 99.5\n";
+  const std::string rows = "nested 4096 4096\n16 " + other.substr(sizeof("nested")) + " 99.5\n";
   const TunedTable mine =
-      ParseTunedTable("dualfp-tuned-table 1\ndevice 132 NVIDIA H200\n" + rows, "mine");
+      ParseTunedTable("dualfp-tuned-table 2\ndevice 132 NVIDIA H200\n" + rows, "mine");
   const TunedTable foreign =
-      ParseTunedTable("dualfp-tuned-table 1\ndevice 78 Another GPU\n" + rows, "foreign");
+      ParseTunedTable("dualfp-tuned-table 2\ndevice 78 Another GPU\n" + rows, "foreign");
   const DeviceModel device;
   EXPECT_EQ(Name(Choose(p, device, {&mine, &BuiltInTable()}).plan), other);
   EXPECT_EQ(Choose(p, device, {&foreign, &BuiltInTable()}).table, &BuiltInTable());
   const std::string text = Explain(p, device, {&mine, &BuiltInTable()}, 3);
   EXPECT_THAT(text, HasSubstr("plan: " + other));
-  EXPECT_THAT(text, HasSubstr("tuned, mine:3: measured 99.50 us at M = 16"));
+  EXPECT_THAT(text, HasSubstr("tuned, mine:4: measured 99.50 us at M = 16"));
 }
 
 TEST(ChooseTest, CublasLtRunsWhereItsRowSaysThatItIsFaster) {
   const TunedTable table = ParseTunedTable(
-      "dualfp-tuned-table 1\ndevice 132 NVIDIA H200\n"
-      "f16 4096 4096 16 f16_split_r64_t16_k64_c2 10 0.96\n"
-      "f16 4096 4096 64 f16_split_r64_t64_k64 10 0.98\n"
-      "bf16 4096 4096 16 bf16_split_r64_t16_k64_c2 10\n",
+      "dualfp-tuned-table 2\ndevice 132 NVIDIA H200\n"
+      "f16 4096 4096\n"
+      "16 split_r64_t16_k64_c2 10 0.96\n"
+      "64 split_r64_t64_k64 10 0.98\n"
+      "bf16 4096 4096\n"
+      "16 split_r64_t16_k64_c2 10\n",
       "t");
   const auto wins = [&](WeightFormat format, int m) {
     return CublasLtWins(DenseProblem(format, m, 4096, 4096), DeviceModel(), {&table});

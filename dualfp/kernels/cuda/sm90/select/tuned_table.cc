@@ -17,7 +17,7 @@
 namespace dualfp::sm90 {
 namespace {
 
-constexpr std::string_view kMagic = "dualfp-tuned-table 1";
+constexpr std::string_view kMagic = "dualfp-tuned-table 2";
 constexpr WeightFormat kFormats[] = {WeightFormat::kNested,       WeightFormat::kNested12F16,
                                      WeightFormat::kNested12Bf16, WeightFormat::kE4m3,
                                      WeightFormat::kE4m3Promoted, WeightFormat::kF16,
@@ -88,7 +88,7 @@ class Parser {
 
   void ParseLine(const std::vector<std::string_view>& words) {
     if (!started_) {
-      Expect(words.size() == 2 && words[0] == "dualfp-tuned-table" && words[1] == "1",
+      Expect(words.size() == 2 && words[0] == "dualfp-tuned-table" && words[1] == "2",
              "expected \"", kMagic, "\" in the first line");
       started_ = true;
     } else if (words[0] == "device") {
@@ -102,44 +102,54 @@ class Parser {
     } else if (words[0] == "kernels") {
       Expect(words.size() == 2, "expected \"kernels FINGERPRINT\"");
       table_.kernels = std::string(words[1]);
+    } else if (words[0][0] < '0' || words[0][0] > '9') {
+      ParseWeight(words);
     } else {
       table_.rows.push_back(ParseRow(words));
     }
   }
 
-  TunedRow ParseRow(const std::vector<std::string_view>& words) const {
-    Expect(words.size() == 6 || words.size() == 7,
-           "expected \"FORMAT N K M PLAN MICROSECONDS [CUBLASLT]\", got ", words.size(),
-           words.size() == 1 ? " word" : " words");
-    TunedRow row;
-    row.line = line_;
+  int ParseSize(std::string_view word, const char* name) const {
+    const auto size = ParseNumber<int>(word);
+    Expect(size.has_value(), "expected a positive integer for ", name);
+    return *size;
+  }
+
+  // Which the rows that follow are of.
+  void ParseWeight(const std::vector<std::string_view>& words) {
     const auto* const format =
         std::find_if(std::begin(kFormats), std::end(kFormats),
                      [&](WeightFormat candidate) { return FormatName(candidate) == words[0]; });
     Expect(format != std::end(kFormats),
            "expected format nested, nested12_f16, nested12_bf16, e4m3, e4m3_promoted, f16 or bf16");
-    row.format = *format;
-    constexpr const char* kNames[] = {"N", "K", "M"};
-    int* const sizes[] = {&row.n, &row.k, &row.m};
-    for (int i = 0; i < 3; ++i) {
-      const auto size = ParseNumber<int>(words[1 + i]);
-      Expect(size.has_value(), "expected a positive integer for ", kNames[i]);
-      *sizes[i] = *size;
-    }
+    Expect(words.size() == 3, "expected \"FORMAT N K\"");
+    weight_.format = *format;
+    weight_.n = ParseSize(words[1], "N");
+    weight_.k = ParseSize(words[2], "K");
+  }
+
+  TunedRow ParseRow(const std::vector<std::string_view>& words) const {
+    Expect(weight_.n > 0, "expected \"FORMAT N K\" before the first row");
+    Expect(words.size() == 3 || words.size() == 4,
+           "expected \"M PLAN MICROSECONDS [CUBLASLT]\", got ", words.size(),
+           words.size() == 1 ? " word" : " words");
+    TunedRow row = weight_;
+    row.line = line_;
+    row.m = ParseSize(words[0], "M");
     try {
-      row.plan = PlanByName(words[4]);
+      row.plan = PlanByName(StrCat(FormatName(row.format), "_", words[1]));
     } catch (const Error& error) {
       Expect(false, error.what());
     }
     const GemmProblem problem = DenseProblem(row.format, row.m, row.n, row.k);
     const std::string reason = Unsupported(row.plan, problem);
     Expect(reason.empty(), "the plan cannot run this problem: ", reason);
-    const auto microseconds = ParseNumber<double>(words[5]);
+    const auto microseconds = ParseNumber<double>(words[2]);
     Expect(microseconds.has_value(), "expected a positive number of microseconds");
     row.microseconds = *microseconds;
-    if (words.size() == 7) {
+    if (words.size() == 4) {
       Expect(IsPlain(row.format), "cuBLASLt's time is of plain weights, f16 and bf16");
-      const auto cublaslt = ParseNumber<double>(words[6]);
+      const auto cublaslt = ParseNumber<double>(words[3]);
       Expect(cublaslt.has_value(), "expected cuBLASLt's time over the plan's, a positive number");
       row.cublaslt = *cublaslt;
     }
@@ -149,6 +159,7 @@ class Parser {
   std::string_view text_;
   int line_ = 0;
   bool started_ = false;
+  TunedRow weight_;  // format, N and K of the rows to come
   TunedTable table_;
 };
 
@@ -171,11 +182,18 @@ std::span<const TunedRow> TunedTable::Find(WeightFormat format, int n, int k) co
 std::string TunedTable::ToText() const {
   std::ostringstream text;
   text << kMagic << "\n# Written by dualfp tune; the fastest plan of each measured point.\ndevice "
-       << sms << " " << device << "\nkernels " << kernels << "\n# format n k m plan microseconds\n";
-  text << std::fixed;
+       << sms << " " << device << "\nkernels " << kernels << "\n"
+       << "# FORMAT N K of a weight, then its rows: M PLAN MICROSECONDS [CUBLASLT]\n"
+       << std::fixed;
+  const TunedRow* weight = nullptr;
   for (const TunedRow& row : rows) {
-    text << FormatName(row.format) << " " << row.n << " " << row.k << " " << row.m << " "
-         << Name(row.plan) << " " << std::setprecision(2) << row.microseconds;
+    const std::string_view format = FormatName(row.format);
+    if (weight == nullptr || WeightKey(*weight) != WeightKey(row)) {
+      text << format << " " << row.n << " " << row.k << "\n";
+      weight = &row;
+    }
+    text << row.m << " " << Name(row.plan).substr(format.size() + 1) << " " << std::setprecision(2)
+         << row.microseconds;
     if (row.cublaslt > 0) {
       text << " " << std::setprecision(3) << row.cublaslt;
     }

@@ -1,15 +1,19 @@
 // Measured choices, as text: what `dualfp tune` writes, what is compiled in (tuned_h200.txt), and
 // what DUALFP_TUNED_TABLE names.
 //
-//   dualfp-tuned-table 1
+//   dualfp-tuned-table 2
 //   device 132 NVIDIA H200               multiprocessors, name
 //   kernels 6f1c0a2b9d3e                 KernelFingerprint() of the build that was timed
-//   # format  n  k  m  plan  microseconds
-//   nested 4096 4096 16 nested_split_r64_t16_k128_c2/s2 11.2
-//   f16 4096 4096 16 f16_split_r64_t16_k64_c2/s2 11.1 1.24
+//   # FORMAT N K of a weight, then its rows: M PLAN MICROSECONDS [CUBLASLT]
+//   nested 4096 4096
+//   1 split_r64_t8_k128_c2/s2 10.9
+//   16 split_r64_t16_k128_c2/s2 11.2
+//   f16 4096 4096
+//   16 split_r64_t16_k64_c2/s2 11.1 1.24
 //
-// A row is for problems of its format, N, K and M; for M between rows, see choose.h. Rows of plain
-// weights may end with cuBLASLt's time, by its own choice of a kernel, over the plan's.
+// A row names its plan without the format. It is for problems of its weight's format, N and K, and
+// of its M; for M between rows, see choose.h. Rows of plain weights may end with cuBLASLt's time,
+// by its own choice of a kernel, over the plan's.
 
 #pragma once
 
