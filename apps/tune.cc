@@ -22,6 +22,7 @@ struct TuneFlags {
   int n = 0;
   int k = 0;
   bool published = false;
+  bool served = false;
   std::string model;
   std::vector<int> tensor_parallel = {1};
   std::vector<std::string> from;
@@ -46,6 +47,9 @@ std::vector<GemmShape> ShapesOf(const TuneFlags& flags) {
   if (flags.published) {
     add(PublishedShapes(flags.tensor_parallel));
   }
+  if (flags.served) {
+    add(ServedShapes());
+  }
   return shapes;
 }
 
@@ -62,8 +66,8 @@ void Run(const CLI::App& app, TuneFlags& flags) {
     WriteTable(flags.from, flags.tune.output);
     return;
   }
-  if (flags.n == 0 && flags.model.empty() && !flags.published) {
-    throw CLI::RequiredError("--n and --k, --model or --published");
+  if (flags.n == 0 && flags.model.empty() && !flags.published && !flags.served) {
+    throw CLI::RequiredError("--n and --k, --model, --published or --served");
   }
   flags.tune.shapes = ShapesOf(flags);
   Check(!flags.tune.shapes.empty(), ErrorCode::kUnsupported, "tune: ", flags.model,
@@ -110,6 +114,8 @@ void AddTuneCommand(CLI::App& app) {
       ->option_text("DIR")
       ->group(kWhat);
   command->add_flag("--published", f.published, "Llama-3.1-8B, Mistral Nemo and Small, Phi-4")
+      ->group(kWhat);
+  command->add_flag("--served", f.served, "Those, their shards, Llama-3.x, Phi-3.5, Qwen2.5, Qwen3")
       ->group(kWhat);
   command->add_option("--tensor-parallel", f.tensor_parallel, "Shards of them (default 1)")
       ->delimiter(',')

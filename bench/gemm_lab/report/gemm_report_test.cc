@@ -55,6 +55,24 @@ TEST(GemmShapesTest, ThereAreFourteenPublishedSizes) {
   }
 }
 
+TEST(GemmShapesTest, ServedSizesBeginWithThePublishedOnesAndNoneComesTwice) {
+  const std::vector<GemmShape> shapes = ServedShapes();
+  const std::vector<GemmShape> published = PublishedShapes({1, 2, 4});
+  ASSERT_GT(shapes.size(), 2 * published.size());
+  size_t fitted = 0;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    if (i < published.size()) {
+      EXPECT_TRUE(shapes[i].SameSize(published[i]));
+    }
+    EXPECT_TRUE(std::none_of(shapes.begin(), shapes.begin() + static_cast<int64_t>(i),
+                             [&](const GemmShape& s) { return s.SameSize(shapes[i]); }))
+        << shapes[i].name;
+    fitted += IsFittedShape(shapes[i].n, shapes[i].k) ? 1 : 0;
+  }
+  EXPECT_GT(fitted, shapes.size() / 3);
+  EXPECT_LT(fitted, shapes.size() * 2 / 3);
+}
+
 TEST(GemmShapesTest, ShardsDivideNOfQkvAndKOfDown) {
   ModelConfig config;
   config.hidden_size = 4096;

@@ -21,10 +21,33 @@ struct LayerSizes {
   int64_t intermediate;
 };
 
-constexpr LayerSizes kLlama = {4096, 32, 8, 128, 14336};
-constexpr LayerSizes kMistralNemo = {5120, 32, 8, 128, 14336};
-constexpr LayerSizes kMistralSmall = {5120, 32, 8, 128, 32768};
-constexpr LayerSizes kPhi4 = {5120, 40, 10, 128, 17920};
+struct NamedModel {
+  const char* name;
+  LayerSizes sizes;
+  bool fitted;   // see IsFittedShape
+  bool sharded;  // large enough to be served by several GPUs
+};
+
+constexpr NamedModel kPublished[] = {
+    {"Llama-3.1-8B", {4096, 32, 8, 128, 14336}, true, true},
+    {"Mistral Nemo", {5120, 32, 8, 128, 14336}, false, true},
+    {"Mistral Small", {5120, 32, 8, 128, 32768}, true, true},
+    {"Phi-4", {5120, 40, 10, 128, 17920}, false, true},
+};
+
+// Mistral 7B has Llama-3.1-8B's sizes; Qwen2.5's of one size have Qwen3's or come close.
+constexpr NamedModel kServed[] = {
+    {"Llama-3.2-1B", {2048, 32, 8, 64, 8192}, true, false},
+    {"Llama-3.2-3B", {3072, 24, 8, 128, 8192}, false, false},
+    {"Llama-3.1-70B", {8192, 64, 8, 128, 28672}, true, true},
+    {"Phi-3.5-mini", {3072, 32, 32, 96, 8192}, false, false},
+    {"Qwen2.5-0.5B", {896, 14, 2, 64, 4864}, false, false},
+    {"Qwen3-0.6B", {1024, 16, 8, 128, 3072}, true, false},
+    {"Qwen3-4B", {2560, 32, 8, 128, 9728}, true, false},
+    {"Qwen3-8B", {4096, 32, 8, 128, 12288}, false, true},
+    {"Qwen3-32B", {5120, 64, 8, 128, 25600}, false, true},
+    {"Qwen2.5-72B", {8192, 64, 8, 128, 29568}, true, true},
+};
 
 void AddShapes(const LayerSizes& sizes, const std::string& name, int shards,
                std::vector<GemmShape>& shapes) {
@@ -95,10 +118,21 @@ std::vector<GemmShape> ModelShapes(const ModelConfig& config, const std::string&
 std::vector<GemmShape> PublishedShapes(const std::vector<int>& tensor_parallel) {
   std::vector<GemmShape> shapes;
   for (const int shards : tensor_parallel) {
-    AddShapes(kLlama, "Llama-3.1-8B", shards, shapes);
-    AddShapes(kMistralNemo, "Mistral Nemo", shards, shapes);
-    AddShapes(kMistralSmall, "Mistral Small", shards, shapes);
-    AddShapes(kPhi4, "Phi-4", shards, shapes);
+    for (const NamedModel& model : kPublished) {
+      AddShapes(model.sizes, model.name, shards, shapes);
+    }
+  }
+  return shapes;
+}
+
+std::vector<GemmShape> ServedShapes() {
+  std::vector<GemmShape> shapes = PublishedShapes({1, 2, 4});
+  for (const int shards : {1, 2, 4}) {
+    for (const NamedModel& model : kServed) {
+      if (shards == 1 || model.sharded) {
+        AddShapes(model.sizes, model.name, shards, shapes);
+      }
+    }
   }
   return shapes;
 }
@@ -106,10 +140,17 @@ std::vector<GemmShape> PublishedShapes(const std::vector<int>& tensor_parallel) 
 bool IsFittedShape(int n, int k) {
   static const std::vector<GemmShape> fitted = [] {
     std::vector<GemmShape> shapes;
-    for (const int shards : {1, 2, 4}) {
-      AddShapes(kLlama, "", shards, shapes);
-      AddShapes(kMistralSmall, "", shards, shapes);
-    }
+    const auto add = [&shapes](const auto& models) {
+      for (const NamedModel& model : models) {
+        for (const int shards : {1, 2, 4}) {
+          if (model.fitted) {
+            AddShapes(model.sizes, "", shards, shapes);
+          }
+        }
+      }
+    };
+    add(kPublished);
+    add(kServed);
     return shapes;
   }();
   return std::any_of(fitted.begin(), fitted.end(),

@@ -27,11 +27,15 @@ std::vector<GemmShape> ModelShapes(const ModelConfig& config, const std::string&
 // Of Llama-3.1-8B, Mistral Nemo, Mistral Small and Phi-4: 14 sizes whole.
 std::vector<GemmShape> PublishedShapes(const std::vector<int>& tensor_parallel);
 
+// Those, whole, halved and quartered, and the layers of Llama-3.x (1B, 3B, 70B), Phi-3.5-mini,
+// Qwen2.5 and Qwen3 (0.5B to 72B), likewise where a model is large enough for several GPUs.
+std::vector<GemmShape> ServedShapes();
+
 // The six sizes that results are summarised over (docs/performance.md).
 std::vector<GemmShape> SummaryShapes();
 
-// Whether the cost model's constants are fitted to times of this size: those of Llama-3.1-8B and
-// Mistral Small, whole and in halves and quarters. Other sizes judge it.
+// Whether the cost model's constants are fitted to times of this size: those of half of the models.
+// Other sizes judge it.
 bool IsFittedShape(int n, int k);
 
 // "1,16,32:512:32": integers and ranges FIRST:LAST:STEP, sorted and without repetitions. Throws
