@@ -19,7 +19,7 @@
 #include "dualfp/io/hub_cache.h"
 #include "dualfp/io/json.h"
 #include "dualfp/model/rope_frequencies.h"
-#include "dualfp/quant/calibrate.h"
+#include "dualfp/quant/calibration/calibrate.h"
 #include "dualfp/quant/evaluate.h"
 #include "dualfp/text/tokenizer.h"
 

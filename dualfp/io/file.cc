@@ -1,6 +1,7 @@
 #include "dualfp/io/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +30,37 @@ void SyncDirectoryOf(const std::filesystem::path& path) {
   // Some filesystems cannot sync a directory and say EINVAL; the rename is then all there is.
   if (descriptor.get() < 0 || (fsync(descriptor.get()) != 0 && errno != EINVAL)) {
     FailErrno(errno, directory, "cannot sync the directory");
+  }
+}
+
+void ReserveBytes(int descriptor, const std::filesystem::path& path, uint64_t size) {
+  if (size == 0) {
+    return;
+  }
+  int result = 0;
+  do {
+    result = fallocate(descriptor, 0, 0, static_cast<off_t>(size));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
+    FailErrno(errno, path, StrCat("cannot reserve ", size, " bytes"));
+  }
+}
+
+void WriteBytes(int descriptor, const std::filesystem::path& path, uint64_t offset,
+                const void* data, size_t size) {
+  const char* position = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t count =
+        pwrite(descriptor, position, std::min(size, kMaxTransfer), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      FailErrno(errno, path, "cannot write");
+    }
+    position += count;
+    offset += static_cast<uint64_t>(count);
+    size -= static_cast<size_t>(count);
   }
 }
 
@@ -103,6 +135,55 @@ std::string ReadFile(const std::filesystem::path& path, int64_t max_bytes) {
   return content;
 }
 
+WritableFile::WritableFile(std::filesystem::path path)
+    : path_(std::move(path)), descriptor_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+  if (descriptor_ < 0) {
+    FailErrno(errno, path_, "cannot open for writing");
+  }
+}
+
+WritableFile::WritableFile(WritableFile&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+WritableFile::~WritableFile() {
+  if (descriptor_ >= 0) {
+    close(descriptor_);
+  }
+}
+
+uint64_t WritableFile::size() const {
+  struct stat status;
+  if (fstat(descriptor_, &status) != 0) {
+    FailErrno(errno, path_, "cannot stat");
+  }
+  return static_cast<uint64_t>(status.st_size);
+}
+
+void WritableFile::Reserve(uint64_t size) {
+  ReserveBytes(descriptor_, path_, size);
+  if (this->size() < size) {  // where nothing can be reserved
+    Truncate(size);
+  }
+}
+
+void WritableFile::WriteAt(uint64_t offset, const void* data, size_t size) {
+  WriteBytes(descriptor_, path_, offset, data, size);
+}
+
+void WritableFile::Truncate(uint64_t size) {
+  if (ftruncate(descriptor_, static_cast<off_t>(size)) != 0) {
+    FailErrno(errno, path_, "cannot truncate");
+  }
+}
+
+void WritableFile::Sync() {
+  if (fdatasync(descriptor_) != 0) {
+    FailErrno(errno, path_, "cannot write");
+  }
+}
+
+bool WritableFile::TryLock() { return flock(descriptor_, LOCK_EX | LOCK_NB) == 0; }
+
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   // Not mkstemp, whose files are private to the user; the umask shall decide.
   for (int attempt = 0; descriptor_ < 0; ++attempt) {
@@ -130,34 +211,12 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::Reserve(uint64_t size) {
   CheckInternal(descriptor_ >= 0, path_.string(), ": reserve after finish");
-  if (size == 0) {
-    return;
-  }
-  int result = 0;
-  do {
-    result = fallocate(descriptor_, 0, 0, static_cast<off_t>(size));
-  } while (result != 0 && errno == EINTR);
-  if (result != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
-    FailErrno(errno, path_, StrCat("cannot reserve ", size, " bytes"));
-  }
+  ReserveBytes(descriptor_, path_, size);
 }
 
 void AtomicFile::WriteAt(uint64_t offset, const void* data, size_t size) {
   CheckInternal(descriptor_ >= 0, path_.string(), ": write after finish");
-  const char* position = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t count =
-        pwrite(descriptor_, position, std::min(size, kMaxTransfer), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      FailErrno(errno, path_, "cannot write");
-    }
-    position += count;
-    offset += static_cast<uint64_t>(count);
-    size -= static_cast<size_t>(count);
-  }
+  WriteBytes(descriptor_, path_, offset, data, size);
 }
 
 void AtomicFile::Finish() {
@@ -193,6 +252,13 @@ void RemoveFile(const std::filesystem::path& path) {
   } else if (errno != ENOENT) {
     FailErrno(errno, path, "cannot remove");
   }
+}
+
+void RenameAndSync(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (rename(from.c_str(), to.c_str()) != 0) {
+    FailErrno(errno, from, StrCat("cannot rename to ", to.string()));
+  }
+  SyncDirectoryOf(to);
 }
 
 }  // namespace dualfp

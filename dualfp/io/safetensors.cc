@@ -64,6 +64,12 @@ TensorData::~TensorData() {
   }
 }
 
+void TensorData::DropFront(int64_t num_bytes) const {
+  if (mapping_ != nullptr) {
+    mapping_->DontNeed(offset_, static_cast<size_t>(num_bytes));
+  }
+}
+
 SafetensorsFile::SafetensorsFile(std::span<const std::byte> bytes, std::string_view name)
     : name_(name), bytes_(bytes) {
   SafetensorsHeader header = ParseSafetensorsHeader(bytes_, name_);
@@ -161,6 +167,7 @@ void Checkpoint::OpenShards(const std::filesystem::path& directory,
       files_.push_back(SafetensorsFile::Open(path));
     } else {
       absent += StrCat(absent.empty() ? "" : ", ", name);
+      missing_files_.emplace_back(name);
     }
   }
   Check(!files_.empty(), ErrorCode::kNotFound, (directory / *names.begin()).string(),

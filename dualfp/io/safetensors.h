@@ -44,6 +44,10 @@ class TensorData {
 
   const ConstTensorView& view() const { return view_; }
 
+  // Gives back the pages of the first `num_bytes`, which have been read for good: a reader of a
+  // very large tensor then holds a part of it at a time.
+  void DropFront(int64_t num_bytes) const;
+
  private:
   ConstTensorView view_;
   std::shared_ptr<const MmapFile> mapping_;
@@ -104,6 +108,8 @@ class Checkpoint {
 
   const TensorEntry* Find(std::string_view tensor_name) const;
   const TensorEntry& Get(std::string_view tensor_name) const;  // throws kNotFound
+  // Files that the index names and that are not there.
+  const std::vector<std::string>& missing_files() const { return missing_files_; }
   // Where the index says that an absent tensor is: " (INDEX says that FILE has it)";
   // else empty.
   std::string WhereMissing(std::string_view tensor_name) const;
@@ -119,6 +125,7 @@ class Checkpoint {
 
   std::string name_;
   std::vector<SafetensorsFile> files_;
+  std::vector<std::string> missing_files_;
   std::map<std::string, std::string, std::less<>> listed_;  // the index: tensor to file name
   std::vector<TensorEntry> entries_;
   std::vector<uint32_t> by_name_;

@@ -17,24 +17,12 @@
 #include <vector>
 
 #include "dualfp/io/file.h"
-#include "dualfp/io/safetensors_header.h"
+#include "dualfp/io/safetensors_layout.h"
 #include "dualfp/tensor/tensor_view.h"
 
 namespace dualfp {
 
-struct TensorSpec {
-  std::string name;
-  DType dtype = DType::kF32;
-  std::vector<int64_t> shape;
-};
-
-using SafetensorsMetadata = std::map<std::string, std::string>;
-
-// {"format": "pt"}: transformers refuses files without it.
-SafetensorsMetadata DefaultSafetensorsMetadata();
-
-// One file. Inside it tensors are ordered by element size, largest first, and then as declared, and
-// the data begins at a multiple of 8 bytes, so that every tensor is aligned.
+// One file, laid out as safetensors_layout.h says.
 class SafetensorsFileWriter {
  public:
   SafetensorsFileWriter(std::filesystem::path path, std::vector<TensorSpec> tensors,
@@ -56,9 +44,7 @@ class SafetensorsFileWriter {
 
  private:
   struct Slot {
-    TensorSpec spec;
-    uint64_t offset;  // from the start of the file
-    uint64_t num_bytes;
+    TensorPlace place;
     uint64_t written;
   };
 
@@ -69,13 +55,9 @@ class SafetensorsFileWriter {
   uint64_t missing_bytes_ = 0;
 };
 
-// A directory with model.safetensors, or, where the tensors exceed max_shard_bytes, with
-// model-00001-of-0000N.safetensors and so on and an index. Tensors are dealt to shards in the order
-// of declaration; a tensor larger than max_shard_bytes gets a shard of its own.
+// A directory with model.safetensors, or with shards and an index, as DealTensors() says.
 class CheckpointWriter {
  public:
-  static constexpr uint64_t kDefaultMaxShardBytes = 5'000'000'000;
-
   // Creates the directory if need be.
   CheckpointWriter(std::filesystem::path directory, std::vector<TensorSpec> tensors,
                    uint64_t max_shard_bytes = kDefaultMaxShardBytes,
@@ -103,13 +85,11 @@ class CheckpointWriter {
   // The shard's writer, begun if need be.
   SafetensorsFileWriter& WriterOf(std::string_view tensor_name);
   void Begin(Shard& shard);
-  std::string IndexJson() const;
-
   std::filesystem::path directory_;
   SafetensorsMetadata metadata_;
   std::vector<Shard> shards_;
   std::map<std::string, size_t, std::less<>> shard_of_;
-  uint64_t total_bytes_ = 0;
+  std::string index_;  // empty for a single file
   bool created_directory_ = false;
   bool committed_ = false;
 };

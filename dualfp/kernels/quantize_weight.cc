@@ -161,6 +161,12 @@ void QuantizeWeightRows(const ConstTensorView& weight, const WeightScheme& schem
   }
 }
 
+void EncodeE4m3(const void* weights, DType dtype, int64_t n, const E4m3Quotient& quotient,
+                uint8_t* codes) {
+  BestRows().encode_quotient(weights, dtype, n, quotient.factor, quotient.multiply,
+                             quotient.rounded, codes);
+}
+
 void QuantizeWeight(const Context& context, const ConstTensorView& weight,
                     const WeightScheme& scheme, const TensorView& codes, const TensorView& scales,
                     const TensorView& global_scale) {

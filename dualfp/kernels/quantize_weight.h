@@ -38,6 +38,19 @@ float WeightMatrixScale(const WeightScheme& scheme, float amax);
 void QuantizeWeightRows(const ConstTensorView& weight, const WeightScheme& scheme,
                         float matrix_scale, const TensorView& codes, const TensorView& scales);
 
+// How w becomes the value that E4M3 rounds: divided by the scale, or multiplied by its reciprocal
+// `factor`; in float, or rounded to w's own dtype first, as a model's arithmetic would.
+struct E4m3Quotient {
+  float factor = 1.0f;
+  bool multiply = false;
+  bool rounded = false;
+};
+
+// Codes of `n` weights, F32, F16 or BF16, by the calling thread. A NaN, and nothing else, becomes
+// a NaN.
+void EncodeE4m3(const void* weights, DType dtype, int64_t n, const E4m3Quotient& quotient,
+                uint8_t* codes);
+
 // A whole matrix. `scales` has ScaleShape(), or as many elements; `global_scale` F32 [1] gets g and
 // may be empty where the format has none.
 // Throws kInvalidArgument on shapes and dtypes, kUnsupported for tensors that are not on the CPU.

@@ -31,4 +31,12 @@ DUALFP_HOST_DEVICE constexpr uint8_t FloatToE8m0Floor(float value) {
   return static_cast<uint8_t>(exponent < kE8m0Nan ? exponent : kE8m0Nan - 1);
 }
 
+// The smallest power of two that is at least |value|, likewise.
+DUALFP_HOST_DEVICE constexpr uint8_t FloatToE8m0Ceil(float value) {
+  const uint8_t floor = FloatToE8m0Floor(value);
+  const float magnitude = value < 0 ? -value : value;
+  return floor < kE8m0Nan - 1 && E8m0ToFloat(floor) < magnitude ? static_cast<uint8_t>(floor + 1)
+                                                                : floor;
+}
+
 }  // namespace dualfp

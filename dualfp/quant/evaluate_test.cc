@@ -10,7 +10,7 @@
 #include "dualfp/base/error.h"
 #include "dualfp/model/test_models.h"
 #include "dualfp/model/weights.h"
-#include "dualfp/quant/calibrate.h"
+#include "dualfp/quant/calibration/calibrate.h"
 
 namespace dualfp {
 namespace {

@@ -31,6 +31,10 @@ struct RowInner {
   // The values of E4M3(x / scale), and their codes.
   void (*quantize)(const void* x, DType dtype, int64_t n, float scale, float* out);
   void (*encode)(const void* x, DType dtype, int64_t n, float scale, uint8_t* codes);
+  // The codes of x / factor, or of x * factor where `multiply`; where `rounded`, rounded to x's
+  // dtype first, as a model's own arithmetic does.
+  void (*encode_quotient)(const void* x, DType dtype, int64_t n, float factor, bool multiply,
+                          bool rounded, uint8_t* codes);
   // y = activation(sums * x_scale * w_scale * w_scales + bias) + residual, rounded to y's dtype.
   // With kSiluMul, sums hold gate and up alternately (n is even) and y has n / 2 elements.
   void (*finish)(const float* sums, int64_t n, const RowEpilogue& epilogue);

@@ -131,6 +131,26 @@ void Encode(const void* x, DType dtype, int64_t n, float scale, uint8_t* codes) 
 }
 
 template <typename S>
+void EncodeQuotient(const void* x, DType dtype, int64_t n, float factor, bool multiply,
+                    bool rounded, uint8_t* codes) {
+  const auto by = S::Broadcast(factor);
+  WithRowType<S>(dtype, [&](auto row) {
+    using Row = decltype(row);
+    ForEachVector<S, Row>(x, n, [&](typename S::Vector v, int64_t i, int count) {
+      auto quotient = multiply ? S::Mul(v, by) : S::Div(v, by);
+      if (rounded) {
+        char narrow[S::kLanes * Row::kBytes];
+        Row::Store(narrow, quotient);
+        quotient = Row::Load(narrow);
+      }
+      uint8_t lanes[S::kLanes];
+      S::StoreE4m3(lanes, S::RoundToE4m3(quotient));
+      std::memcpy(codes + i, lanes, count);
+    });
+  });
+}
+
+template <typename S>
 typename S::Vector Silu(typename S::Vector v) {
   const typename S::Floats negative = {S::Mul(v, S::Broadcast(-1.0f))};
   return S::Div(v, S::Add(S::Broadcast(1.0f), Exp(negative).v));
@@ -189,7 +209,7 @@ void Finish(const float* sums, int64_t n, const RowEpilogue& e) {
 
 template <typename S>
 constexpr RowInner MakeRowInner() {
-  return {MaxMagnitude<S>, ToFloat<S>, Quantize<S>, Encode<S>, Finish<S>};
+  return {MaxMagnitude<S>, ToFloat<S>, Quantize<S>, Encode<S>, EncodeQuotient<S>, Finish<S>};
 }
 
 }  // namespace

@@ -64,6 +64,20 @@ void Encode(const void* x, DType dtype, int64_t n, float scale, uint8_t* codes) 
   }
 }
 
+void EncodeQuotient(const void* x, DType dtype, int64_t n, float factor, bool multiply,
+                    bool rounded, uint8_t* codes) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = LoadElement(x, dtype, i);
+    float quotient = multiply ? value * factor : value / factor;
+    if (rounded && dtype == DType::kF16) {
+      quotient = Fp16ToFloat(FloatToFp16(quotient));
+    } else if (rounded && dtype == DType::kBF16) {
+      quotient = Bf16ToFloat(FloatToBf16(quotient));
+    }
+    codes[i] = FloatToE4m3(quotient);
+  }
+}
+
 void Quantize(const void* x, DType dtype, int64_t n, float scale, float* out) {
   for (int64_t i = 0; i < n; ++i) {
     out[i] = E4m3ToFloat(FloatToE4m3(LoadElement(x, dtype, i) / scale));
@@ -142,7 +156,7 @@ float ScaleOf(const Weight& weight, int64_t row, int64_t column) {
 
 }  // namespace
 
-const cpu::RowInner kRowInner = {MaxMagnitude, ToFloat, Quantize, Encode, Finish};
+const cpu::RowInner kRowInner = {MaxMagnitude, ToFloat, Quantize, Encode, EncodeQuotient, Finish};
 
 void DecodeWeightRow(const Weight& weight, Precision precision, int64_t row, float* values) {
   const int64_t k = weight.k;

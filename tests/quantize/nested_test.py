@@ -1,37 +1,20 @@
 """`dualfp quantize`: 12-bit checkpoints hold the BF16 ones bit for bit."""
 
 import json
-import os
-import pathlib
 import shutil
-import subprocess
 
 import pytest
 import torch
+from running import MODEL, dualfp, quantize, refuses
 from safetensors.torch import load_file, save_file
 
-BINARY = os.environ["DUALFP_BINARY"]
-MODEL = pathlib.Path(os.environ["DUALFP_SOURCE_DIR"]) / "models" / "reference"
 PROMPT = ["--prompt", "In the beginning", "--max-tokens", 24, "--json"]
-
-
-def dualfp(*arguments):
-    command = [BINARY, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def refuses(done, *texts):
-    assert done.returncode == 1 and done.stdout == "", done
-    assert done.stderr.startswith("dualfp: error: ") and len(done.stderr.splitlines()) == 1
-    for text in texts:
-        assert text in done.stderr
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     out = tmp_path_factory.mktemp("archive") / "reference-12"
-    done = dualfp("quantize", MODEL, out, "--scheme", "nested12")
-    assert done.returncode == 0, done.stderr
+    quantize(MODEL, out, "--scheme", "nested12")
     return out
 
 
@@ -49,8 +32,7 @@ def same_tensors(a, b):
 
 
 def test_back_is_bit_identical(archive, tmp_path):
-    done = dualfp("quantize", archive, tmp_path / "back", "--scheme", "bf16")
-    assert done.returncode == 0, done.stderr
+    quantize(archive, tmp_path / "back", "--scheme", "bf16")
     same_tensors(MODEL, tmp_path / "back")
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(
         (MODEL / "config.json").read_text()
@@ -108,20 +90,19 @@ def test_matrices_with_many_remainders_stay(tmp_path):
     name = "model.layers.0.mlp.down_proj.weight"
     tensors[name][:, ::50] = 1e-9
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    done = dualfp("quantize", source, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert f"{name} stays BF16" in done.stdout
+    out = quantize(source, tmp_path / "out", "--scheme", "nested12")
+    assert f"{name} stays as it is: more than 1 %" in out
     assert name in load_file(tmp_path / "out" / "model.safetensors")
-    assert dualfp("quantize", tmp_path / "out", tmp_path / "back", "--scheme", "bf16").returncode == 0
+    quantize(tmp_path / "out", tmp_path / "back", "--scheme", "bf16")
     same_tensors(source, tmp_path / "back")
 
 
 def test_refusals_leave_nothing_behind(copy, tmp_path):
     out = tmp_path / "out"
-    refuses(dualfp("quantize", copy, out), "is quantized")
-    refuses(dualfp("quantize", MODEL, out, "--scheme", "bf16"), "nested12")
+    refuses(dualfp("quantize", copy, out, "--scheme", "nested12"), "is quantized")
+    refuses(dualfp("quantize", MODEL, out, "--scheme", "bf16"), "not quantized")
     refuses(dualfp("quantize", copy, copy, "--scheme", "bf16"), "directory of its own")
-    refuses(dualfp("quantize", tmp_path / "absent", out), "absent")
+    refuses(dualfp("quantize", tmp_path / "absent", out, "--scheme", "nested12"), "absent")
     tensors = load_file(copy / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight_upper"].view(torch.uint8)[2, 3] = 0x7F
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
@@ -131,5 +112,5 @@ def test_refusals_leave_nothing_behind(copy, tmp_path):
     weights["model.layers.1.mlp.up_proj.weight"][5, 5] = float("nan")
     broken = shutil.copytree(MODEL, tmp_path / "broken")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    refuses(dualfp("quantize", broken, out), "model.layers.1.mlp.up_proj.weight", "NaN")
+    refuses(dualfp("quantize", broken, out, "--scheme", "nested12"), "model.layers.1.mlp.up_proj.weight", "NaN")
     assert not (out / "model.safetensors").exists() and not (out / "config.json").exists()
