@@ -131,7 +131,7 @@ def gemm(
     if x.is_cuda:
         state = default_state(x.device) if state is None else state
         args.stream = stream(x.device)
-        args.stream_state = state.data_ptr() or None
+        args.stream_state = None if state is None else state.data_ptr() or None
     _native.check(_native.lib.dualfp_gemm(byref(args)))
 
 

@@ -425,7 +425,7 @@ def merge(
             byref(weight), byref(_convert.tensor(out)), _convert.stream(upper.device)
         )
     )
-    if upper.is_cuda and scales is None and outlier_index is not None and outlier_index.numel():
+    if upper.is_cuda and scales is None and outlier_index is not None and outlier_value is not None:
         flat = out.view(-1)
         exact = flat[outlier_index].float() + outlier_value
         flat[outlier_index] = exact.to(dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from dualfp._engine import Engine
@@ -131,7 +131,7 @@ class LLM:
         """The same for one conversation or several, by the model's chat template."""
         if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) == 0:
             raise ValueError("chat: expected a list of messages, or of conversations")
-        conversations = [messages] if isinstance(messages[0], dict) else list(messages)
+        conversations: list[Any] = [messages] if isinstance(messages[0], dict) else list(messages)
         params = self._params(sampling_params, len(conversations))
         prompts = []
         for conversation in conversations:
@@ -178,15 +178,16 @@ class LLM:
         return list(given)
 
     def _prompt(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        given: Any = prompt
         if isinstance(prompt, dict):
             token_ids = prompt.get("prompt_token_ids")
-            prompt = prompt.get("prompt") if token_ids is None else token_ids
-        if isinstance(prompt, str):
-            return prompt, self.encode(prompt)
+            given = prompt.get("prompt") if token_ids is None else token_ids
+        if isinstance(given, str):
+            return given, self.encode(given)
         try:
-            return None, [int(token) for token in prompt]
+            return None, [int(token) for token in given]
         except (TypeError, ValueError):
-            raise ValueError(f"a prompt is a text or a list of token ids, not {prompt!r}") from None
+            raise ValueError(f"a prompt is a text or a list of token ids, not {given!r}") from None
 
     def _submit(
         self, text: str | None, token_ids: list[int], params: SamplingParams
@@ -197,7 +198,7 @@ class LLM:
 
     def _follow(
         self, number: int, output: RequestOutput, params: SamplingParams
-    ) -> Iterator[RequestOutput]:
+    ) -> Generator[RequestOutput, None, None]:
         try:
             while not output.finished:
                 news = self._engine.next(number)
@@ -214,7 +215,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """As many at a time as the engine's queue takes."""
         waiting = int(self._info["max_waiting"])
-        running: list[Iterator[RequestOutput]] = []
+        running: list[Generator[RequestOutput, None, None]] = []
         results: list[RequestOutput] = []
         try:
             for (text, token_ids), one in zip(prompts, params):
@@ -237,5 +238,5 @@ def _last(outputs: Iterator[RequestOutput]) -> RequestOutput:
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, (str, dict)):
         return [prompts]
-    prompts = list(prompts)
-    return [prompts] if prompts and isinstance(prompts[0], int) else prompts
+    several: list[Any] = list(prompts)
+    return [several] if several and isinstance(several[0], int) else several

@@ -66,12 +66,12 @@ def extend(output: RequestOutput, news: dict[str, Any], logprobs: bool) -> None:
         completion.text += choice["text"]
         completion.token_ids.extend(choice["token_ids"])
         if logprobs:
-            entries = [read_logprobs(entry) for entry in choice["logprobs"]]
+            entries = [read_logprobs(entry) or {} for entry in choice["logprobs"]]
             completion.logprobs = (completion.logprobs or []) + entries
-            chosen = zip(choice["token_ids"], entries)
-            completion.cumulative_logprob = (completion.cumulative_logprob or 0.0) + sum(
-                entry[token].logprob for token, entry in chosen
-            )
+            total = completion.cumulative_logprob or 0.0
+            for token, entry in zip(choice["token_ids"], entries):
+                total += entry[token].logprob
+            completion.cumulative_logprob = total
         if choice["finish_reason"]:
             completion.finish_reason = choice["finish_reason"]
             completion.stop_reason = choice["stop_reason"]

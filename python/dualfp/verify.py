@@ -6,6 +6,7 @@ lacks something, with the remedy, or "WRONG". Ends with 1 if anything is wrong.
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -152,10 +153,10 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
         devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     for device in devices:
         for dtype in ("float16", "bfloat16"):
-            yield f"{device} {dtype}", lambda d=device, t=dtype: _ops(d, t)
-        yield f"{device} FP8Linear", lambda d=device: _fp8_linear(d)
+            yield f"{device} {dtype}", functools.partial(_ops, device, dtype)
+        yield f"{device} FP8Linear", functools.partial(_fp8_linear, device)
         if device != "cpu":
-            yield f"{device} graphs", lambda d=device: _graph(d)
+            yield f"{device} graphs", functools.partial(_graph, device)
 
 
 def main() -> int:

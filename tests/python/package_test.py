@@ -32,6 +32,23 @@ def test_type_hints_and_libraries_are_in_it():
     assert names == {"libdualfp_c.so.1", "libdualfp_llm.so.1", "_torch_ops.so"}
 
 
+def test_type_hints_hold(tmp_path):
+    # Of what needs no torch, whose own hints take minutes to read.
+    use = tmp_path / "use.py"
+    use.write_text("""
+import dualfp
+
+llm = dualfp.LLM("model", precision="exact")
+text: str = llm.generate("a", dualfp.SamplingParams(max_tokens=1))[0].outputs[0].text
+llm.generate(3.5)  # expected to be refused
+""")
+    modules = ["llm", "sampling", "outputs", "_engine", "_native", "_precision"]
+    done = python("-m", "mypy", "--cache-dir", str(tmp_path / "cache"), str(use),
+                  *(str(ROOT / f"{name}.py") for name in modules))
+    errors = [line for line in done.stdout.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "use.py:6" in errors[0], done.stdout
+
+
 def test_libraries_export_the_c_interface_alone():
     for name, prefix in [("libdualfp_c.so.1", "dualfp_"), ("libdualfp_llm.so.1", "dualfp_llm_")]:
         done = subprocess.run(["nm", "-D", "--defined-only", ROOT / "lib" / name], check=True, text=True,

@@ -30,6 +30,7 @@ class CodedLinear(nn.Module):
 
     in_features: int
     out_features: int
+    bias: nn.Parameter | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()

@@ -53,13 +53,16 @@ class FP8Linear(CodedLinear):
     `weight` is nn.Linear's own parameter; elsewhere it is None. state_dict() has `weight` as nn.Linear
     has it while the 16-bit weights are there, else E4M3 codes and `weight_scale`, and loads both."""
 
+    weight: nn.Parameter | None
+    options: FP8GemmOptions
+
     def __init__(self, linear: nn.Linear, *, options: FP8GemmOptions) -> None:
         check_linear(linear)
         options.check()
         super().__init__(linear)
         self.options = options
         kept = options.fp16_weight_storage == "keep"
-        self.register_parameter("weight", linear.weight if kept else None)
+        self.weight = linear.weight if kept else None
         # Until there are codes: where the weight comes from, whatever device that is on.
         self._source: torch.Tensor | None = None if kept else linear.weight.detach()
         self._offloaded: torch.Tensor | None = None
@@ -82,7 +85,7 @@ class FP8Linear(CodedLinear):
             return None
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
         linear.weight = self.weight
-        linear.bias = self.bias
+        linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 
     def invalidate_weight_cache(self) -> None:
@@ -181,7 +184,7 @@ class FP8Linear(CodedLinear):
         memo[id(self)] = clone
         clone.__dict__ = copy.deepcopy(self.__dict__, memo)
         # The copy's weight is another tensor of the same values.
-        if self._codes and clone.weight is not None:
+        if self._codes and self.weight is not None and clone.weight is not None:
             fresh = self._quantized_version == version_of(self.weight)
             clone._quantized_version = version_of(clone.weight) if fresh else None
         return clone

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal, overload
 
 import torch
 from torch import nn
@@ -154,6 +155,24 @@ def _replace(
     return model
 
 
+@overload
+def enable_fp8_gemm(
+    model: nn.Module,
+    *,
+    options: FP8GemmOptions = ...,
+    module_filter: ModuleFilter | None = ...,
+    inplace: bool = ...,
+    dry_run: Literal[False] = ...,
+) -> nn.Module: ...
+@overload
+def enable_fp8_gemm(
+    model: nn.Module,
+    *,
+    options: FP8GemmOptions = ...,
+    module_filter: ModuleFilter | None = ...,
+    inplace: bool = ...,
+    dry_run: Literal[True],
+) -> Report: ...
 def enable_fp8_gemm(
     model: nn.Module,
     *,
@@ -185,6 +204,22 @@ def enable_fp8_gemm(
     )
 
 
+@overload
+def enable_dual_precision(
+    model: nn.Module,
+    *,
+    module_filter: ModuleFilter | None = ...,
+    inplace: bool = ...,
+    dry_run: Literal[False] = ...,
+) -> nn.Module: ...
+@overload
+def enable_dual_precision(
+    model: nn.Module,
+    *,
+    module_filter: ModuleFilter | None = ...,
+    inplace: bool = ...,
+    dry_run: Literal[True],
+) -> Report: ...
 def enable_dual_precision(
     model: nn.Module,
     *,

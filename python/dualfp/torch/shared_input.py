@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from dualfp.torch._module import HALF_TYPES
+from dualfp.torch._module import HALF_TYPES, check_linear
 from dualfp.torch.fp8_linear import FP8GemmOptions, FP8Linear
 
 
@@ -20,37 +20,42 @@ class SharedInputFP8Linear(nn.Module):
     ) -> None:
         super().__init__()
         options = FP8GemmOptions() if options is None else options
-        self.linears = nn.ModuleList(
+        layers = [
             linear
             if isinstance(linear, FP8Linear)
-            else FP8Linear.from_linear(linear, options=options)
+            else FP8Linear.from_linear(check_linear(linear), options=options)
             for linear in linears
-        )
-        if len(self.linears) == 0:
+        ]
+        if not layers:
             raise ValueError("SharedInputFP8Linear: no layers")
-        widths = {linear.in_features for linear in self.linears}
+        widths = {layer.in_features for layer in layers}
         if len(widths) > 1:
             raise ValueError(f"SharedInputFP8Linear: layers of {sorted(widths)} input features")
-        if len({(linear._compute_dtype, linear.options.cast_inputs) for linear in self.linears}) > 1:
+        if len({(layer._compute_dtype, layer.options.cast_inputs) for layer in layers}) > 1:
             raise ValueError("SharedInputFP8Linear: layers that cast their input differently")
+        self.linears = nn.ModuleList(layers)
+
+    def _layers(self) -> list[FP8Linear]:
+        return [layer for layer in self.linears if isinstance(layer, FP8Linear)]
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if not all(linear._takes(x) for linear in self.linears):
-            return tuple(linear(x) for linear in self.linears)
-        for linear in self.linears:
-            linear._ready(x.device)
+        layers = self._layers()
+        if not all(layer._takes(x) for layer in layers):
+            return tuple(layer(x) for layer in layers)
+        for layer in layers:
+            layer._ready(x.device)
         cast = x.dtype not in HALF_TYPES
-        typed = x.to(self.linears[0]._compute_dtype) if cast else x
+        typed = x.to(layers[0]._compute_dtype) if cast else x
         codes, scales = torch.ops.dualfp.quantize(typed, None, False, True)
         results = []
-        for linear in self.linears:
+        for layer in layers:
             y = torch.ops.dualfp.fp8_linear_quantized(
                 codes,
                 scales,
-                linear._codes["weight"],
-                linear._codes["scales"],
-                linear._float_bias(),
+                layer._codes["weight"],
+                layer._codes["scales"],
+                layer._float_bias(),
                 typed.dtype,
             )
-            results.append(y.to(x.dtype) if cast and linear.options.cast_output_back else y)
+            results.append(y.to(x.dtype) if cast and layer.options.cast_output_back else y)
         return tuple(results)
