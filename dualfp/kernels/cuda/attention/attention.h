@@ -35,7 +35,7 @@ constexpr int MostQueryTiles(int group) {
 }
 
 // Sequences of a step: a block finds its work among their lengths.
-constexpr int64_t kMostSequences = 2048;
+constexpr int64_t kMostSequences = 1024;
 // Counters of the stream that decodes use, one for each sequence, kv head and tile of queries.
 constexpr int64_t kAttentionCounters = int64_t{1} << 18;
 

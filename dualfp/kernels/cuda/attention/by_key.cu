@@ -1,8 +1,7 @@
 // Attention for what tensor cores do not take: a block for each token and head, F32 throughout.
 
-#include "dualfp/kernels/cuda/common/cluster.cuh"
-#include "dualfp/kernels/cuda/common/mma.cuh"
 #include "dualfp/kernels/cuda/attention/attention.h"
+#include "dualfp/kernels/cuda/common/cluster.cuh"
 #include "dualfp/kernels/cuda/ops/element.cuh"
 #include "dualfp/kernels/cuda/ops/launch.h"
 

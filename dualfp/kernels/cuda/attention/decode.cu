@@ -37,7 +37,7 @@ int64_t MostDecodePieces(const AttentionShape& shape, const AttentionLimits& lim
   const int64_t lists = limits.max_sequences * shape.kv_heads *
                         MostQueryTiles(static_cast<int>(shape.heads / shape.kv_heads));
   if (!limits.batch_invariant) {
-    return kWantedPieces + lists;  // each list rounds its share up
+    return kMostRounds * kMostBlocks + lists;  // each list rounds its share up
   }
   const int64_t pages = (limits.max_context + kKvBlockSize - 1) / kKvBlockSize;
   return lists * std::min<int64_t>(kMostFixedPieces, (pages + kLeastPages - 1) / kLeastPages);
@@ -49,7 +49,7 @@ void AttendDecodes(const Context& context, DType cache, const AttentionParams& p
       .grid =
           dim3(static_cast<unsigned>(kDecodeBlocksPerSm * Multiprocessors(context.device.index))),
       .threads = kDecodeThreads,
-      .shared_bytes = (params.sequences + 1) * sizeof(int)};
+      .shared_bytes = DecodeUnitsInts(params.sequences) * sizeof(int)};
   const Kernel kernel = cache == DType::kF16    ? ForHeadDim<__half>(params.head_dim)
                         : cache == DType::kBF16 ? ForHeadDim<__nv_bfloat16>(params.head_dim)
                                                 : ForHeadDim<__nv_fp8_e4m3>(params.head_dim);

@@ -4,57 +4,11 @@
 
 #pragma once
 
+#include "dualfp/kernels/cuda/attention/decode_units.cuh"
+#include "dualfp/kernels/cuda/attention/fragments.cuh"
 #include "dualfp/kernels/cuda/common/cluster.cuh"
-#include "dualfp/kernels/cuda/common/mma.cuh"
-#include "dualfp/kernels/cuda/attention/attention.h"
-#include "dualfp/kernels/cuda/ops/element.cuh"
 
 namespace dualfp::cuda {
-
-constexpr int kDecodeWarps = 4;
-constexpr int kDecodeThreads = 32 * kDecodeWarps;
-constexpr int kDecodeBlocksPerSm = 2;
-
-// How contexts are cut. By the whole step: into about as many pieces as keep a full GPU busy to
-// the end, of kLeastPages at least, since a piece costs a merge. Batch-invariant: into at most
-// kMostFixedPieces, by the context's length.
-constexpr int kLeastPages = 16;
-constexpr int kWantedPieces = 1056;  // four for each block of an H200's 264
-constexpr int kMostFixedPieces = 16;
-
-constexpr float kLeastMaximum = -1e30f;  // below any score, and finite
-
-// What tensor cores multiply: E4M3 as F16.
-template <typename Cache>
-struct MatrixType {
-  using Type = Cache;
-};
-template <>
-struct MatrixType<__nv_fp8_e4m3> {
-  using Type = __half;
-};
-
-// Sixteen bytes of cache as pairs for tensor cores.
-template <typename Cache>
-struct Widened {
-  static constexpr int kPairs = 8 / sizeof(Cache);
-  uint32_t pair[kPairs];
-
-  __device__ __forceinline__ explicit Widened(const uint4& bytes) {
-    const uint32_t word[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (sizeof(Cache) == 2) {
-        pair[i] = word[i];
-      } else {
-        asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.rn.f16x2.e4m3x2 %0, low; "
-            "cvt.rn.f16x2.e4m3x2 %1, high; }"
-            : "=r"(pair[2 * i]), "=r"(pair[2 * i + 1])
-            : "r"(word[i]));
-      }
-    }
-  }
-};
 
 __device__ __forceinline__ uint4 LoadStream(const void* p) {
   uint4 v;
@@ -63,144 +17,6 @@ __device__ __forceinline__ uint4 LoadStream(const void* p) {
                : "l"(p));
   return v;
 }
-
-// What a sequence asks of a step.
-struct DecodeWork {
-  int rows;
-  int length;      // of the context
-  int first_page;  // that any row sees
-  int pages;       // from there on; 0: not a decode
-  int tiles;       // of queries
-
-  __device__ DecodeWork(const AttentionParams& p, int sequence) {
-    rows = p.query_start[sequence + 1] - p.query_start[sequence];
-    length = p.context_length[sequence];
-    const bool decode = rows > 0 && IsDecode(rows, p.group);
-    first_page =
-        p.window > 0 ? max(0, length - rows - p.window + 1) / static_cast<int>(kKvBlockSize) : 0;
-    pages = decode
-                ? (length + static_cast<int>(kKvBlockSize) - 1) / static_cast<int>(kKvBlockSize) -
-                      first_page
-                : 0;
-    tiles = QueryTiles(rows * p.group);
-  }
-  __device__ int Pieces(int pages_a_piece) const {
-    return pages_a_piece > 0 ? (pages + pages_a_piece - 1) / pages_a_piece
-                             : min(kMostFixedPieces, (pages + kLeastPages - 1) / kLeastPages);
-  }
-};
-
-// A piece of a sequence's context for one kv head and one tile of its queries.
-struct Piece {
-  int sequence;
-  int kv_head;
-  int tile;
-  int split;       // which of
-  int splits;      // the sequence's
-  int first_unit;  // of split 0; that of the next split is `stride` further on
-  int stride;
-  int page;  // blocks [page, page_end) of the context
-  int page_end;
-  int rows;
-  int length;
-};
-
-// Units of work of a step: pieces in an order that every block computes for itself.
-class DecodeUnits {
- public:
-  // `first` [sequences + 1] is the block's shared memory. By all threads.
-  __device__ DecodeUnits(const AttentionParams& p, int* first) : p_(p), first_(first) {
-    __shared__ int sums[kDecodeWarps];
-    const int lane = threadIdx.x % 32;
-    const int warp = threadIdx.x / 32;
-    const auto block_scan = [&](int v, int* total) {  // inclusive
-#pragma unroll
-      for (int d = 1; d < 32; d *= 2) {
-        const int below = __shfl_up_sync(0xFFFFFFFFu, v, d);
-        v += lane >= d ? below : 0;
-      }
-      __syncthreads();
-      if (lane == 31) {
-        sums[warp] = v;
-      }
-      __syncthreads();
-      *total = 0;
-#pragma unroll
-      for (int i = 0; i < kDecodeWarps; ++i) {
-        v += i < warp ? sums[i] : 0;
-        *total += sums[i];
-      }
-      return v;
-    };
-    if (!p.batch_invariant) {
-      int pages = 0;
-      for (int s = threadIdx.x; s < p.sequences; s += kDecodeThreads) {
-        const DecodeWork work(p, s);
-        pages += work.pages * work.tiles;
-      }
-      int all = 0;
-      block_scan(pages, &all);
-      // A step of more pages than an int counts has many for each piece anyway.
-      pages_a_piece_ =
-          max(kLeastPages,
-              static_cast<int>((int64_t{all} * p.kv_heads + kWantedPieces - 1) / kWantedPieces));
-    }
-    int before = 0;
-    for (int base = 0; base < p.sequences; base += kDecodeThreads) {
-      const int s = base + threadIdx.x;
-      int pieces = 0;
-      if (s < p.sequences) {
-        const DecodeWork work(p, s);
-        pieces = work.Pieces(pages_a_piece_) * work.tiles;
-      }
-      int all = 0;
-      const int through = block_scan(pieces, &all);
-      if (s < p.sequences) {
-        first_[s + 1] = before + through;
-      }
-      before += all;
-    }
-    if (threadIdx.x == 0) {
-      first_[0] = 0;
-    }
-    __syncthreads();
-    count_ = before * p.kv_heads;
-  }
-
-  __device__ int count() const { return count_; }
-
-  __device__ Piece At(int unit) const {
-    Piece piece;
-    const int within = unit / p_.kv_heads;
-    piece.kv_head = unit % p_.kv_heads;
-    int s = 0;  // the last whose pieces begin at or before this
-    for (int end = p_.sequences; end - s > 1;) {
-      const int middle = (s + end) / 2;
-      (first_[middle] <= within ? s : end) = middle;
-    }
-    piece.sequence = s;
-    const DecodeWork work(p_, s);
-    const int index = within - first_[s];
-    piece.tile = index % work.tiles;
-    piece.split = index / work.tiles;
-    piece.splits = work.Pieces(pages_a_piece_);
-    piece.stride = work.tiles * p_.kv_heads;
-    piece.first_unit = unit - piece.split * piece.stride;
-    // Even shares.
-    const int share = (work.pages + piece.splits - 1) / piece.splits;
-    piece.page = work.first_page + piece.split * share;
-    piece.page_end = work.first_page + min(work.pages, (piece.split + 1) * share);
-    piece.rows = work.rows;
-    piece.length = work.length;
-    return piece;
-  }
-
- private:
-  const AttentionParams& p_;
-  int* first_;
-  int pages_a_piece_ = 0;  // 0: by the context's length
-  int count_ = 0;
-};
 
 // Where query `index` of a sequence's list lies.
 struct QueryPlace {
@@ -215,22 +31,6 @@ struct QueryPlace {
     position = piece.length - piece.rows + row;
   }
 };
-
-// `kCount` elements of a query as pairs for tensor cores.
-template <typename E, int kPairs>
-__device__ __forceinline__ void LoadQuery(const AttentionParams& p, int64_t offset,
-                                          uint32_t (&pair)[kPairs]) {
-  float v[2 * kPairs];
-  if (p.dtype == DType::kF16) {
-    LoadFloats(static_cast<const __half*>(p.query) + offset, v);
-  } else {
-    LoadFloats(static_cast<const __nv_bfloat16*>(p.query) + offset, v);
-  }
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    pair[i] = PackPair<E>(v[2 * i], v[2 * i + 1]);
-  }
-}
 
 // Four elements of the output.
 __device__ __forceinline__ void StoreOut(const AttentionParams& p, const QueryPlace& place, int d,
@@ -266,7 +66,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocksPerSm)
   constexpr int kPageBytes = kKvBlockSize * kRowBytes;  // of a kv head
   constexpr int kPartElements = 16 / kSize;
 
-  extern __shared__ int first_of_sequence[];
+  extern __shared__ int lengths[];
   __shared__ float warp_out[kDecodeWarps][kQueryTile][kDim];
   __shared__ float warp_max[kDecodeWarps][kQueryTile];
   __shared__ float warp_sum[kDecodeWarps][kQueryTile];
@@ -276,7 +76,8 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocksPerSm)
   const int warp = threadIdx.x / 32;
   const int g = lane / 4;
   const int c = lane % 4;
-  const DecodeUnits units(p, first_of_sequence);
+  GridLaunchDependents();
+  const DecodeUnits units(p, lengths);
   const int64_t block_bytes = int64_t{kPageBytes} * p.kv_heads;
 
   // What this warp loads next: kPages blocks of `next`, whose ids are here already.
@@ -358,7 +159,6 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocksPerSm)
     load_keys();
     load_values();
   }
-  GridLaunchDependents();
   GridWaitForPrevious();
   if (!early) {
     load_keys();

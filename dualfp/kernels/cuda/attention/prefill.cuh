@@ -4,11 +4,11 @@
 
 #pragma once
 
+#include "dualfp/kernels/cuda/attention/attention.h"
+#include "dualfp/kernels/cuda/attention/fragments.cuh"
+#include "dualfp/kernels/cuda/attention/mma.cuh"
 #include "dualfp/kernels/cuda/common/cluster.cuh"
 #include "dualfp/kernels/cuda/common/matrix.cuh"
-#include "dualfp/kernels/cuda/common/mma.cuh"
-#include "dualfp/kernels/cuda/attention/attention.h"
-#include "dualfp/kernels/cuda/attention/decode.cuh"
 #include "dualfp/kernels/cuda/ops/element.cuh"
 
 namespace dualfp::cuda {

@@ -183,18 +183,22 @@ void Launch(const char* op, const Context& context, const ConstTensorView& first
             RotaryParams& params) {
   params.head_dim = static_cast<int>(first.shape[2]);
   int heads = 0;
-  bool even = params.head_dim % 2 == 0 && params.half % 2 == 0;
-  const int64_t pair = 2 * DTypeSize(first.dtype);
+  // The most elements at a time of four, two and one that everything is a multiple of.
+  int64_t bits = params.head_dim | params.half;
   for (const Heads& kind : params.kinds) {
     heads += kind.count;
-    even = even && reinterpret_cast<uintptr_t>(kind.data) % pair == 0 && kind.row % 2 == 0 &&
-           kind.head % 2 == 0;
+    bits |= static_cast<int64_t>(reinterpret_cast<uintptr_t>(kind.data)) / DTypeSize(first.dtype) |
+            kind.row | kind.head;
   }
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(first.shape[0]),
                                        static_cast<unsigned>((heads + kWarps - 1) / kWarps)),
                           .threads = 32 * kWarps};
   WithActivation(first.dtype, [&]<typename T>() {
-    LaunchOp(op, context, shape, even ? Rotate<T, 2> : Rotate<T, 1>, params);
+    LaunchOp(op, context, shape,
+             bits % 4 == 0   ? Rotate<T, 4>
+             : bits % 2 == 0 ? Rotate<T, 2>
+                             : Rotate<T, 1>,
+             params);
   });
 }
 

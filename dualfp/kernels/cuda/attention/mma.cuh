@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace dualfp::cuda {
 
@@ -16,7 +17,7 @@ namespace dualfp::cuda {
 template <typename E>
 __device__ __forceinline__ void Mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                     uint32_t a3, uint32_t b0, uint32_t b1) {
-  if constexpr (sizeof(E) == 2 && __is_same(E, __nv_bfloat16)) {
+  if constexpr (std::is_same_v<E, __nv_bfloat16>) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
@@ -33,7 +34,7 @@ __device__ __forceinline__ void Mma(float (&d)[4], uint32_t a0, uint32_t a1, uin
 
 template <typename E>
 __device__ __forceinline__ uint32_t PackPair(float low, float high) {
-  if constexpr (__is_same(E, __nv_bfloat16)) {
+  if constexpr (std::is_same_v<E, __nv_bfloat16>) {
     const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
     return reinterpret_cast<const uint32_t&>(pair);
   } else {
