@@ -1,10 +1,13 @@
-"""`dualfp quantize`: 12-bit checkpoints hold the BF16 ones bit for bit."""
+"""`dualfp quantize`: nested checkpoints hold the 16-bit ones bit for bit, and FP8 ones inside."""
 
 import json
 import shutil
 
+import ml_dtypes
+import numpy as np
 import pytest
 import torch
+from producers import Reader, load
 from running import MODEL, dualfp, quantize, refuses
 from safetensors.torch import load_file, save_file
 
@@ -114,3 +117,86 @@ def test_refusals_leave_nothing_behind(copy, tmp_path):
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     refuses(dualfp("quantize", broken, out, "--scheme", "nested12"), "model.layers.1.mlp.up_proj.weight", "NaN")
     assert not (out / "model.safetensors").exists() and not (out / "config.json").exists()
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """The reference model in FP16, with outliers, and as nested planes."""
+    root = tmp_path_factory.mktemp("half")
+    source = shutil.copytree(MODEL, root / "model")
+    tensors = {name: tensor.half() for name, tensor in load(MODEL).items()}
+    tensors["model.layers.2.mlp.up_proj.weight"][3, [1, 7, 300]] = torch.tensor(
+        [1.8125, -3.5, 60000.0]).half()
+    tensors["model.layers.3.mlp.up_proj.weight"][:, 5] = 2.0  # more than stay apart
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text()) | {"torch_dtype": "float16"}
+    (source / "config.json").write_text(json.dumps(config))
+    out = quantize(source, root / "nested", "--scheme", "nested")
+    assert "model.layers.3.mlp.up_proj.weight stays as it is: more than 0.1 %" in out
+    return source, root / "nested"
+
+
+def test_nested_planes_are_those_of_the_definition(half):
+    source, nested = half
+    weights, planes = load(source), Reader(nested)
+    config = planes.config["quantization_config"]
+    assert (config["quant_method"], config["format"], config["version"]) == ("dualfp", "nested", 1)
+    assert config["ignored_layers"] == ["model.layers.3.mlp.up_proj"]
+    nested_weights = outliers = 0
+    for name, weight in weights.items():
+        if ".layers." not in name or weight.dim() != 2 or name.startswith(
+                "model.layers.3.mlp.up_proj"):
+            assert np.array_equal(planes.tensors[name].view(np.uint16).ravel(),
+                                  weight.view(torch.int16).numpy().view(np.uint16).ravel())
+            continue
+        nested_weights += 1
+        stem = name.removesuffix("weight")
+        upper, lower = (planes.tensors[stem + f"weight_{plane}"] for plane in ("upper", "lower"))
+        # The upper byte is E4M3 of 256 w, clamped; the pair is the FP16 pattern.
+        clamped = weight.double().numpy().clip(-1.75, 1.75)
+        want = (256 * clamped).astype(np.float32).astype(ml_dtypes.float8_e4m3fn)
+        assert np.array_equal(upper.view(np.uint8), want.view(np.uint8)), name
+        u = upper.view(np.uint8).astype(np.int32)
+        pattern = (((u & 127) >> 1) << 8 | lower) - 64
+        value = pattern.astype(np.uint16).view(np.float16).astype(np.float64)
+        value = np.where(u >= 128, -value, value)
+        index, rest = planes.tensors[stem + "outlier_index"], planes.tensors[stem + "outlier_value"]
+        value.reshape(-1)[index] += rest
+        assert np.array_equal(value, weight.double().numpy()), name
+        assert np.array_equal(index, np.flatnonzero(np.abs(weight.double().numpy()) > 1.75))
+        outliers += len(index)
+    assert nested_weights == 55 and outliers >= 3
+
+
+def test_nested_back_is_bit_identical(half, tmp_path):
+    source, nested = half
+    quantize(nested, tmp_path / "back", "--scheme", "fp16")
+    same_tensors(source, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(
+        (source / "config.json").read_text())
+
+
+def test_fp8_from_nested_is_the_upper_plane(half, archive, tmp_path):
+    for nested, name in ((half[1], "plain"), (archive, "twelve")):
+        out = quantize(nested, tmp_path / name, "--scheme", "fp8-from-nested")
+        made, planes = Reader(tmp_path / name), Reader(nested)
+        config = made.config["quantization_config"]
+        rows = name == "twelve"
+        assert config["quant_method"] == ("compressed-tensors" if rows else "fp8")
+        converted = 0
+        for tensor, upper in planes.tensors.items():
+            module = tensor.removesuffix(".weight_upper")
+            if module == tensor or ".layers." not in module:
+                continue
+            converted += 1
+            assert made.tensors[f"{module}.weight"].tobytes() == upper.tobytes()
+            scale = made.tensors[f"{module}.weight_scale"]
+            if rows:
+                shift = planes.tensors[f"{module}.weight_shift"].astype(np.float64)
+                assert np.array_equal(scale[:, 0].astype(np.float64), 2.0 ** (-8 - shift))
+            else:
+                assert scale.shape == () and scale == 1 / 256
+        assert converted == (56 if rows else 55) and f"{converted} matrices" in out
+        embeddings = made.tensors["model.embed_tokens.weight"]
+        source = Reader(MODEL if rows else half[0]).tensors["model.embed_tokens.weight"]
+        assert embeddings.tobytes() == source.tobytes()
