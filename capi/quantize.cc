@@ -34,7 +34,7 @@ void Quantize(const dualfp_tensor* x_in, int32_t quant_in, const dualfp_tensor* 
     return;
   }
   const bool per_tensor = quant == ActivationQuant::kDynamicPerTensor;
-  Check(quant != ActivationQuant::kNone && quant != ActivationQuant::kDynamicPerGroup,
+  Check(quant != ActivationQuant::kNone && !HasGroupScales(quant),
         ErrorCode::kInvalidArgument, "quantize: ", ActivationQuantName(quant),
         " has no scale per row");
   Check(x.rank == 2 &&

@@ -37,9 +37,20 @@ std::span<const DType> KvDTypesOf(DeviceType device);
 struct PagedKv {
   TensorView key;    // KvLayout::KeyShape(), contiguous
   TensorView value;  // KvLayout::ValueShape(), contiguous
+  // Beside F8_E4M3: of all kv heads, or of each, F32 [kv_heads] beside the cache, where those are
+  // there (the CPU's kernels only).
   float key_scale = 1.0f;
   float value_scale = 1.0f;
+  ConstTensorView key_head_scales;
+  ConstTensorView value_head_scales;
 };
+
+// The scale of a kv head. Forced inline: a copy that the linker shares would be compiled for one
+// instruction set.
+[[gnu::always_inline]] inline float KvHeadScale(float all, const ConstTensorView& heads,
+                                                int64_t kv_head) {
+  return heads.data == nullptr ? all : static_cast<const float*>(heads.data)[kv_head];
+}
 
 // Stores this step's keys and values.
 struct WriteKvCacheArgs {

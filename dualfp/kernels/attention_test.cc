@@ -29,6 +29,7 @@ class AttentionTest : public ::testing::TestWithParam<OpsUnderTest> {
         {5, 1, 80, 0, DType::kF8E4M3},  // one kv head, FP8 cache
         {24, 1, 36, 5, DType::kF16},    // more heads a token than an item's rows; an odd head_dim
         {2, 1, 256, 64, DType::kF8E4M3},
+        {6, 3, 64, 0, DType::kF8E4M3},  // a scale for each kv head, on the CPU
     };
     static const AttentionCase kForGpu[] = {
         {8, 1, 64, 0, DType::kBF16},   {16, 1, 128, 0, DType::kF8E4M3},

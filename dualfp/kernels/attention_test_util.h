@@ -78,6 +78,15 @@ class Sequences {
     if (shape.dtype == DType::kF8E4M3) {
       cache_.key_scale = 0.03125f * 1.1f;
       cache_.value_scale = 0.0625f * 0.9f;
+      // Heads have their own where the backend takes them.
+      if (shape.kv_heads > 1 && test.backend->device == DeviceType::kCpu) {
+        for (int64_t head = 0; head < shape.kv_heads; ++head) {
+          key_head_scales_.push_back(cache_.key_scale * (1.0f + 0.7f * static_cast<float>(head)));
+          value_head_scales_.push_back(cache_.value_scale / (1.0f + static_cast<float>(head)));
+        }
+        cache_.key_head_scales = {key_head_scales_.data(), DType::kF32, {shape.kv_heads}};
+        cache_.value_head_scales = {value_head_scales_.data(), DType::kF32, {shape.kv_heads}};
+      }
     }
     out_.assign(tokens_ * shape.heads * shape.head_dim, NAN);
   }
@@ -168,20 +177,23 @@ class Sequences {
   }
 
   // What the cache holds of keys or values.
-  std::vector<double> Cached(const std::vector<float>& x, float scale) const {
+  std::vector<double> Cached(const std::vector<float>& x, float all,
+                             const std::vector<float>& heads) const {
     std::vector<double> cached(x.size());
-    std::transform(x.begin(), x.end(), cached.begin(), [&](float v) {
-      return shape_.dtype == DType::kF8E4M3 ? double{RoundedAs(shape_.dtype, v / scale)} * scale
-                                            : RoundedAs(shape_.dtype, v);
-    });
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float scale = heads.empty() ? all : heads[i / shape_.head_dim % heads.size()];
+      cached[i] = shape_.dtype == DType::kF8E4M3
+                      ? double{RoundedAs(shape_.dtype, x[i] / scale)} * scale
+                      : RoundedAs(shape_.dtype, x[i]);
+    }
     return cached;
   }
 
   // Every `step`-th position, and the last ones.
   void CompareWithDouble(int32_t step = 1) const {
     const int64_t dim = shape_.head_dim;
-    const std::vector<double> keys = Cached(key_, cache_.key_scale);
-    const std::vector<double> values = Cached(value_, cache_.value_scale);
+    const std::vector<double> keys = Cached(key_, cache_.key_scale, key_head_scales_);
+    const std::vector<double> values = Cached(value_, cache_.value_scale, value_head_scales_);
     constexpr double kEps = 5.96e-8;
     // Of a query's rounding to the cache's type, and of a weight's.
     const bool rounds = UsesTensorCores(test_, shape_);
@@ -266,6 +278,7 @@ class Sequences {
   std::vector<std::vector<int32_t>> tables_;
   std::vector<float> query_, key_, value_, out_;
   PagedKv cache_;
+  std::vector<float> key_head_scales_, value_head_scales_;
 };
 
 }  // namespace dualfp

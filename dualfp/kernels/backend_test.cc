@@ -144,11 +144,14 @@ constexpr Expected kExpected[] = {
      "gemm_fp8block_any_any_avx512_4x6", "gemm_fp8block_any_any_avx512_4x6",
      "gemm_fp8block_any_any_avx512_4x6"},
     {"groups_of_x", QuantFormat::kFp8, DType::kF8E4M3, kChannel, k8,
-     ActivationQuant::kDynamicPerGroup, nullptr, nullptr, nullptr, nullptr, nullptr},
+     ActivationQuant::kDynamicPerGroup, "gemm_fp8_any_any_avx2_4x3", "gemm_fp8_any_any_avx512_4x6",
+     "gemm_fp8_any_any_avx512_4x6", "gemm_fp8_any_any_avx512_4x6", "gemm_fp8_any_any_avx512_4x6"},
     {"nvfp4", QuantFormat::kNvfp4, DType::kU8, ScaleGranularity::kGroup, Precision::kFp4, kNoQuant,
      nullptr, nullptr, nullptr, nullptr, nullptr},
-    {"mxfp8", QuantFormat::kMxfp8, DType::kF8E4M3, ScaleGranularity::kGroup, k8, kToken, nullptr,
-     nullptr, nullptr, nullptr, nullptr},
+    {"mxfp8", QuantFormat::kMxfp8, DType::kF8E4M3, ScaleGranularity::kGroup, k8,
+     ActivationQuant::kDynamicMx, "gemm_mxfp8_any_any_avx2_4x3", "gemm_mxfp8_any_any_avx512_4x6",
+     "gemm_mxfp8_any_any_avx512_4x6", "gemm_mxfp8_any_any_avx512_4x6",
+     "gemm_mxfp8_any_any_avx512_4x6"},
 };
 
 class GemmChoiceTest : public ::testing::TestWithParam<Expected> {};

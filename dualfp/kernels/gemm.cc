@@ -162,8 +162,9 @@ void CheckXScales(const GemmArgs& args, const GemmDesc& desc, bool codes) {
   }
   Check(desc.activation_quant != ActivationQuant::kNone, ErrorCode::kInvalidArgument,
         "gemm: an x of codes is for fp8 with quantized activations");
-  const bool grouped = desc.activation_quant == ActivationQuant::kDynamicPerGroup;
-  const int64_t groups = (desc.k + kActivationGroup - 1) / kActivationGroup;
+  const bool grouped = HasGroupScales(desc.activation_quant);
+  const int64_t group = ActivationGroupSize(desc.activation_quant, desc.k);
+  const int64_t groups = (desc.k + group - 1) / group;
   const bool fits =
       grouped ? HasRows(scales, groups, desc.m)
               : scales && scales.rank == 1 && scales.shape[0] == desc.m && scales.is_contiguous();

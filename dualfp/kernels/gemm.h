@@ -79,7 +79,7 @@ std::string Describe(const GemmDesc& desc);
 struct GemmArgs {
   // F32 | F16 | BF16 [M, K]. Or, at kFp8 with quantized activations, codes that this device's
   // quantizers wrote: F8_E4M3 [M, K] with x_scales, F32 [M], what a code of 1 is worth in each row
-  // (kDynamicPerGroup: [ceil(K/128), M], rows may be strided). The product is the same, bit for
+  // (scales along K: [groups of K, M], rows may be strided). The product is the same, bit for
   // bit, as of what was quantized.
   ConstTensorView x;
   ConstTensorView x_scales;

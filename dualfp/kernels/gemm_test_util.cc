@@ -101,7 +101,8 @@ const std::vector<TestFormat>& TestFormats() {
         {"_token", ActivationQuant::kDynamicPerToken},
         {"_tensor", ActivationQuant::kDynamicPerTensor},
         {"_static", kStatic},
-        {"_group", ActivationQuant::kDynamicPerGroup}};
+        {"_group", ActivationQuant::kDynamicPerGroup},
+        {"_mx", ActivationQuant::kDynamicMx}};
     for (const auto& [suffix, quant] : kQuants) {
       const std::string s = suffix;
       list.push_back({"nested_fp8" + s, kNested, kCodes, kNone, k8, quant});
@@ -140,9 +141,16 @@ const std::vector<TestFormat>& TestFormats() {
         }
       }
     }
-    for (const auto& [name, parts] : {std::pair{"nested_below_static", TestParts::kBelow},
-                                      {"nested_interleaved_static", TestParts::kInterleaved}}) {
-      list.push_back({name, kNested, kCodes, kNone, k8, kStatic, false, parts, true});
+    // Parts with static activation scales of their own.
+    for (const auto& [suffix, parts] : {std::pair{"_below_static", TestParts::kBelow},
+                                        {"_interleaved_static", TestParts::kInterleaved}}) {
+      const std::string s = suffix;
+      list.push_back({"nested" + s, kNested, kCodes, kNone, k8, kStatic, false, parts, true});
+      list.push_back({"nested12" + s, kNested12, kCodes, kNone, k8, kStatic, false, parts, true});
+      list.push_back({"fp8_t" + s, kFp8, kCodes, kPerTensor, k8, kStatic, false, parts, true});
+      list.push_back({"fp8_c" + s, kFp8, kCodes, kPerChannel, k8, kStatic, false, parts, true});
+      list.push_back({"fp8_b" + s, kFp8, kCodes, kBlock128, k8, kStatic, false, parts, true});
+      list.push_back({"mxfp8" + s, kMxfp8, kCodes, kGroup, k8, kStatic, false, parts, true});
     }
     return list;
   }();
@@ -510,15 +518,19 @@ std::vector<double> TestProblem::QuantizedX(float static_scale) const {
         scale = static_scale;
         break;
       case ActivationQuant::kDynamicPerGroup:
+      case ActivationQuant::kDynamicMx:
         break;
     }
     for (int64_t i = 0; i < k; ++i) {
-      if (desc.activation_quant == ActivationQuant::kDynamicPerGroup && i % 128 == 0) {
+      const bool mx = desc.activation_quant == ActivationQuant::kDynamicMx;
+      const bool grouped = mx || desc.activation_quant == ActivationQuant::kDynamicPerGroup;
+      const int64_t group = mx ? 32 : 128;
+      if (grouped && i % group == 0) {
         amax = 0;
-        for (int64_t j = i; j < std::min(k, i + 128); ++j) {
+        for (int64_t j = i; j < std::min(k, i + group); ++j) {
           amax = std::max(amax, std::fabs(x_values[row * k + j]));
         }
-        scale = amax / 448.0f;
+        scale = mx ? std::exp2(std::ceil(std::log2(amax / 448.0f))) : amax / 448.0f;
       }
       x[row * k + i] =
           static_cast<double>(E4m3ToFloat(FloatToE4m3(x_values[row * k + i] / scale))) * scale;

@@ -74,6 +74,15 @@ void CheckWorkspace(const char* op, const Context& context, int64_t wanted) {
         " bytes and got ", given);
 }
 
+void CheckHeadScales(const char* op, const PagedKv& cache, const ConstTensorView& scales) {
+  if (!scales) {
+    return;
+  }
+  CheckView(op, "cache scales", scales, DType::kF32, {Dim(cache.key, 1)});
+  Check(cache.key.device.type == DeviceType::kCpu, ErrorCode::kUnsupported, op,
+        ": a key-value cache with a scale for each head is for the CPU");
+}
+
 void CheckKvCache(const Context& context, const char* op, const PagedKv& cache, int64_t head_dim) {
   const int64_t blocks = Dim(cache.key, 0);
   const int64_t heads = Dim(cache.key, 1);
@@ -87,6 +96,8 @@ void CheckKvCache(const Context& context, const char* op, const PagedKv& cache, 
   CheckView(op, "cache value", cache.value, dtype, layout.ValueShape(blocks, heads, head_dim));
   Check(cache.key.is_contiguous() && cache.value.is_contiguous(), ErrorCode::kInvalidArgument, op,
         ": the cache must be contiguous");
+  CheckHeadScales(op, cache, cache.key_head_scales);
+  CheckHeadScales(op, cache, cache.value_head_scales);
 }
 
 }  // namespace

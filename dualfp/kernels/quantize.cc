@@ -7,6 +7,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/backend.h"
 #include "dualfp/kernels/cpu/row_inner.h"
+#include "dualfp/numeric/e8m0.h"
 #include "dualfp/numeric/fp8.h"
 
 namespace dualfp {
@@ -19,25 +20,13 @@ const cpu::RowInner& Rows() { return *BestBackend(DeviceType::kCpu).rows; }
 
 }  // namespace
 
-std::string_view ActivationQuantName(ActivationQuant quant) {
-  switch (quant) {
-    case ActivationQuant::kNone:
-      return "weight-only";
-    case ActivationQuant::kDynamicPerToken:
-      return "per-token";
-    case ActivationQuant::kDynamicPerTensor:
-      return "per-tensor";
-    case ActivationQuant::kStaticPerTensor:
-      return "static";
-    case ActivationQuant::kDynamicPerGroup:
-      return "per-group";
-  }
-  return "unknown";
-}
-
 float ActivationScale(float amax) {
   const float scale = amax / kE4m3Max;
   return scale == 0.0f ? 1.0f : scale;
+}
+
+float MxActivationScale(float amax) {
+  return std::isinf(amax) ? amax : E8m0ToFloat(FloatToE8m0Ceil(amax / kE4m3Max));
 }
 
 void QuantizeActivations(const Context& context, const ConstTensorView& x, ActivationQuant quant,
@@ -51,9 +40,8 @@ void QuantizeActivations(const Context& context, const ConstTensorView& x, Activ
   Check(scales.rank == 1 && scales.dtype == DType::kF32 && scales.shape[0] == x.shape[0] &&
             scales.is_contiguous(),
         ErrorCode::kInvalidArgument, "quantize: scales must be F32, one per row of x");
-  Check(quant != ActivationQuant::kNone && quant != ActivationQuant::kDynamicPerGroup,
-        ErrorCode::kInvalidArgument, "quantize: ", ActivationQuantName(quant),
-        " has no scale per row");
+  Check(quant != ActivationQuant::kNone && !HasGroupScales(quant), ErrorCode::kInvalidArgument,
+        "quantize: ", ActivationQuantName(quant), " has no scale per row");
   Check(quant != ActivationQuant::kStaticPerTensor ||
             (static_scale > 0 && std::isfinite(static_scale)),
         ErrorCode::kInvalidArgument, "quantize: the static scale must be positive and finite");

@@ -3,6 +3,8 @@
 // ±448:
 //   * dynamic: s = max |x| / 448 over a row (per token) or over the whole matrix (per tensor).
 //     Where that is zero (all elements zero, or too small for float), s = 1 and the codes follow.
+//   * per group: likewise over so many consecutive elements of a row.
+//   * mx: the same over 32 elements, with s = 2^ceil(log2(max |x| / 448)), a value of E8M0.
 //   * static: s comes with the checkpoint.
 // The quotient is rounded to float first, as it is on a GPU.
 //
@@ -20,31 +22,30 @@
 
 namespace dualfp {
 
-// What happens to X before the multiplication at Precision::kFp8.
-enum class ActivationQuant : uint8_t {
-  kNone,              // weight-only: X is used as it is
-  kDynamicPerToken,   // s[m] = amax(X[m,:]) / 448, X/s rounded to E4M3 (the default at kFp8)
-  kDynamicPerTensor,  // one s for all rows: rows of a batch then depend on each other
-  kStaticPerTensor,   // s = Weight::input_scale
-  // s[m,g] = amax / 448 over 128 consecutive elements of a row, as checkpoints with 128x128 weight
-  // blocks expect. GEMMs only: QuantizeActivations() has one scale a row.
-  kDynamicPerGroup,
-};
-
-// "weight-only", "per-token", "per-tensor", "static", "per-group".
-std::string_view ActivationQuantName(ActivationQuant quant);
-
-constexpr int64_t kActivationGroup = 128;  // of kDynamicPerGroup
-
 // The scale for a maximum magnitude, as defined above.
 float ActivationScale(float amax);
+
+// Of kDynamicMx: the least power of two that is not below amax / 448; infinite where amax is.
+float MxActivationScale(float amax);
+
+// Consecutive elements of a row of `k` that share a scale.
+constexpr int64_t ActivationGroupSize(ActivationQuant quant, int64_t k) {
+  return quant == ActivationQuant::kDynamicPerGroup ? kActivationGroup
+         : quant == ActivationQuant::kDynamicMx     ? kMxGroup
+                                                    : k;
+}
+
+// Of a group with that maximum magnitude, for the quantizations that have groups.
+inline float GroupActivationScale(ActivationQuant quant, float amax) {
+  return quant == ActivationQuant::kDynamicMx ? MxActivationScale(amax) : ActivationScale(amax);
+}
 
 // codes[m,k] = E4M3(x[m,k] / scales[m]).
 //   x       F32, F16 or BF16 [M, K]; rows may be strided, columns are contiguous
 //   codes   F8_E4M3 [M, K], likewise
 //   scales  F32 [M]
 // `static_scale` is used by kStaticPerTensor only and must be positive and finite.
-// Throws kInvalidArgument on shapes and dtypes, and for kNone and kDynamicPerGroup.
+// Throws kInvalidArgument on shapes and dtypes, for kNone, and for scales along K.
 void QuantizeActivations(const Context& context, const ConstTensorView& x, ActivationQuant quant,
                          float static_scale, const TensorView& codes, const TensorView& scales);
 

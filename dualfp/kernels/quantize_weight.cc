@@ -36,12 +36,6 @@ ConstTensorView Columns(ConstTensorView matrix, int64_t begin, int64_t end) {
   return matrix;
 }
 
-// The smallest power of two that is at least `value`, as E8M0.
-uint8_t CeilToE8m0(float value) {
-  const uint8_t floor = FloatToE8m0Floor(value);
-  return floor < kE8m0Nan - 1 && E8m0ToFloat(floor) < value ? floor + 1 : floor;
-}
-
 // Stores the scale of a tile whose largest magnitude is `amax`, and returns what to divide by.
 float StoreScale(const QuantFormatInfo& info, float amax, float matrix_scale, void* out) {
   switch (info.scales) {
@@ -54,7 +48,7 @@ float StoreScale(const QuantFormatInfo& info, float amax, float matrix_scale, vo
       return E4m3ToFloat(code) * matrix_scale;
     }
     case DType::kF8E8M0: {
-      const uint8_t code = CeilToE8m0(amax / info.codec.max);
+      const uint8_t code = FloatToE8m0Ceil(amax / info.codec.max);
       *static_cast<uint8_t*>(out) = code;
       return E8m0ToFloat(code);
     }

@@ -31,8 +31,8 @@ struct QuantizedX {
     const int64_t m = problem.m;
     const int64_t k = problem.desc.k;
     const ActivationQuant quant = problem.desc.activation_quant;
-    const bool grouped = quant == ActivationQuant::kDynamicPerGroup;
-    const int64_t group = grouped ? kActivationGroup : k;
+    const bool grouped = HasGroupScales(quant);
+    const int64_t group = ActivationGroupSize(quant, k);
     const int64_t groups = (k + group - 1) / group;
     codes.resize(m * k);
     scales.resize(groups * m);
@@ -49,7 +49,7 @@ struct QuantizedX {
         }
         const float scale = quant == ActivationQuant::kStaticPerTensor
                                 ? *problem.args.weight->input_scale.as<float>()
-                                : ActivationScale(amax);
+                                : GroupActivationScale(quant, amax);
         scales[g * m + row] = scale;
         for (int64_t i = g * group; i < end; ++i) {
           codes[row * k + i] = FloatToE4m3(problem.x_values[row * k + i] / scale);

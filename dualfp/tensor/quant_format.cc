@@ -28,4 +28,28 @@ std::optional<Precision> ParsePrecision(std::string_view name) {
   return name == "fp16" ? std::optional(Precision::kExact) : std::nullopt;
 }
 
+std::string_view ScaleGranularityName(ScaleGranularity granularity) {
+  constexpr std::array<std::string_view, 5> kNames = {"none", "tensor", "channel", "block",
+                                                      "group"};
+  return kNames.at(static_cast<size_t>(granularity));
+}
+
+std::string_view ActivationQuantName(ActivationQuant quant) {
+  switch (quant) {
+    case ActivationQuant::kNone:
+      return "weight-only";
+    case ActivationQuant::kDynamicPerToken:
+      return "per-token";
+    case ActivationQuant::kDynamicPerTensor:
+      return "per-tensor";
+    case ActivationQuant::kStaticPerTensor:
+      return "static";
+    case ActivationQuant::kDynamicPerGroup:
+      return "per-group";
+    case ActivationQuant::kDynamicMx:
+      return "mx";
+  }
+  return "unknown";
+}
+
 }  // namespace dualfp

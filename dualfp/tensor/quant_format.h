@@ -23,6 +23,31 @@ std::string_view PrecisionName(Precision precision);
 // Also by the alias of "exact", "fp16".
 std::optional<Precision> ParsePrecision(std::string_view name);
 
+// What happens to a layer's input X [M, K] before a product at kFp8 (kernels/quantize.h has the
+// arithmetic). Every scale is F32 but kDynamicMx's.
+enum class ActivationQuant : uint8_t {
+  kNone,              // weight-only: X is used as it is
+  kDynamicPerToken,   // s[m] = amax(X[m,:]) / 448, X/s rounded to E4M3 (the default at kFp8)
+  kDynamicPerTensor,  // one s for all rows: rows of a batch then depend on each other
+  kStaticPerTensor,   // s = Weight::input_scale
+  // s[m,g] = amax / 448 over kActivationGroup consecutive elements of a row, as checkpoints with
+  // 128x128 weight blocks expect.
+  kDynamicPerGroup,
+  // s[m,g] = 2^ceil(log2(amax / 448)) over kMxGroup consecutive elements, as MXFP8 weights expect.
+  kDynamicMx,
+};
+
+inline constexpr int64_t kActivationGroup = 128;  // of kDynamicPerGroup
+inline constexpr int64_t kMxGroup = 32;           // of kDynamicMx and of MX weights
+
+// "weight-only", "per-token", "per-tensor", "static", "per-group", "mx".
+std::string_view ActivationQuantName(ActivationQuant quant);
+
+// Whether scales lie along K, so that a row has several.
+constexpr bool HasGroupScales(ActivationQuant quant) {
+  return quant == ActivationQuant::kDynamicPerGroup || quant == ActivationQuant::kDynamicMx;
+}
+
 // Over what a scale is shared.
 enum class ScaleGranularity : uint8_t {
   kNone,
@@ -76,6 +101,9 @@ inline constexpr std::array kQuantFormats = {
     QuantFormatInfo{"mxfp4", {4.25, 4.25, 4.25, 4.25}, DType::kU8, kE2m1Codec, 32, DType::kF8E8M0},
     QuantFormatInfo{"mxfp8", {8.25, 8.25, 8.25}, DType::kF8E4M3, kE4m3Codec, 32, DType::kF8E8M0},
 };
+
+// "none", "tensor", "channel", "block", "group".
+std::string_view ScaleGranularityName(ScaleGranularity granularity);
 
 constexpr const QuantFormatInfo& GetQuantFormatInfo(QuantFormat format) {
   return kQuantFormats.at(static_cast<size_t>(format));

@@ -67,7 +67,7 @@ TEST(WeightSchemeTest, EveryNameFindsItsSchemeAndEverySchemeItsName) {
   EXPECT_EQ(FindWeightScheme("none")->scheme, kPlainWeights);
   EXPECT_EQ(FindWeightScheme("nested")->scheme, kNestedWeights);
   EXPECT_EQ(FindWeightScheme("nested12")->scheme, kNested12Weights);
-  EXPECT_EQ(FindWeightScheme("fp8")->scheme, kFp8PerChannel);
+  EXPECT_EQ(FindWeightScheme("fp8")->scheme, kFp8PerTensor);
   EXPECT_EQ(FindWeightScheme("fp8_per_tensor")->scheme, kFp8PerTensor);
   EXPECT_EQ(FindWeightScheme("fp8-block")->scheme, kFp8PerBlock);
   EXPECT_EQ(FindWeightScheme("fp8-tensor")->name, "fp8_per_tensor");

@@ -29,7 +29,7 @@ std::vector<NamedScheme> AllSchemes() {
       schemes.push_back(
           {name + "_per_" + suffix, name + "-" + suffix, WeightScheme{format, granularity}});
     }
-    schemes.push_back({name, "", WeightScheme{format, ScaleGranularity::kPerChannel}});
+    schemes.push_back({name, "", WeightScheme{format, ScaleGranularity::kPerTensor}});
   }
   return schemes;
 }

@@ -26,6 +26,14 @@ inline constexpr WeightScheme kFp8PerTensor{QuantFormat::kFp8, ScaleGranularity:
 inline constexpr WeightScheme kFp8PerChannel{QuantFormat::kFp8, ScaleGranularity::kPerChannel};
 inline constexpr WeightScheme kFp8PerBlock{QuantFormat::kFp8, ScaleGranularity::kBlock128};
 
+// What a layer's input goes through beside such weights, unless the checkpoint or a caller says
+// otherwise: scales along K where the weight has them along K, else one for each token.
+constexpr ActivationQuant DefaultActivationQuant(const WeightScheme& scheme) {
+  return scheme.format == QuantFormat::kMxfp8                ? ActivationQuant::kDynamicMx
+         : scheme.granularity == ScaleGranularity::kBlock128 ? ActivationQuant::kDynamicPerGroup
+                                                             : ActivationQuant::kDynamicPerToken;
+}
+
 struct NamedScheme {
   std::string name;                    // "auto", "none", "nested", "fp8", "fp8_per_tensor", ...
   std::string alias;                   // another spelling, or empty
@@ -33,7 +41,8 @@ struct NamedScheme {
 };
 
 // "auto" and "none" (plain, in the checkpoint's type), then every format of kQuantFormats with each
-// granularity that it has; a format with several also goes by its bare name, per channel.
+// granularity that it has; a format with several also goes by its bare name, per tensor, as in
+// vLLM.
 std::span<const NamedScheme> WeightSchemes();
 
 // By name or alias; nullptr where there is none.

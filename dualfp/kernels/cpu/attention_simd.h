@@ -235,7 +235,12 @@ void AttendItem(const PagedAttentionArgs& args, int64_t sequence, int64_t row_be
   const auto window_begin = [&](int64_t row) {
     return args.sliding_window > 0 ? MaxOf(0, position(row) - args.sliding_window + 1) : 0;
   };
-  const float query_scale = args.scale * args.cache.key_scale * Cache::kLoadScale;
+  const float query_scale = args.scale *
+                            KvHeadScale(args.cache.key_scale, args.cache.key_head_scales, kv_head) *
+                            Cache::kLoadScale;
+  const float value_scale =
+      KvHeadScale(args.cache.value_scale, args.cache.value_head_scales, kv_head) *
+      Cache::kLoadScale;
 
   // The head groups of one token may be more rows than an item holds.
   const int64_t total_rows = (row_end - row_begin) * group;
@@ -320,7 +325,7 @@ void AttendItem(const PagedAttentionArgs& args, int64_t sequence, int64_t row_be
     for (int r = 0; r < rows; ++r) {
       float* target =
           args.out.as<float>() + token(r) * args.out.strides[0] + head(r) * args.out.strides[1];
-      const float scale = args.cache.value_scale * Cache::kLoadScale / state[r].sum;
+      const float scale = value_scale / state[r].sum;
       for (int64_t d = 0; d < head_dim; ++d) {
         target[d] = out_rows[r][d] * scale;
       }

@@ -305,6 +305,39 @@ struct E4m3BlockedTraits256 : E4m3Traits256 {
   }
 };
 
+// 32 weights at a time share a scale.
+struct E4m3MxTraits256 : E4m3Traits256 {
+  struct Row {
+    OnePlaneRow codes;
+    const uint8_t* scales;
+    Row() = default;
+    [[gnu::always_inline]] Row(const WeightRows& w, int64_t n)
+        : codes(w, n), scales(w.group_scales + n * w.group_stride) {}
+  };
+  struct Packed {
+    Words256 words;
+    __m256 scale;
+  };
+
+  // Code 0 is a subnormal float, half of code 1's.
+  DUALFP_GEMM_INLINE __m256 Scale(uint8_t code) {
+    const __m256i bits = _mm256_set1_epi32(static_cast<int>(code) << 23);
+    return _mm256_castsi256_ps(_mm256_max_epu32(bits, _mm256_set1_epi32(0x00400000)));
+  }
+  DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
+    return {E4m3Traits256::Pack(row.codes, k), Scale(row.scales[k / 32])};
+  }
+  DUALFP_GEMM_INLINE Packed PackTail(const Row& row, int64_t k, int64_t size) {
+    return {E4m3Traits256::PackTail(row.codes, k, size), Scale(row.scales[k / 32])};
+  }
+  DUALFP_GEMM_INLINE Operand Unpack(const Packed& packed, int v) {
+    return _mm256_mul_ps(E4m3Traits256::Unpack(packed.words, v), packed.scale);
+  }
+  DUALFP_GEMM_INLINE void Prefetch(const Row& row, int64_t k) {
+    E4m3Traits256::Prefetch(row.codes, k);
+  }
+};
+
 // 4 x 3 accumulators and 4 operands fill the 16 registers.
 template <typename T>
 constexpr GemmInner kInner = MakeGemmInner<T, T, 4, 3, 8, 4, 3, 1>();
@@ -319,6 +352,7 @@ const GemmInnerSet kAvx2GemmInner = {
     .nested12 = kInner<Nested12Traits256>,
     .e4m3 = kInner<E4m3Traits256>,
     .e4m3_blocked = kInner<E4m3BlockedTraits256>,
+    .e4m3_mx = kInner<E4m3MxTraits256>,
 };
 
 }  // namespace dualfp::cpu

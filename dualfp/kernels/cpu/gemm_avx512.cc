@@ -19,6 +19,7 @@ const GemmInnerSet kAvx512GemmInner = {
     .nested12 = kInner<Nested12Traits512>,
     .e4m3 = kInner<E4m3Traits512>,
     .e4m3_blocked = kInner<E4m3BlockedTraits512>,
+    .e4m3_mx = kInner<E4m3MxTraits512>,
 };
 
 }  // namespace dualfp::cpu

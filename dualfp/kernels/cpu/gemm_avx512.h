@@ -410,5 +410,42 @@ struct E4m3BlockedTraits512 : E4m3Traits512 {
   }
 };
 
+// A group's first 32 elements are the lower 8 lanes of every vector (E4m3Traits512::Position).
+struct E4m3MxTraits512 : E4m3Traits512 {
+  struct Row {
+    OnePlaneRow codes;
+    const uint8_t* scales;
+    Row() = default;
+    [[gnu::always_inline]] Row(const WeightRows& w, int64_t n)
+        : codes(w, n), scales(w.group_scales + n * w.group_stride) {}
+  };
+  struct Packed {
+    E4m3Pairs pairs;
+    __m512 scale;
+  };
+
+  // Code 0 is a subnormal float, half of code 1's.
+  DUALFP_GEMM_INLINE __m512 Scale(int first, int second) {
+    const __m512i codes = _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second);
+    return _mm512_castsi512_ps(
+        _mm512_max_epu32(_mm512_slli_epi32(codes, 23), _mm512_set1_epi32(0x00400000)));
+  }
+  DUALFP_GEMM_INLINE Packed Pack(const Row& row, int64_t k) {
+    const uint8_t* scales = row.scales + k / 32;
+    return {E4m3Traits512::Pack(row.codes, k), Scale(scales[0], scales[1])};
+  }
+  DUALFP_GEMM_INLINE Packed PackTail(const Row& row, int64_t k, int64_t size) {
+    const uint8_t* scales = row.scales + k / 32;
+    return {E4m3Traits512::PackTail(row.codes, k, size),
+            Scale(scales[0], size > 32 ? scales[1] : 0)};
+  }
+  DUALFP_GEMM_INLINE Operand Unpack(const Packed& packed, int v) {
+    return _mm512_mul_ps(E4m3Traits512::Unpack(packed.pairs, v), packed.scale);
+  }
+  DUALFP_GEMM_INLINE void Prefetch(const Row& row, int64_t k) {
+    E4m3Traits512::Prefetch(row.codes, k);
+  }
+};
+
 }  // namespace
 }  // namespace dualfp::cpu

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 
+#include "dualfp/kernels/cpu/gemm_parts.h"
 #include "dualfp/kernels/cpu/outliers.h"
 #include "dualfp/numeric/fp8.h"
 #include "dualfp/numeric/nested12.h"
@@ -118,7 +119,34 @@ void DecodeRow(const uint8_t* codes, int64_t size, float* values) {
   }
 }
 
+// Elements [k, k + size) of row m of X, quantized in groups: codes times their scales. k begins a
+// group.
+void QuantizeGroups(const Problem& problem, int64_t m, int64_t k, int64_t size, float* values) {
+  const GemmDesc& desc = problem.desc;
+  const int64_t group = ActivationGroupSize(desc.activation_quant, desc.k);
+  const auto* row = problem.args.x.Rows(m, m + 1).as<char>();
+  for (int64_t begin = 0; begin < size; begin += group) {
+    const int64_t count = std::min(group, size - begin);
+    const char* source = row + (k + begin) * DTypeSize(desc.x_dtype);
+    float scale;
+    if (desc.x_dtype == DType::kF8E4M3) {
+      const ConstTensorView& scales = problem.args.x_scales;
+      scale = scales.as<float>()[(k + begin) / group * scales.strides[0] + m];
+      DecodeRow(reinterpret_cast<const uint8_t*>(source), count, values + begin);
+    } else {
+      scale = GroupActivationScale(desc.activation_quant,
+                                   problem.rows.max_magnitude(source, desc.x_dtype, count));
+      problem.rows.quantize(source, desc.x_dtype, count, scale, values + begin);
+    }
+    std::transform(values + begin, values + begin + count, values + begin,
+                   [scale](float q) { return q * scale; });
+  }
+}
+
 float RowScale(const Problem& problem, int64_t m, float tensor_scale) {
+  if (HasGroupScales(problem.desc.activation_quant)) {
+    return 1.0f;
+  }
   if (problem.desc.x_dtype == DType::kF8E4M3) {
     return problem.args.x_scales.as<float>()[m];
   }
@@ -143,7 +171,9 @@ void PrepareRow(const Problem& problem, int64_t m, float scale, uint8_t* rows_x,
     std::fill_n(block, padded, 0.0f);
     if (m < desc.m) {
       const auto* source = problem.args.x.Rows(m, m + 1).as<char>() + k * DTypeSize(desc.x_dtype);
-      if (desc.x_dtype == DType::kF8E4M3) {
+      if (HasGroupScales(desc.activation_quant)) {
+        QuantizeGroups(problem, m, k, size, block);
+      } else if (desc.x_dtype == DType::kF8E4M3) {
         DecodeRow(reinterpret_cast<const uint8_t*>(source), size, block);
       } else if (desc.activation_quant == ActivationQuant::kNone) {
         problem.rows.to_float(source, desc.x_dtype, size, block);
@@ -476,6 +506,9 @@ int64_t PreparedBytes(const CpuGemm& kernel, const GemmDesc& desc) {
 }  // namespace
 
 int64_t CpuGemmWorkspaceBytes(const CpuGemm& kernel, const GemmDesc& desc) {
+  if (desc.part_input_scales) {
+    return PartsWorkspaceBytes(kernel, desc);
+  }
   // Few rows with outliers to patch take both layouts, more than a few more rows would; but a
   // workspace for M rows serves fewer as well.
   if (!UsesDirect(kernel, desc)) {
@@ -488,6 +521,10 @@ int64_t CpuGemmWorkspaceBytes(const CpuGemm& kernel, const GemmDesc& desc) {
 
 void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& desc,
                 const GemmArgs& args) {
+  if (desc.part_input_scales) {
+    RunParts(kernel, context, desc, args);
+    return;
+  }
   const Weight& weight = *args.weight;
   Problem problem{
       .kernel = kernel,
@@ -498,7 +535,7 @@ void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& d
       .args = args,
       .weights = {.values = weight.values.as<uint8_t>(),
                   .lower = weight.lower.as<uint8_t>(),
-                  .row_bytes = desc.k * DTypeSize(desc.weight_dtype),
+                  .row_bytes = weight.values.strides[0] * DTypeSize(desc.weight_dtype),
                   .n = desc.n,
                   .k = desc.k},
       .outliers = desc.has_outliers ? Outliers(weight) : Outliers(),
@@ -508,6 +545,9 @@ void RunCpuGemm(const CpuGemm& kernel, const Context& context, const GemmDesc& d
     problem.weights.block_scales = weight.scales.as<float>();
     problem.weights.blocks_per_row = weight.scales.shape[1];
     problem.weights.parts = weight.parts;
+  } else if (desc.weight_scale == ScaleGranularity::kGroup) {
+    problem.weights.group_scales = weight.scales.as<uint8_t>();
+    problem.weights.group_stride = weight.scales.strides[0];
   }
   PrepareInput(context, problem);
   Multiply(context, problem);

@@ -29,6 +29,10 @@ struct WeightRows {
   // 128x128 block scales: row parts.BlockRow(n) of them belongs to weight row n; else null.
   const float* block_scales = nullptr;
   int64_t blocks_per_row = 0;
+  // E8M0 scales for each 32 elements of a row, `group_stride` bytes from one row's to the next;
+  // else null.
+  const uint8_t* group_scales = nullptr;
+  int64_t group_stride = 0;
   RowParts parts;
   int64_t n = 0;
   int64_t k = 0;
@@ -121,6 +125,7 @@ struct GemmInnerSet {
   GemmInner nested12;  // sums in the order of bf16
   GemmInner e4m3;
   GemmInner e4m3_blocked;  // times the 128x128 block's scale
+  GemmInner e4m3_mx;       // times the E8M0 scale of 32 elements
 };
 
 extern const GemmInnerSet kAvx2GemmInner;

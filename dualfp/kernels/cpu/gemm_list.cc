@@ -8,6 +8,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/base/cpu_features.h"
 #include "dualfp/kernels/cpu/gemm_cpu.h"
+#include "dualfp/kernels/cpu/gemm_parts.h"
 #include "dualfp/numeric/nested.h"
 #include "dualfp/numeric/nested12.h"
 
@@ -54,10 +55,16 @@ std::string_view AcceptsFp8Blocked(const GemmDesc& desc) {
   return ok ? "" : "multiplies fp8 weights with 128x128 block scales";
 }
 
+std::string_view AcceptsMxfp8(const GemmDesc& desc) {
+  return desc.weight_format == QuantFormat::kMxfp8 ? "" : "multiplies mxfp8 weights";
+}
+
 template <Accepts kAccepts>
 std::string_view AcceptsQuantized(const GemmDesc& desc) {
-  return desc.activation_quant == ActivationQuant::kNone ? "multiplies quantized activations"
-                                                         : kAccepts(desc);
+  if (desc.activation_quant == ActivationQuant::kNone) {
+    return "multiplies quantized activations";
+  }
+  return HasGroupScales(desc.activation_quant) ? "has one activation scale a row" : kAccepts(desc);
 }
 
 struct Listed {
@@ -137,6 +144,10 @@ constexpr std::array kList = {
            CpuIsa::kAvx512,
            AcceptsFp8Blocked,
            {&k512.e4m3_blocked, nullptr, k512Rows, 1.0f, true}},
+    Listed{"gemm_mxfp8_any_any_avx512_4x6",
+           CpuIsa::kAvx512,
+           AcceptsMxfp8,
+           {&k512.e4m3_mx, nullptr, k512Rows, 1.0f, true}},
     Listed{"gemm_f16_any_any_avx2_4x3",
            CpuIsa::kAvx2,
            AcceptsPlain<DType::kF16>,
@@ -169,6 +180,10 @@ constexpr std::array kList = {
            CpuIsa::kAvx2,
            AcceptsFp8Blocked,
            {&k256.e4m3_blocked, nullptr, k256Rows, 1.0f, true}},
+    Listed{"gemm_mxfp8_any_any_avx2_4x3",
+           CpuIsa::kAvx2,
+           AcceptsMxfp8,
+           {&k256.e4m3_mx, nullptr, k256Rows, 1.0f, true}},
 };
 
 static_assert(std::all_of(kList.begin(), kList.end(), [](const Listed& listed) {
@@ -190,11 +205,8 @@ std::string Supports(const GemmDesc& desc) {
   if (desc.device.type != DeviceType::kCpu) {
     return "runs on the CPU only";
   }
-  if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
-    return "has one activation scale a row";
-  }
-  if (desc.part_input_scales) {
-    return "has one static activation scale";
+  if (desc.part_input_scales && !PartsUnsupported(desc).empty()) {
+    return std::string(PartsUnsupported(desc));
   }
   const Listed& listed = kList[kIndex];
   if (const std::string_view reason = listed.accepts(desc); !reason.empty()) {

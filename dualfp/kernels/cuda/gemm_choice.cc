@@ -82,6 +82,9 @@ std::string E4m3Unsupported(const GemmDesc& desc, const GemmHardware& hardware) 
   if (desc.activation_quant == ActivationQuant::kNone) {
     return "activations must be quantized";
   }
+  if (desc.activation_quant == ActivationQuant::kDynamicMx) {
+    return "has no activation scales for each 32 elements";
+  }
   const bool codes = desc.x_dtype == DType::kF8E4M3;
   if (!codes && desc.x_dtype != DType::kF16 && desc.x_dtype != DType::kBF16) {
     return "X must be F16, BF16 or F8_E4M3";

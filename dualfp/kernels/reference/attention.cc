@@ -51,13 +51,16 @@ void WriteKvCache(const Context& context, const WriteKvCacheArgs& args) {
       for (int64_t head = 0; head < heads; ++head) {
         const int64_t tile = (slot / kKvBlockSize * heads + head) * kKvBlockSize * width;
         const int64_t place = slot % kKvBlockSize;
+        const float key_scale = KvHeadScale(args.cache.key_scale, args.cache.key_head_scales, head);
+        const float value_scale =
+            KvHeadScale(args.cache.value_scale, args.cache.value_head_scales, head);
         const float* key =
             args.key.as<float>() + token * args.key.strides[0] + head * args.key.strides[1];
         const float* value =
             args.value.as<float>() + token * args.value.strides[0] + head * args.value.strides[1];
         for (int64_t i = 0; i < width; ++i) {
-          Store(args.cache.key, tile + i * kKvBlockSize + place, key[i], args.cache.key_scale);
-          Store(args.cache.value, tile + place * width + i, value[i], args.cache.value_scale);
+          Store(args.cache.key, tile + i * kKvBlockSize + place, key[i], key_scale);
+          Store(args.cache.value, tile + place * width + i, value[i], value_scale);
         }
       }
     }
@@ -100,6 +103,10 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args,
       const int64_t sequence = item.sequence;
       const int64_t head = i % heads;
       const int64_t kv_head = head / (heads / kv_heads);
+      const float key_scale =
+          KvHeadScale(args.cache.key_scale, args.cache.key_head_scales, kv_head);
+      const float value_scale =
+          KvHeadScale(args.cache.value_scale, args.cache.value_head_scales, kv_head);
       const int32_t* blocks =
           args.block_table.as<int32_t>() + sequence * args.block_table.strides[0];
       const int64_t last_row = query_start[sequence + 1];
@@ -121,7 +128,7 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args,
           for (int64_t d = 0; d < width; ++d) {
             dot += query[d] * Load(args.cache.key, tile + d * kKvBlockSize + place);
           }
-          const float score = dot * args.scale * args.cache.key_scale;
+          const float score = dot * args.scale * key_scale;
           const float new_largest = std::max(largest, score);
           const float keep = std::exp(largest - new_largest);
           const float weight = std::exp(score - new_largest);
@@ -132,7 +139,7 @@ void PagedAttention(const Context& context, const PagedAttentionArgs& args,
           }
         }
         for (int64_t d = 0; d < width; ++d) {
-          out[d] = out[d] / sum * args.cache.value_scale;
+          out[d] = out[d] / sum * value_scale;
         }
       }
     }

@@ -27,9 +27,7 @@ const void* XRow(const GemmArgs& args, int64_t m) { return args.x.Rows(m, m + 1)
 
 float RowScale(const GemmDesc& desc, const GemmArgs& args, int64_t m, float tensor_amax) {
   if (desc.x_dtype == DType::kF8E4M3) {
-    return desc.activation_quant == ActivationQuant::kDynamicPerGroup
-               ? 1.0f
-               : args.x_scales.as<float>()[m];
+    return HasGroupScales(desc.activation_quant) ? 1.0f : args.x_scales.as<float>()[m];
   }
   switch (desc.activation_quant) {
     case ActivationQuant::kNone:
@@ -41,16 +39,19 @@ float RowScale(const GemmDesc& desc, const GemmArgs& args, int64_t m, float tens
     case ActivationQuant::kStaticPerTensor:
       return desc.part_input_scales ? 1.0f : *args.weight->input_scale.as<float>();
     case ActivationQuant::kDynamicPerGroup:
+    case ActivationQuant::kDynamicMx:
       return 1.0f;  // QuantizeGroups multiplies by each group's
   }
   return 1.0f;
 }
 
 void QuantizeGroups(const GemmDesc& desc, const GemmArgs& args, int64_t m, float* out) {
-  for (int64_t k = 0; k < desc.k; k += kActivationGroup) {
-    const int64_t count = std::min(kActivationGroup, desc.k - k);
+  const int64_t group = ActivationGroupSize(desc.activation_quant, desc.k);
+  for (int64_t k = 0; k < desc.k; k += group) {
+    const int64_t count = std::min(group, desc.k - k);
     const void* x = static_cast<const char*>(XRow(args, m)) + k * DTypeSize(desc.x_dtype);
-    const float scale = ActivationScale(kRowInner.max_magnitude(x, desc.x_dtype, count));
+    const float scale = GroupActivationScale(desc.activation_quant,
+                                             kRowInner.max_magnitude(x, desc.x_dtype, count));
     kRowInner.quantize(x, desc.x_dtype, count, scale, out + k);
     std::transform(out + k, out + k + count, out + k, [&](float q) { return q * scale; });
   }
@@ -60,9 +61,10 @@ void QuantizeGroups(const GemmDesc& desc, const GemmArgs& args, int64_t m, float
 void DecodeRow(const GemmDesc& desc, const GemmArgs& args, int64_t m, float* out) {
   const auto* codes = static_cast<const uint8_t*>(XRow(args, m));
   std::transform(codes, codes + desc.k, out, E4m3ToFloat);
-  if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
+  if (HasGroupScales(desc.activation_quant)) {
+    const int64_t group = ActivationGroupSize(desc.activation_quant, desc.k);
     for (int64_t k = 0; k < desc.k; ++k) {
-      out[k] *= args.x_scales.as<float>()[k / kActivationGroup * args.x_scales.strides[0] + m];
+      out[k] *= args.x_scales.as<float>()[k / group * args.x_scales.strides[0] + m];
     }
   }
 }
@@ -81,7 +83,7 @@ void PrepareRows(const GemmDesc& desc, const GemmArgs& args, float* values, floa
       DecodeRow(desc, args, m, out);
     } else if (desc.activation_quant == ActivationQuant::kNone) {
       kRowInner.to_float(XRow(args, m), desc.x_dtype, desc.k, out);
-    } else if (desc.activation_quant == ActivationQuant::kDynamicPerGroup) {
+    } else if (HasGroupScales(desc.activation_quant)) {
       QuantizeGroups(desc, args, m, out);
     } else if (desc.part_input_scales) {
       for (int part = 0; part < desc.parts.count; ++part) {
