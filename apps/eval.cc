@@ -41,7 +41,7 @@ struct EvalArguments {
   std::string precision;
   std::string against;
   std::string against_model;
-  std::string activations = "dynamic";
+  std::string activations = "auto";
   bool weight_only = false;
   std::string calibration_text;
   int64_t calibration_tokens = 16384;
@@ -69,7 +69,8 @@ class Evaluation {
   void ReadText();
   std::vector<int32_t> Tokenize(const std::string& path) const;
   void Load();
-  ActivationQuant ActivationScheme() const;
+  // Nothing: as each layer says.
+  std::optional<ActivationQuant> ActivationScheme() const;
   void Calibrate();
   std::vector<Candidate> Candidates() const;
   EvalReport Report(const std::vector<Candidate>& candidates,
@@ -133,12 +134,15 @@ void CheckPrecision(const Model& model, Precision precision) {
   }
 }
 
-ActivationQuant Evaluation::ActivationScheme() const {
+std::optional<ActivationQuant> Evaluation::ActivationScheme() const {
   if (arguments_.weight_only || arguments_.activations == "none") {
     return ActivationQuant::kNone;
   }
-  return arguments_.activations == "static" ? ActivationQuant::kStaticPerTensor
-                                            : ActivationQuant::kDynamicPerToken;
+  if (arguments_.activations == "static") {
+    return ActivationQuant::kStaticPerTensor;
+  }
+  return arguments_.activations == "dynamic" ? std::optional(ActivationQuant::kDynamicPerToken)
+                                             : std::nullopt;
 }
 
 void Evaluation::Load() {
@@ -290,7 +294,7 @@ void Evaluation::Run() {
     reference_precision_ =
         ParsePrecision(arguments_.against.empty() ? "exact" : arguments_.against).value();
   }
-  const DType cache_dtype = KvCacheDType(arguments_.kv_cache_dtype);
+  const DType cache_dtype = KvCacheDType(arguments_.kv_cache_dtype, config_);
   config_ = LoadModelConfig(arguments_.model.model);
   ReadText();
   Load();
@@ -383,11 +387,12 @@ void AddEvalCommand(CLI::App& app) {
                    "plain weights if that has FP8 alone)")
       ->option_text("DIR")
       ->group(kPrecision);
-  auto* activations =
-      command->add_option("--activations", a.activations, "Scaling at fp8 (default dynamic)")
-          ->check(CLI::IsMember({"dynamic", "static", "none"}))
-          ->option_text("{dynamic,static,none}")
-          ->group(kPrecision);
+  auto* activations = command
+                          ->add_option("--activations", a.activations,
+                                       "Scaling at fp8 (default: as the weights want)")
+                          ->check(CLI::IsMember({"auto", "dynamic", "static", "none"}))
+                          ->option_text("{auto,dynamic,static,none}")
+                          ->group(kPrecision);
   command->add_flag("--weight-only", a.weight_only, "The same as --activations none")
       ->excludes(activations)
       ->group(kPrecision);

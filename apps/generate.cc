@@ -182,8 +182,9 @@ void Generation::Load() {
                     .max_sequences = 1,
                     .max_logit_rows = all_logits ? std::min(kLogitChunk, tokens) : 1,
                     .max_context = tokens};
-  options.activation_quant =
-      arguments_.weight_only ? ActivationQuant::kNone : ActivationQuant::kDynamicPerToken;
+  if (arguments_.weight_only) {
+    options.activation_quant = ActivationQuant::kNone;
+  }
   decoder_.emplace(*model_, options);
 }
 
@@ -260,9 +261,9 @@ void Generation::Decode(Session& session) {
 void Generation::Run() {
   report_.model = arguments_.model.model;
   precision_ = ParsePrecision(arguments_.precision).value();
-  cache_dtype_ = KvCacheDType(arguments_.kv_cache_dtype);
   const std::filesystem::path directory = arguments_.model.model;
   config_ = LoadModelConfig(directory);
+  cache_dtype_ = KvCacheDType(arguments_.kv_cache_dtype, config_);
   ReadTokenizer();
   end_tokens_ = EndTokenIds(config_, LoadGenerationConfig(directory),
                             tokenizer_ ? tokenizer_->eos_id() : std::nullopt);

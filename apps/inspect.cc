@@ -26,9 +26,15 @@ int64_t PeakMemoryBytes() {
   return usage.ru_maxrss * int64_t{1024};
 }
 
+// "plain BF16", "nested12", "fp8_per_block, input per-group".
 std::string FormatName(const LinearReport& linear) {
-  return linear.scheme == kPlainWeights ? fmt::format("plain {}", DTypeName(linear.stored_dtype))
-                                        : std::string(WeightSchemeName(linear.scheme));
+  if (linear.scheme == kPlainWeights) {
+    return fmt::format("plain {}", DTypeName(linear.stored_dtype));
+  }
+  const std::string name(WeightSchemeName(linear.scheme));
+  return GetQuantFormatInfo(linear.scheme.format).codec.bits == 0
+             ? name
+             : fmt::format("{}, input {}", name, ActivationQuantName(linear.activation_quant));
 }
 
 // Of LinearReport::outliers, what is stored apart: a layer that stays plain holds all in place.
@@ -76,16 +82,18 @@ double StoredBits(const Totals& totals) {
 
 void PrintTable(const Model& model) {
   size_t width = 5;
+  size_t format_width = 11;
   for (const LinearReport& linear : model.report.linears) {
     width = std::max(width, linear.name.size());
+    format_width = std::max(format_width, FormatName(linear).size());
   }
-  fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", "layer", width, "shape",
-             "from", "format", "apart", "rounded", "size");
+  fmt::print("{:<{}}  {:>15}  {:>7}  {:<{}}  {:>9}  {:>9}  {:>9}\n", "layer", width, "shape",
+             "from", "format", format_width, "apart", "rounded", "size");
   for (const LinearReport& linear : model.report.linears) {
     const KeptApart apart(linear);
-    fmt::print("{:<{}}  {:>15}  {:>5}  {:<11}  {:>9}  {:>9}  {:>9}\n", linear.name, width,
+    fmt::print("{:<{}}  {:>15}  {:>7}  {:<{}}  {:>9}  {:>9}  {:>9}\n", linear.name, width,
                fmt::format("{} x {}", linear.n, linear.k), DTypeName(linear.source_dtype),
-               FormatName(linear), apart.outliers + apart.remainders, linear.rounded,
+               FormatName(linear), format_width, apart.outliers + apart.remainders, linear.rounded,
                HumanBytes(linear.num_bytes));
     if (!linear.exception.empty()) {
       fmt::print("  exception: {}\n", linear.exception);
@@ -168,6 +176,8 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
                                {"source_dtype", DTypeName(linear.source_dtype)},
                                {"format", GetQuantFormatInfo(linear.scheme.format).name},
                                {"scheme", WeightSchemeName(linear.scheme)},
+                               {"scales", ScaleGranularityName(linear.scale_granularity)},
+                               {"activations", ActivationQuantName(linear.activation_quant)},
                                {"dtype", DTypeName(linear.stored_dtype)},
                                {"bytes", linear.num_bytes},
                                {"outliers", apart.outliers},

@@ -1,19 +1,24 @@
 // model_logits MODEL REQUEST.json OUT.safetensors: logits of many prompts in one model load, for
 // the Python tests. REQUEST is
 //   {"quantization": "none", "kv_cache_dtype": "fp32", "precision": "fp16", "threads": 2,
-//    "prompts": [{"tokens": [...], "steps": [a, b, ...]}, ...], "together": false}
+//    "prompts": [{"tokens": [...], "steps": [a, b, ...]}, ...], "together": false,
+//    "weights": false}
 // `steps` cuts a prompt into forward passes of that many tokens (absent: one). With `together`, the
 // i-th steps of all prompts form one batch. OUT holds F32 tensors "0", "1", ... [tokens,
-// vocabulary].
+// vocabulary]; with `weights`, also the layers' weights as they are held, under the names of the
+// checkpoint's tensors.
 
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "dualfp/base/check.h"
 #include "dualfp/io/json.h"
 #include "dualfp/io/safetensors_writer.h"
+#include "dualfp/kernels/reference/rows.h"
 #include "dualfp/model/decoder.h"
 #include "dualfp/model/weights.h"
 
@@ -44,6 +49,30 @@ std::vector<Prompt> ReadPrompts(const JsonFields& request, int64_t vocabulary) {
     prompts.push_back(std::move(prompt));
   }
   return prompts;
+}
+
+struct NamedWeight {
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
+
+std::map<std::string, NamedWeight> LayerWeightsByTensor(const Model& model) {
+  std::map<std::string, NamedWeight> weights;
+  for (const LayerWeights& layer : model.layers) {
+    for (const Linear* linear : layer.linears()) {
+      for (const LinearPart& part : linear->parts) {
+        NamedWeight& weight = weights[part.tensor + ".weight"];
+        weight.shape = {part.tensor_rows, part.tensor_columns};
+        weight.values.resize(part.tensor_rows * part.tensor_columns);
+        for (int64_t i = 0; i < part.rows; ++i) {
+          reference::DecodeWeightRow(
+              linear->weight, Precision::kExact, part.dest_begin + i * part.dest_step,
+              weight.values.data() + (part.row_begin + i) * part.tensor_columns);
+        }
+      }
+    }
+  }
+  return weights;
 }
 
 void Main(const char* model_path, const char* request_path, const char* out_path) {
@@ -113,9 +142,19 @@ void Main(const char* model_path, const char* request_path, const char* out_path
     specs.push_back(
         {StrCat(p), DType::kF32, {static_cast<int64_t>(prompts[p].tokens.size()), vocabulary}});
   }
+  std::map<std::string, NamedWeight> weights;
+  if (request.FindBool("weights").value_or(false)) {
+    weights = LayerWeightsByTensor(model);
+  }
+  for (const auto& [name, weight] : weights) {
+    specs.push_back({name, DType::kF32, weight.shape});
+  }
   SafetensorsFileWriter writer(out_path, specs);
   for (size_t p = 0; p < prompts.size(); ++p) {
     writer.Write(StrCat(p), {prompts[p].logits.data(), DType::kF32, specs[p].shape});
+  }
+  for (const auto& [name, weight] : weights) {
+    writer.Write(name, {weight.values.data(), DType::kF32, weight.shape});
   }
   writer.Commit();
 }

@@ -6,7 +6,8 @@
 namespace dualfp {
 
 void AddKvCacheDType(CLI::App& app, std::string& name, const std::string& group) {
-  app.add_option("--kv-cache-dtype", name, "auto (default) is fp32 on the CPU")
+  app.add_option("--kv-cache-dtype", name,
+                 "auto (default): as the checkpoint says, else fp32 on the CPU")
       ->check(CLI::IsMember({"auto", "fp32", "fp16", "fp8"}))
       ->option_text("{auto,fp32,fp16,fp8}")
       ->group(group);
@@ -22,6 +23,14 @@ void AddModelOptions(CLI::App& app, ModelOptions& options) {
         return FindWeightScheme(name) != nullptr ? "" : "expected one of " + WeightSchemeNames();
       })
       ->option_text("SCHEME")
+      ->group("Model");
+  app.add_option("--quantization-ignore", options.quantization_ignore,
+                 "Layers to leave as they are: names, wildcards or re:REGEX")
+      ->option_text("PATTERN")
+      ->group("Model");
+  app.add_option("--quantization-layer", options.quantization_layers,
+                 "Layers to hold otherwise, e.g. '*.down_proj=fp8_per_block'")
+      ->option_text("PATTERN=SCHEME")
       ->group("Model");
   app.add_flag("--quantize-lm-head", options.quantize_lm_head,
                "lm_head in FP8 too; exact otherwise")

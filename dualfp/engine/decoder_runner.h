@@ -25,7 +25,7 @@ struct DecoderRunnerConfig {
   // With 2, the engine plans a step before it has the tokens of the one before, as on a device that
   // runs while the host plans. Here nothing runs meanwhile: for tests.
   int max_steps_in_flight = 1;
-  ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;
+  std::optional<ActivationQuant> activation_quant;  // nothing: as each layer says
   int64_t drawable_tokens = 0;  // of the vocabulary, those that have a text; 0: all
 };
 

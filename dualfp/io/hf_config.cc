@@ -289,15 +289,26 @@ ModelConfig ParseModelConfig(const Json& json, std::string_view origin) {
   config.eos_token_ids = TokenIds(fields, "eos_token_id", row.eos_token_id);
   config.pad_token_id = TokenId(fields, "pad_token_id", row.pad_token_id);
   config.dtype = FindDType(fields);
-  if (const auto quantization = fields.FindObject("quantization_config")) {
-    config.quantization_config = quantization->json();
+  // The second is how compressed-tensors called it at first.
+  for (const std::string_view key : {"quantization_config", "compression_config"}) {
+    if (const auto quantization = fields.FindObject(key); quantization.has_value()) {
+      config.quantization_config = quantization->json();
+      break;
+    }
   }
   return config;
 }
 
 ModelConfig LoadModelConfig(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / "config.json";
-  return ParseModelConfig(ParseJsonFile(path, {}, kMaxConfigBytes), path.string());
+  ModelConfig config = ParseModelConfig(ParseJsonFile(path, {}, kMaxConfigBytes), path.string());
+  const std::filesystem::path producer = directory / "hf_quant_config.json";
+  std::error_code error;
+  if (config.quantization_config.is_null() && std::filesystem::exists(producer, error)) {
+    const Json quantization = ParseJsonFile(producer, {}, kMaxConfigBytes);
+    config.quantization_config = JsonFields(quantization, producer.string()).json();
+  }
+  return config;
 }
 
 GenerationConfig ParseGenerationConfig(const Json& json, std::string_view origin) {

@@ -101,7 +101,9 @@ struct ModelConfig {
 
   // torch_dtype or dtype: F32, F16 or BF16; nothing for "auto" and others. Tensors have their own.
   std::optional<DType> dtype;
-  Json quantization_config;  // as in the file; null when absent
+  // As in the file, null when absent (quantization_config.h). LoadModelConfig() takes ModelOpt's
+  // hf_quant_config.json where config.json has none.
+  Json quantization_config;
 };
 
 ModelConfig ParseModelConfig(const Json& config, std::string_view origin);

@@ -157,7 +157,7 @@ std::unique_ptr<Llm> LoadLlm(LlmOptions options, LlmHooks hooks) {
   auto llm = std::make_unique<Llm>();
   llm->config = LoadModelConfig(options.model.model);
   llm->generation = LoadGeneration(options);
-  llm->kv_dtype = KvCacheDType(options.kv_cache_dtype);
+  llm->kv_dtype = KvCacheDType(options.kv_cache_dtype, llm->config);
   llm->text = LoadText(options);
   const int64_t num_layers = llm->config.num_hidden_layers;
   const PrecisionSetting precision = InitialPrecision(options, num_layers);

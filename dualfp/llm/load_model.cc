@@ -14,6 +14,32 @@
 #include "dualfp/tensor/weight_scheme.h"
 
 namespace dualfp {
+namespace {
+
+WeightScheme SchemeNamed(const std::string& name) {
+  const NamedScheme* scheme = FindWeightScheme(name);
+  Check(scheme != nullptr && scheme->scheme.has_value(), ErrorCode::kInvalidArgument,
+        "quantization of a layer: ", QuoteForMessage(name), ", expected one of ",
+        WeightSchemeNames(), " but auto");
+  return *scheme->scheme;
+}
+
+// What stays as it is comes first.
+std::vector<LoadOptions::Rule> Rules(const ModelOptions& options) {
+  std::vector<LoadOptions::Rule> rules;
+  for (const std::string& pattern : options.quantization_ignore) {
+    rules.push_back({pattern, kPlainWeights});
+  }
+  for (const std::string& layer : options.quantization_layers) {
+    const size_t equals = layer.rfind('=');
+    Check(equals != std::string::npos, ErrorCode::kInvalidArgument,
+          "quantization of a layer: ", QuoteForMessage(layer), ", expected PATTERN=SCHEME");
+    rules.push_back({layer.substr(0, equals), SchemeNamed(layer.substr(equals + 1))});
+  }
+  return rules;
+}
+
+}  // namespace
 
 Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPool& threads,
                 LoadProgress progress) {
@@ -22,6 +48,7 @@ Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPo
         QuoteForMessage(options.quantization), ": expected one of ", WeightSchemeNames());
   LoadOptions load;
   load.scheme = scheme->scheme;
+  load.rules = Rules(options);
   load.nest_lm_head = options.quantize_lm_head;
   load.progress = std::move(progress);
   if (options.load_format == "dummy") {
@@ -31,7 +58,8 @@ Model LoadModel(const ModelOptions& options, const ModelConfig& config, ThreadPo
   }
   Check(options.load_format == "auto", ErrorCode::kInvalidArgument, "load_format ",
         QuoteForMessage(options.load_format), " is neither \"auto\" nor \"dummy\"");
-  CheckpointSource source(Checkpoint::Open(options.model));
+  CheckpointSource source(Checkpoint::Open(options.model),
+                          QuantizationConfig::Parse(config.quantization_config, "config.json"));
   return LoadModel(config, source, load, threads);
 }
 
@@ -71,9 +99,11 @@ std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConf
   return ids;
 }
 
-DType KvCacheDType(const std::string& name) {
+DType KvCacheDType(const std::string& name, const ModelConfig& config) {
   if (name == "auto") {
-    return DType::kF32;
+    const bool fp8 =
+        QuantizationConfig::Parse(config.quantization_config, "config.json").fp8_kv_cache();
+    return fp8 ? DType::kF8E4M3 : DType::kF32;
   }
   const std::optional<DType> dtype = ParseKvCacheDType(name);
   Check(dtype.has_value(), ErrorCode::kInvalidArgument, "kv_cache_dtype ", QuoteForMessage(name),

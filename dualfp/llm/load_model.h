@@ -23,7 +23,11 @@ struct ModelOptions {
   // A directory with config.json and safetensors weights; commands find those of Hub ids.
   std::string model;
   std::string quantization = "auto";  // WeightSchemeNames()'s
-  std::string load_format = "auto";   // "dummy": random weights for any config.json
+  // Layers that stay as they are, and "PATTERN=SCHEME" for those that are held otherwise: patterns
+  // of module names in the checkpoint (LoadOptions::Rule).
+  std::vector<std::string> quantization_ignore;
+  std::vector<std::string> quantization_layers;
+  std::string load_format = "auto";  // "dummy": random weights for any config.json
   bool quantize_lm_head = false;
   int threads = 0;  // of the CPU; 0: one per core
 };
@@ -48,8 +52,9 @@ void CheckTokens(std::span<const int32_t> tokens, const ModelConfig& config, std
 std::vector<int32_t> EndTokenIds(const ModelConfig& config, const GenerationConfig& generation,
                                  std::optional<int32_t> tokenizer_end);
 
-// ParseKvCacheDType()'s names and "auto", which is F32 on the CPU. Throws kInvalidArgument.
-DType KvCacheDType(const std::string& name);
+// ParseKvCacheDType()'s names and "auto": FP8 where the checkpoint says so, else F32 on the CPU.
+// Throws kInvalidArgument.
+DType KvCacheDType(const std::string& name, const ModelConfig& config);
 
 // "512 B", "2.21 GB": powers of ten, three digits.
 std::string HumanBytes(int64_t bytes);

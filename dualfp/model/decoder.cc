@@ -52,7 +52,7 @@ GemmArgs Decoder::ArgsOf(const Linear& linear, LinearKind kind, bool head, int64
     args.residual = args.y;
   }
   args.activation = gated ? Activation::kSiluMul : Activation::kNone;
-  args.activation_quant = options_.activation_quant;
+  args.activation_quant = ActivationOf(linear);
   return args;
 }
 
@@ -228,7 +228,7 @@ void Decoder::RunLinear(const Context& context, const Stage& stage,
                         std::span<const RowRange> ranges, GemmArgs args) const {
   args.weight = &stage.linear->weight;
   args.bias = stage.linear->bias;
-  args.activation_quant = options_.activation_quant;
+  args.activation_quant = ActivationOf(*stage.linear);
   if (options_.observe_input) {
     options_.observe_input(*stage.linear, args.x);
   }

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -33,8 +34,9 @@ struct DecoderLimits {
 
 struct DecoderOptions {
   DecoderLimits limits;
-  // How a layer at FP8 treats its input: W8A8, or kNone for FP8 weights alone.
-  ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;
+  // How layers at FP8 treat their inputs: W8A8, or kNone for FP8 weights alone. Nothing: as each
+  // layer says (Linear::activation_quant).
+  std::optional<ActivationQuant> activation_quant;
   // Called with each linear layer's input before it runs: for calibration and statistics.
   std::function<void(const Linear& linear, const ConstTensorView& x)> observe_input;
 };
@@ -86,6 +88,9 @@ class Decoder {
   std::vector<Stage> MakeStages() const;
   // Arguments of a linear layer for its description; pointers only have to be there.
   GemmArgs ArgsOf(const Linear& linear, LinearKind kind, bool head, int64_t rows) const;
+  ActivationQuant ActivationOf(const Linear& linear) const {
+    return options_.activation_quant.value_or(linear.activation_quant);
+  }
   AttentionShape attention_shape() const;
   const Stage& StageOf(int64_t layer, LinearKind kind) const {
     return stages_[layer * kLinearsPerLayer + static_cast<int64_t>(kind)];

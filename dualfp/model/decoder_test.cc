@@ -341,15 +341,20 @@ TEST(KvCacheTest, SizesNamesAndScales) {
                        .num_kv_heads = 3,
                        .head_dim = 8,
                        .num_blocks = 5,
-                       .scales = {{1.5f, 2.0f}, {0.5f, 0.25f}}};
+                       .scales = {{{1.5f}, {2.0f}}, {{0.5f, 0.75f, 0.25f}, {}}}};
   EXPECT_EQ(config.BytesPerBlock(), 2 * 2 * 3 * 8 * 16);
   const KvCache cache(config);
   EXPECT_EQ(cache.num_bytes(), 5 * config.BytesPerBlock());
-  EXPECT_EQ(cache.layer(1).key_scale, 0.5f);
   EXPECT_EQ(cache.layer(0).value_scale, 2.0f);
+  EXPECT_FALSE(cache.layer(0).value_head_scales);
+  EXPECT_EQ(KvHeadScale(1, cache.layer(1).key_head_scales, 1), 0.75f);
+  EXPECT_EQ(cache.layer(1).value_scale, 1.0f);
   EXPECT_NE(cache.layer(0).key.data, cache.layer(0).value.data);
   config.dtype = DType::kF16;
   EXPECT_EQ(KvCache(config).layer(0).key_scale, 1.0f);
+  config.dtype = DType::kF8E4M3;
+  config.scales[1].value = {1.0f, 2.0f};
+  EXPECT_THROW(KvCache{config}, Error);
   config.dtype = DType::kBF16;
   EXPECT_THROW(KvCache{config}, Error);
   EXPECT_EQ(ParseKvCacheDType("fp8"), DType::kF8E4M3);

@@ -10,6 +10,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/kernels/nest12.h"
 #include "dualfp/kernels/quantize_weight.h"
+#include "dualfp/numeric/e8m0.h"
 
 namespace dualfp {
 namespace {
@@ -118,11 +119,18 @@ void StorePlain(const void* row, DType from, int64_t count, DType to, void* out)
 void QuantizePart(Linear& linear, const LinearPart& part, const TensorRows& rows, ErrorCode code,
                   ThreadPool& threads) {
   constexpr int64_t kBlock = 128;
-  const int64_t blocks = (part.rows + kBlock - 1) / kBlock;
   const Weight& weight = linear.weight;
   const WeightScheme& scheme = linear.scheme;
   const bool per_tensor = scheme.granularity == ScaleGranularity::kPerTensor;
   const bool blocked = scheme.granularity == ScaleGranularity::kBlock128;
+  // Rows of the part's first block that are another's.
+  const int64_t before =
+      blocked ? weight.parts.scale_base[weight.parts.Part(part.dest_begin)] % kBlock : 0;
+  const int64_t blocks = (before + part.rows + kBlock - 1) / kBlock;
+  const auto block_rows = [&](int64_t block) {
+    return std::pair{std::max<int64_t>(0, block * kBlock - before),
+                     std::min(part.rows, (block + 1) * kBlock - before)};
+  };
   float matrix_scale = 1.0f;
   if (per_tensor || weight.global_scale) {
     std::mutex mutex;
@@ -131,9 +139,8 @@ void QuantizePart(Linear& linear, const LinearPart& part, const TensorRows& rows
       Strip strip(part, rows, code);
       float largest = 0.0f;
       for (int64_t block = begin; block < end; ++block) {
-        largest =
-            std::max(largest, WeightMaxMagnitude(strip.Gather(
-                                  block * kBlock, std::min(part.rows, (block + 1) * kBlock))));
+        const auto [first, last] = block_rows(block);
+        largest = std::max(largest, WeightMaxMagnitude(strip.Gather(first, last)));
       }
       const std::lock_guard lock(mutex);
       amax = std::max(amax, largest);
@@ -157,8 +164,7 @@ void QuantizePart(Linear& linear, const LinearPart& part, const TensorRows& rows
   threads.ParallelFor(blocks, 1, [&](int64_t begin, int64_t end, int) {
     Strip strip(part, rows, code);
     for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kBlock;
-      const int64_t last = std::min(part.rows, first + kBlock);
+      const auto [first, last] = block_rows(block);
       TensorView own = scales;
       if (blocked) {
         const int64_t row = weight.parts.BlockRow(part.dest_begin + first * part.dest_step);
@@ -170,6 +176,56 @@ void QuantizePart(Linear& linear, const LinearPart& part, const TensorRows& rows
                          own);
     }
   });
+}
+
+// A part's scales, from where the checkpoint has them to where the weight does.
+void CopyScales(const Weight& weight, const LinearPart& part, const StoredMatrix& matrix) {
+  constexpr int64_t kBlock = 128;
+  const TensorView scales = Writable(weight.scales);
+  switch (weight.scale_granularity) {
+    case ScaleGranularity::kPerTensor:
+      *scales.as<float>() = matrix.Scale(part.row_begin, part.column_begin);
+      return;
+    case ScaleGranularity::kPerChannel:
+      for (int64_t i = 0; i < part.rows; ++i) {
+        scales.as<float>()[part.dest_begin + i * part.dest_step] =
+            matrix.Scale(part.row_begin + i, part.column_begin);
+      }
+      return;
+    case ScaleGranularity::kBlock128: {
+      Check(part.column_begin % kBlock == 0, ErrorCode::kUnsupported, part.tensor,
+            ": a shard begins at column ", part.column_begin, ", inside a block of 128");
+      const int64_t first = part.row_begin / kBlock;
+      const int64_t last = (part.row_begin + part.rows - 1) / kBlock;
+      const int64_t to = weight.parts.BlockRow(part.dest_begin);
+      for (int64_t block = first; block <= last; ++block) {
+        auto* row = scales.Rows(to + block - first, to + block - first + 1).as<float>();
+        for (int64_t k = 0; k < part.columns; k += kBlock) {
+          row[k / kBlock] = matrix.Scale(block * kBlock, part.column_begin + k);
+        }
+      }
+      return;
+    }
+    case ScaleGranularity::kGroup: {
+      const int group = GetQuantFormatInfo(weight.format).group_size;
+      Check(part.column_begin % group == 0, ErrorCode::kUnsupported, part.tensor,
+            ": a shard begins at column ", part.column_begin, ", inside a group of ", group);
+      const TensorView rows = PartRows(scales, part);
+      for (int64_t i = 0; i < part.rows; ++i) {
+        auto* row = rows.Rows(i, i + 1).as<uint8_t>();
+        for (int64_t k = 0; k < part.columns; k += group) {
+          const float scale = matrix.Scale(part.row_begin + i, part.column_begin + k);
+          row[k / group] = FloatToE8m0Floor(scale);
+          Check(E8m0ToFloat(row[k / group]) == scale, ErrorCode::kInvalidFile, "tensor ",
+                part.tensor, ": a scale of ", scale, ", expected a power of two");
+        }
+      }
+      return;
+    }
+    case ScaleGranularity::kNone:
+      break;
+  }
+  Fail(ErrorCode::kInternal, "codes without scales");
 }
 
 }  // namespace
@@ -285,6 +341,33 @@ NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& ro
   return total;
 }
 
+void CopyPart(Linear& linear, const LinearPart& part, const StoredMatrix& matrix, ErrorCode code,
+              ThreadPool& threads) {
+  const TensorRows& rows = *matrix.rows;
+  const TensorView codes = PartRows(Writable(linear.weight.values), part);
+  const int64_t grain = std::max<int64_t>(1, kChunkBytes / rows.row_bytes());
+  threads.ParallelFor(part.rows, grain, [&](int64_t begin, int64_t end, int) {
+    std::vector<char> scratch(rows.row_bytes());
+    for (int64_t i = begin; i < end; ++i) {
+      const auto* row = static_cast<const uint8_t*>(rows.Row(part.row_begin + i, scratch.data())) +
+                        part.column_begin;
+      uint8_t* to = codes.Rows(i, i + 1).as<uint8_t>();
+      bool finite = true;
+      for (int64_t k = 0; k < part.columns; ++k) {
+        to[k] = row[k];
+        finite = finite && (row[k] & 0x7f) != 0x7f;
+      }
+      if (!finite) {
+        const auto* bad = std::find_if(row, row + part.columns,
+                                       [](uint8_t value) { return (value & 0x7f) == 0x7f; });
+        Fail(code, "tensor ", part.tensor, ".weight has a NaN at row ", part.row_begin + i,
+             ", column ", part.column_begin + (bad - row));
+      }
+    }
+  });
+  CopyScales(linear.weight, part, matrix);
+}
+
 void FinishOutliers(Linear& linear) {
   const size_t count = linear.outliers.index.size();
   std::vector<size_t> order(count);
@@ -319,12 +402,18 @@ void RemoveOutliers(Linear& linear, const LinearPart& part) {
   linear.outliers.value.resize(kept);
 }
 
-void SetInputScale(Linear& linear, float scale) {
+void SetInputScale(Linear& linear, float scale) { SetInputScales(linear, {&scale, 1}); }
+
+void SetInputScales(Linear& linear, std::span<const float> scales) {
   if (linear.input_scale.data() == nullptr) {
-    linear.input_scale = Buffer::AllocateCpu(sizeof(float));
+    linear.input_scale = Buffer::AllocateCpu(kMaxRowParts * sizeof(float));
   }
-  const TensorView view = linear.input_scale.View(DType::kF32, {1});
-  *view.as<float>() = scale;
+  // Equal ones are one: every part then multiplies the same codes.
+  const bool same = std::all_of(scales.begin(), scales.end(),
+                                [&](float scale) { return scale == scales.front(); });
+  const auto count = static_cast<int64_t>(same ? 1 : scales.size());
+  const TensorView view = linear.input_scale.View(DType::kF32, {count});
+  std::copy_n(scales.begin(), count, view.as<float>());
   linear.weight.input_scale = view;
 }
 

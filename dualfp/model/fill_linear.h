@@ -4,12 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "dualfp/base/error.h"
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/model/model.h"
-#include "dualfp/model/weight_source.h"
+#include "dualfp/model/stored_matrix.h"
 
 namespace dualfp {
 
@@ -26,13 +27,21 @@ void AllocateLinear(Linear& linear, const WeightScheme& scheme, DType dtype);
 NestReport FillPart(Linear& linear, const LinearPart& part, const TensorRows& rows,
                     int64_t max_outliers, ErrorCode code, ThreadPool& threads);
 
+// Writes one of the linear's parts as it is stored: codes, checked for NaN, and their scales. The
+// linear's scheme is the matrix's, or per channel where that has fewer scales; of 128x128 blocks,
+// weight.parts says where in a block the part begins (BlockOffset()). Throws as FillPart(), and
+// kUnsupported for shards that begin inside a group or a block of columns.
+void CopyPart(Linear& linear, const LinearPart& part, const StoredMatrix& matrix, ErrorCode code,
+              ThreadPool& threads);
+
 // Sorts the outlier list and shows it in the weight.
 void FinishOutliers(Linear& linear);
 
 // Drops the outliers of one part, which is about to be filled again.
 void RemoveOutliers(Linear& linear, const LinearPart& part);
 
-// Sets the static activation scale that all parts share.
+// Sets the static activation scale that all parts share, or one for each part.
 void SetInputScale(Linear& linear, float scale);
+void SetInputScales(Linear& linear, std::span<const float> scales);
 
 }  // namespace dualfp

@@ -15,6 +15,23 @@ int64_t PlaneBytes(const KvCacheConfig& config, int64_t blocks) {
   return blocks * config.num_kv_heads * kKvBlockSize * config.head_dim * DTypeSize(config.dtype);
 }
 
+// Layer by layer, keys' and then values', num_kv_heads places each.
+std::vector<float> AllScales(const KvCacheConfig& config) {
+  const int64_t heads = config.num_kv_heads;
+  std::vector<float> all(2 * config.num_layers * heads);
+  auto to = all.begin();
+  for (const KvScales& layer : config.scales) {
+    for (const std::vector<float>* scales : {&layer.key, &layer.value}) {
+      const auto count = static_cast<int64_t>(scales->size());
+      Check(count <= 1 || count == heads, ErrorCode::kInvalidArgument, count,
+            " scales of cached keys or values, expected 1 or ", heads);
+      std::copy(scales->begin(), scales->end(), to);
+      to += heads;
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
 int64_t KvCacheConfig::BytesPerBlock() const { return 2 * num_layers * PlaneBytes(*this, 1); }
@@ -50,14 +67,32 @@ KvCache::KvCache(KvCacheConfig config) : config_(std::move(config)) {
     stream->Fill(buffer_.data(), 0, buffer_.size());
     stream->Synchronize();
   }
+  const bool scaled = config_.dtype == DType::kF8E4M3 && !config_.scales.empty();
+  if (scaled) {
+    const std::vector<float> scales = AllScales(config_);
+    scales_ = Allocate(config_.device, scales.size() * sizeof(float));
+    const std::unique_ptr<Stream> stream = MakeStream(config_.device, StreamUse::kCopies);
+    stream->Copy(scales_.data(), scales.data(), scales.size() * sizeof(float));
+    stream->Synchronize();
+  }
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     char* data = static_cast<char*>(buffer_.data()) + 2 * i * plane;
     PagedKv kv;
     kv.key = TensorView(data, config_.dtype, key, config_.device);
     kv.value = TensorView(data + plane, config_.dtype, value, config_.device);
-    if (config_.dtype == DType::kF8E4M3 && !config_.scales.empty()) {
-      kv.key_scale = config_.scales[i].key;
-      kv.value_scale = config_.scales[i].value;
+    if (scaled) {
+      const auto set = [&](const std::vector<float>& scales, int64_t place, float* all,
+                           ConstTensorView* heads) {
+        if (scales.size() == 1) {
+          *all = scales[0];
+        } else if (!scales.empty()) {
+          const int64_t count = config_.num_kv_heads;
+          *heads = ConstTensorView(static_cast<float*>(scales_.data()) + place * count, DType::kF32,
+                                   {count}, config_.device);
+        }
+      };
+      set(config_.scales[i].key, 2 * i, &kv.key_scale, &kv.key_head_scales);
+      set(config_.scales[i].value, 2 * i + 1, &kv.value_scale, &kv.value_head_scales);
     }
     layers_.push_back(kv);
   }

@@ -13,11 +13,11 @@
 
 namespace dualfp {
 
-// What a cached value is divided by before it is rounded to FP8, per layer (k_scale, v_scale of a
-// checkpoint).
+// What a cached value is divided by before it is rounded to FP8, of one layer (k_scale, v_scale of
+// a checkpoint): one, or one for each kv head; empty = 1.
 struct KvScales {
-  float key = 1.0f;
-  float value = 1.0f;
+  std::vector<float> key;
+  std::vector<float> value;
 };
 
 struct KvCacheConfig {
@@ -50,6 +50,7 @@ class KvCache {
  private:
   KvCacheConfig config_;
   Buffer buffer_;
+  Buffer scales_;  // F32, layer by layer: keys' and then values', kv_heads places each
   std::vector<PagedKv> layers_;
 };
 

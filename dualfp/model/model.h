@@ -48,6 +48,8 @@ struct Linear {
   Weight weight;
   ConstTensorView bias;  // F32 [n], or absent
   WeightScheme scheme;
+  // What its input goes through at FP8, as the checkpoint or the scheme wants it.
+  ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;
   std::vector<LinearPart> parts;  // in the order of weight.parts
   Buffer storage;                 // planes, or plain values, and scales
   Buffer input_scale;             // behind weight.input_scale
@@ -78,6 +80,8 @@ struct LinearReport {
   int64_t k = 0;
   DType source_dtype = DType::kF16;
   WeightScheme scheme;
+  ScaleGranularity scale_granularity = ScaleGranularity::kNone;  // of Weight::scales
+  ActivationQuant activation_quant = ActivationQuant::kDynamicPerToken;
   DType stored_dtype = DType::kF16;  // of Weight::values
   int64_t num_bytes = 0;             // planes, scales and outliers
   int64_t outliers = 0;              // beyond +-1.75 (nested) or remainders (nested12), found

@@ -141,7 +141,8 @@ class Nested12ModelTest : public ::testing::Test {
       writer.Append(name, tensor.bytes.data(), tensor.bytes.size());
     }
     writer.Commit();
-    CheckpointSource source(Checkpoint::Open(directory_));
+    CheckpointSource source(Checkpoint::Open(directory_),
+                            QuantizationConfig::Parse(config.quantization_config, "config.json"));
     return LoadModel(config, source, options, threads_);
   }
 

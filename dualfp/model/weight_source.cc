@@ -175,28 +175,8 @@ class ConstantRows : public TensorRows {
 
 }  // namespace
 
-float LoadFloat(const void* row, DType dtype, int64_t i) {
-  switch (dtype) {
-    case DType::kF16:
-      return Fp16ToFloat(static_cast<const uint16_t*>(row)[i]);
-    case DType::kBF16:
-      return Bf16ToFloat(static_cast<const uint16_t*>(row)[i]);
-    default:
-      return static_cast<const float*>(row)[i];
-  }
-}
-
-bool IsNested12Checkpoint(const Json& quantization_config) {
-  if (!quantization_config.is_object()) {
-    return false;
-  }
-  const JsonFields fields(quantization_config, "config.json", "quantization_config");
-  return fields.FindString("quant_method") == "dualfp" &&
-         fields.FindString("format") == "nested12" &&
-         fields.FindInt("version", 1, INT32_MAX).value_or(1) == 1;
-}
-
-CheckpointSource::CheckpointSource(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)) {
+CheckpointSource::CheckpointSource(Checkpoint checkpoint, QuantizationConfig quantization)
+    : checkpoint_(std::move(checkpoint)), quantization_(std::move(quantization)) {
   const auto any = [this](std::string_view prefix) {
     const auto entries = checkpoint_.entries();
     return std::any_of(entries.begin(), entries.end(), [prefix](const TensorEntry& entry) {
@@ -236,7 +216,11 @@ std::unique_ptr<TensorRows> CheckpointSource::Open(const std::string& name,
   if (is_double) {
     return std::make_unique<DoubleRows>(checkpoint_.Read(*entry));
   }
-  return std::make_unique<CheckpointRows>(checkpoint_.Read(*entry));
+  return OpenRows(*entry);
+}
+
+std::unique_ptr<TensorRows> CheckpointSource::OpenRows(const TensorEntry& entry) {
+  return std::make_unique<CheckpointRows>(checkpoint_.Read(entry));
 }
 
 const TensorEntry* CheckpointSource::FindPlane(std::string_view name,
@@ -284,22 +268,6 @@ std::unique_ptr<TensorRows> CheckpointSource::OpenNested12(const std::string& na
     checked_.insert(name);
   }
   return rows;
-}
-
-std::optional<float> CheckpointSource::FindScalar(const std::string& name) {
-  const TensorEntry* entry = Find(name);
-  if (entry == nullptr) {
-    return std::nullopt;
-  }
-  const bool scalar = entry->shape.empty() || entry->shape == std::vector<int64_t>{1};
-  Check(scalar && entry->foreign_dtype.empty() &&
-            (entry->dtype == DType::kF32 || entry->dtype == DType::kBF16),
-        ErrorCode::kInvalidFile, checkpoint_.name(), ": tensor ", name, " is ",
-        DTypeName(entry->dtype), ShapeText(entry->shape), ", expected one F32 or BF16 value");
-  used_.insert(entry->name);
-  const TensorData data = checkpoint_.Read(*entry);
-  return entry->dtype == DType::kF32 ? *data.view().as<float>()
-                                     : Bf16ToFloat(*data.view().as<uint16_t>());
 }
 
 std::vector<std::string> CheckpointSource::Unused() const {

@@ -7,36 +7,19 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "dualfp/io/json.h"
+#include "dualfp/io/quantization_config.h"
 #include "dualfp/io/safetensors.h"
+#include "dualfp/model/stored_matrix.h"
 #include "dualfp/tensor/dtype.h"
 
 namespace dualfp {
-
-// One tensor, held open for reading row by row. Thread-safe.
-class TensorRows {
- public:
-  TensorRows(DType dtype, int64_t columns) : dtype_(dtype), columns_(columns) {}
-  virtual ~TensorRows() = default;
-
-  DType dtype() const { return dtype_; }
-  int64_t row_bytes() const { return columns_ * DTypeSize(dtype_); }
-
-  // Row `index`, either in place or written to `scratch` (row_bytes() bytes).
-  virtual const void* Row(int64_t index, void* scratch) const = 0;
-
- protected:
-  DType dtype_;
-  int64_t columns_;
-};
-
-// Element `i` of a row, F32, F16 or BF16.
-float LoadFloat(const void* row, DType dtype, int64_t i);
 
 class WeightSource {
  public:
@@ -50,8 +33,27 @@ class WeightSource {
   virtual std::unique_ptr<TensorRows> Open(const std::string& name,
                                            const std::vector<int64_t>& shape) = 0;
 
-  // The value of a tensor of one element, where there is one of that name.
-  virtual std::optional<float> FindScalar(const std::string& name) = 0;
+  // How the weight of a linear layer, NAME.weight, is stored; plain where that is floats. Whether
+  // it is quantized, its dtype says; how, the checkpoint's config. Throws kInvalidFile where the
+  // two contradict each other.
+  virtual LinearQuantization StoredAs(const std::string&) const { return {}; }
+
+  // Whether anything is quantized, other than exactly.
+  virtual bool quantized() const { return false; }
+
+  // NAME.weight, [rows, columns], and its scales. Throws as Open() does, and for scales: kNotFound
+  // for a missing tensor, kInvalidFile for a shape that the config does not ask for, and for a
+  // negative one, a NaN or infinity. Scales beside floats mean nothing, as transformers writes
+  // them uninitialised.
+  virtual StoredMatrix OpenMatrix(const std::string& name, int64_t rows, int64_t columns) {
+    return {.rows = Open(name + ".weight", {rows, columns})};
+  }
+
+  // The elements of a tensor of scales of whatever shape, where there is one of that name: F32,
+  // F16, BF16, F8_E8M0, or U8 that stands for F8_E8M0. Throws kInvalidFile for another dtype, and
+  // for more than kMaxScales elements.
+  static constexpr int64_t kMaxScales = int64_t{1} << 24;
+  virtual std::optional<std::vector<float>> FindScales(const std::string& name) = 0;
 
   // Tensors that nobody opened, "NAME [SHAPE]", but for those that follow from config.json: the
   // model has no place for them.
@@ -61,10 +63,6 @@ class WeightSource {
   virtual int64_t total_bytes() const = 0;
 };
 
-// Whether config.json's quantization_config says that matrices are stored as Nested12 (formats.md).
-// Throws kInvalidFile for fields of a wrong type.
-bool IsNested12Checkpoint(const Json& quantization_config);
-
 // Checkpoints of a bare base model (LlamaModel) have their tensors without the leading "model.".
 //
 // A tensor NAME.weight that is stored as Nested12 (formats.md: NAME.weight_upper, _nibble, _shift,
@@ -72,14 +70,19 @@ bool IsNested12Checkpoint(const Json& quantization_config);
 // kInvalidFile for planes and remainders that no weight has.
 class CheckpointSource : public WeightSource {
  public:
-  explicit CheckpointSource(Checkpoint checkpoint);
+  explicit CheckpointSource(Checkpoint checkpoint, QuantizationConfig quantization = {});
 
   bool Has(std::string_view name) const override {
     return Find(name) != nullptr || FindPlane(name, "weight_upper") != nullptr;
   }
   std::unique_ptr<TensorRows> Open(const std::string& name,
                                    const std::vector<int64_t>& shape) override;
-  std::optional<float> FindScalar(const std::string& name) override;
+  LinearQuantization StoredAs(const std::string& name) const override;
+  bool quantized() const override {
+    return quantization_.quantized() && quantization_.method() != "dualfp";
+  }
+  StoredMatrix OpenMatrix(const std::string& name, int64_t rows, int64_t columns) override;
+  std::optional<std::vector<float>> FindScales(const std::string& name) override;
   std::vector<std::string> Unused() const override;
   int64_t total_bytes() const override { return static_cast<int64_t>(checkpoint_.total_bytes()); }
 
@@ -93,7 +96,16 @@ class CheckpointSource : public WeightSource {
   TensorData ReadPlane(const std::string& name, std::string_view plane, DType dtype,
                        const std::vector<int64_t>& shape);
 
+  std::vector<float> ReadScales(const TensorEntry& entry);
+  // The first tensor NAME.SUFFIX of these suffixes; nullptr where there is none.
+  const TensorEntry* FindSuffixed(const std::string& name,
+                                  std::span<const std::string_view> suffixes) const;
+  std::unique_ptr<TensorRows> OpenRows(const TensorEntry& entry);
+  // Marks NAME's scales as used.
+  void IgnoreScales(const std::string& name);
+
   Checkpoint checkpoint_;
+  QuantizationConfig quantization_;
   bool is_base_model_ = false;
   std::set<std::string, std::less<>> used_;
   std::set<std::string, std::less<>> checked_;  // Nested12 tensors
@@ -109,7 +121,7 @@ class DummySource : public WeightSource {
   bool Has(std::string_view name) const override;
   std::unique_ptr<TensorRows> Open(const std::string& name,
                                    const std::vector<int64_t>& shape) override;
-  std::optional<float> FindScalar(const std::string&) override { return std::nullopt; }
+  std::optional<std::vector<float>> FindScales(const std::string&) override { return std::nullopt; }
   std::vector<std::string> Unused() const override { return {}; }
   int64_t total_bytes() const override { return 0; }
 

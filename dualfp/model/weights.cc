@@ -10,7 +10,7 @@
 #include "dualfp/base/check.h"
 #include "dualfp/base/log.h"
 #include "dualfp/kernels/attention.h"
-#include "dualfp/model/fill_linear.h"
+#include "dualfp/model/load_linear.h"
 
 namespace dualfp {
 namespace {
@@ -25,7 +25,11 @@ class Loader {
  public:
   Loader(const ModelConfig& config, WeightSource& source, const LoadOptions& options,
          ThreadPool& threads)
-      : config_(config), source_(source), options_(options), threads_(threads) {}
+      : config_(config),
+        source_(source),
+        options_(options),
+        threads_(threads),
+        linears_(source, options, threads) {}
 
   Model Load();
 
@@ -45,13 +49,7 @@ class Loader {
                    std::initializer_list<PartShape> shapes) const;
   // The whole tensor, split over shards by columns.
   void AddColumnPart(Linear& linear) const;
-  // The schemes that LoadOptions ask for, by the types of a linear's parts.
-  WeightScheme LayerScheme(const Linear& linear);
-  WeightScheme HeadScheme(const Linear& linear);
-  bool IsBf16(const Linear& linear);
   void LoadLinear(Linear& linear, const WeightScheme& scheme, bool bias);
-  std::unique_ptr<TensorRows> Open(const LinearPart& part);
-  NestReport FillAll(Linear& linear, const WeightScheme& scheme, DType dtype, int64_t max_outliers);
   void LoadBias(Linear& linear);
   void LoadLayer(int64_t index, LayerWeights& layer);
   bool IsTied();
@@ -62,13 +60,16 @@ class Loader {
   ConstTensorView LoadVector(const std::string& name, int64_t size);
   TensorView NewVector(int64_t size);
   void ReadFloats(const std::string& name, int64_t size, float* values);
-  float LoadScale(const std::string& prefix, std::initializer_list<const char*> names);
+  // Of this shard's kv heads; empty where the checkpoint has none under these names.
+  std::vector<float> LoadKvScales(const std::string& prefix,
+                                  std::initializer_list<const char*> names);
   void Report(int64_t bytes);
 
   const ModelConfig& config_;
   WeightSource& source_;
   const LoadOptions& options_;
   ThreadPool& threads_;
+  LinearLoader linears_;
   Model model_;
   bool tied_ = false;
   int64_t done_bytes_ = 0;
@@ -83,35 +84,6 @@ int64_t ParameterCount(const ModelConfig& config) {
       (qkv_rows + config.num_attention_heads * config.head_dim + 3 * config.intermediate_size);
   const int64_t table = config.vocab_size * config.hidden_size;
   return config.num_hidden_layers * layer + table * (config.tie_word_embeddings ? 1 : 2);
-}
-
-// As the filler quantizes: every part begins its own blocks of scales.
-RowParts MakeRowParts(const std::vector<LinearPart>& parts) {
-  constexpr int64_t kBlock = 128;
-  RowParts result;
-  result.count = static_cast<int32_t>(parts.size());
-  result.interleaved = parts.front().dest_step == 2 ? 1 : 0;
-  int64_t base = 0;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (result.interleaved == 0) {
-      result.first_row[i] = static_cast<int32_t>(parts[i].dest_begin);
-    }
-    result.scale_base[i] = static_cast<int32_t>(base);
-    base += (parts[i].rows + kBlock - 1) / kBlock * kBlock;
-  }
-  return result;
-}
-
-// Of quantized checkpoints the source reads one kind.
-void CheckReadable(const ModelConfig& config) {
-  if (config.quantization_config.is_null() || IsNested12Checkpoint(config.quantization_config)) {
-    return;
-  }
-  const JsonFields fields(config.quantization_config, "config.json", "quantization_config");
-  Fail(ErrorCode::kUnsupported, "config.json: quantization_config: this checkpoint is quantized",
-       " (quant_method ", QuoteForMessage(fields.FindString("quant_method").value_or("")),
-       ", format ", QuoteForMessage(fields.FindString("format").value_or("")),
-       "), expected an F32, F16 or BF16 one, or \"dualfp\", \"nested12\", version 1");
 }
 
 Linear Loader::MakeLinear(const std::string& name, int64_t n, int64_t k) const {
@@ -147,7 +119,6 @@ void Loader::AddRowParts(Linear& linear, const std::string& fused,
     });
     fused_begin += shape.rows;
   }
-  linear.weight.parts = MakeRowParts(linear.parts);
   const int64_t n = linear.weight.n;
   linear.weight.shard = {shard.rank * n, (shard.rank + 1) * n, 0, linear.weight.k};
 }
@@ -166,90 +137,15 @@ void Loader::AddColumnPart(Linear& linear) const {
   linear.weight.shard = {0, linear.weight.n, shard.rank * k, (shard.rank + 1) * k};
 }
 
-NestReport Loader::FillAll(Linear& linear, const WeightScheme& scheme, DType dtype,
-                           int64_t max_outliers) {
-  AllocateLinear(linear, scheme, dtype);
-  NestReport total;
-  for (const LinearPart& part : linear.parts) {
-    const auto rows = Open(part);
-    const NestReport report =
-        FillPart(linear, part, *rows, max_outliers, ErrorCode::kInvalidFile, threads_);
-    total.outliers += report.outliers;
-    total.rounded += report.rounded;
-    total.largest_relative_error =
-        std::max(total.largest_relative_error, report.largest_relative_error);
-  }
-  FinishOutliers(linear);
-  return total;
-}
-
-bool Loader::IsBf16(const Linear& linear) {
-  return std::all_of(linear.parts.begin(), linear.parts.end(), [this](const LinearPart& part) {
-    return Open(part)->dtype() == DType::kBF16;
-  });
-}
-
-WeightScheme Loader::LayerScheme(const Linear& linear) {
-  if (options_.scheme.has_value()) {
-    return *options_.scheme;
-  }
-  return IsBf16(linear) ? kNested12Weights : kNestedWeights;
-}
-
-WeightScheme Loader::HeadScheme(const Linear& linear) {
-  if (options_.nest_lm_head) {
-    return LayerScheme(linear);
-  }
-  const bool may = options_.scheme.value_or(kNested12Weights) == kNested12Weights;
-  return may && IsBf16(linear) ? kNested12Weights : kPlainWeights;
-}
-
 void Loader::LoadLinear(Linear& linear, const WeightScheme& scheme, bool bias) {
-  const int64_t elements = linear.weight.n * linear.weight.k;
-  LinearReport report{.name = linear.name,
-                      .in_layer = linear.name.starts_with("model.layers."),
-                      .n = linear.weight.n,
-                      .k = linear.weight.k,
-                      .source_dtype = Open(linear.parts.front())->dtype()};
-  // Parts of different types meet in F32, which holds the values of all.
-  DType plain_dtype = report.source_dtype;
-  for (const LinearPart& part : linear.parts) {
-    if (report.tensors.empty() || report.tensors.back() != part.tensor + ".weight") {
-      report.tensors.push_back(part.tensor + ".weight");
-    }
-    if (Open(part)->dtype() != plain_dtype) {
-      plain_dtype = DType::kF32;
-    }
-  }
-  const bool is_nested12 = scheme.format == QuantFormat::kNested12;
-  const double max_share = is_nested12 ? kMaxRemainderShare : options_.max_outlier_share;
-  const auto max_outliers = static_cast<int64_t>(max_share * static_cast<double>(elements));
-  const NestReport filled = FillAll(linear, scheme, plain_dtype, max_outliers);
-  report.outliers = filled.outliers;
-  if (filled.outliers > max_outliers) {
-    report.exception = StrCat(filled.outliers, " of ", elements, " weights ",
-                              is_nested12 ? "leave a remainder" : "exceed 1.75",
-                              ", more than a share of ", max_share);
-    LogInfo(StrCat(linear.name, " stays plain and computes exactly only: ", report.exception));
-    FillAll(linear, kPlainWeights, plain_dtype, 0);
-  } else {
-    report.rounded = filled.rounded;
-    report.largest_relative_rounding = filled.largest_relative_error;
-  }
+  LinearReport report = linears_.Load(linear, scheme);
   if (bias) {
     LoadBias(linear);
   }
-  report.scheme = linear.scheme;
-  report.stored_dtype = linear.weight.values.dtype;
-  report.num_bytes = linear.weight.BytesRead(Precision::kExact);
   model_.report.weight_bytes += report.num_bytes;
-  const DType source_dtype = report.source_dtype;
+  const int64_t bytes = report.n * report.k * DTypeSize(report.source_dtype);
   model_.report.linears.push_back(std::move(report));
-  Report(elements * DTypeSize(source_dtype) * options_.shard.size);
-}
-
-std::unique_ptr<TensorRows> Loader::Open(const LinearPart& part) {
-  return source_.Open(part.tensor + ".weight", {part.tensor_rows, part.tensor_columns});
+  Report(bytes * options_.shard.size);
 }
 
 void Loader::LoadBias(Linear& linear) {
@@ -292,15 +188,28 @@ ConstTensorView Loader::LoadVector(const std::string& name, int64_t size) {
   return vector;
 }
 
-float Loader::LoadScale(const std::string& prefix, std::initializer_list<const char*> names) {
+std::vector<float> Loader::LoadKvScales(const std::string& prefix,
+                                        std::initializer_list<const char*> names) {
   for (const char* name : names) {
-    if (const auto scale = source_.FindScalar(prefix + name)) {
-      Check(std::isfinite(*scale) && *scale > 0, ErrorCode::kInvalidFile, "tensor ", prefix, name,
-            " is ", *scale, ", expected a positive scale");
-      return *scale;
+    std::optional<std::vector<float>> scales = source_.FindScales(prefix + name);
+    if (!scales.has_value()) {
+      continue;
     }
+    const auto count = static_cast<int64_t>(scales->size());
+    Check(count == 1 || count == config_.num_key_value_heads, ErrorCode::kInvalidFile, "tensor ",
+          prefix, name, " has ", count, " scales, expected 1 or one for each of ",
+          config_.num_key_value_heads, " kv heads");
+    for (const float scale : *scales) {
+      Check(std::isfinite(scale) && scale > 0, ErrorCode::kInvalidFile, "tensor ", prefix, name,
+            " is ", scale, ", expected a positive scale");
+    }
+    if (count > 1) {
+      const auto first = scales->begin() + options_.shard.rank * model_.kv_heads();
+      return {first, first + model_.kv_heads()};
+    }
+    return *std::move(scales);
   }
-  return 1.0f;
+  return {};
 }
 
 void Loader::Report(int64_t bytes) {
@@ -334,24 +243,26 @@ void Loader::LoadLayer(int64_t index, LayerWeights& layer) {
               {{attention + "q_proj", all_q, 0},
                {attention + "k_proj", all_kv, q_rows},
                {attention + "v_proj", all_kv, q_rows + kv_rows}});
-  LoadLinear(layer.qkv, LayerScheme(layer.qkv), config.qkv_bias);
+  LoadLinear(layer.qkv, linears_.LayerScheme(layer.qkv), config.qkv_bias);
   layer.o = MakeLinear(attention + "o_proj", hidden, q_rows);
   AddColumnPart(layer.o);
-  LoadLinear(layer.o, LayerScheme(layer.o), config.o_bias);
+  LoadLinear(layer.o, linears_.LayerScheme(layer.o), config.o_bias);
   layer.gate_up = MakeLinear(mlp + "gate_up_proj", 2 * intermediate, hidden);
   AddRowParts(layer.gate_up, mlp + "gate_up_proj",
               {{mlp + "gate_proj", config.intermediate_size, 0, 2},
                {mlp + "up_proj", config.intermediate_size, 1, 2}});
-  LoadLinear(layer.gate_up, LayerScheme(layer.gate_up), config.mlp_bias);
+  LoadLinear(layer.gate_up, linears_.LayerScheme(layer.gate_up), config.mlp_bias);
   layer.down = MakeLinear(mlp + "down_proj", hidden, intermediate);
   AddColumnPart(layer.down);
-  LoadLinear(layer.down, LayerScheme(layer.down), config.mlp_bias);
+  LoadLinear(layer.down, linears_.LayerScheme(layer.down), config.mlp_bias);
 
   // The names of vLLM, older files, ModelOpt and compressed-tensors (formats.md).
-  layer.kv_scales.key = LoadScale(
-      attention, {"k_scale", "attn.k_scale", "k_proj.k_scale", "k_proj.output_scale", "kv_scale"});
-  layer.kv_scales.value = LoadScale(
-      attention, {"v_scale", "attn.v_scale", "v_proj.v_scale", "v_proj.output_scale", "kv_scale"});
+  layer.kv_scales.key =
+      LoadKvScales(attention, {"k_scale", "attn.k_scale", "k_proj.k_scale", "k_proj.output_scale",
+                               "qkv_proj.k_scale", "k_cache.scale", "kv_scale"});
+  layer.kv_scales.value =
+      LoadKvScales(attention, {"v_scale", "attn.v_scale", "v_proj.v_scale", "v_proj.output_scale",
+                               "qkv_proj.v_scale", "v_cache.scale", "kv_scale"});
 }
 
 // Of the two tables, value by value.
@@ -399,7 +310,8 @@ void Loader::LoadEmbedding() {
                                     .tensor_columns = config_.hidden_size,
                                     .rows = config_.vocab_size,
                                     .columns = config_.hidden_size});
-  LoadLinear(model_.embedding, tied_ ? HeadScheme(model_.embedding) : kPlainWeights, false);
+  LoadLinear(model_.embedding, tied_ ? linears_.HeadScheme(model_.embedding) : kPlainWeights,
+             false);
 }
 
 void Loader::ReportUnused() {
@@ -433,7 +345,7 @@ void Loader::LoadHead() {
   }
   model_.lm_head = MakeLinear("lm_head", vocabulary, config_.hidden_size);
   AddRowParts(model_.lm_head, "lm_head", {{"lm_head", config_.vocab_size, 0}});
-  LoadLinear(model_.lm_head, HeadScheme(model_.lm_head), false);
+  LoadLinear(model_.lm_head, linears_.HeadScheme(model_.lm_head), false);
 }
 
 Model Loader::Load() {
@@ -452,7 +364,6 @@ Model Loader::Load() {
         WeightSchemeName(scheme), "; nest it instead");
   Check(config_.head_dim <= kMaxHeadDim, ErrorCode::kUnsupported, "head_dim ", config_.head_dim,
         ", expected at most ", kMaxHeadDim);
-  CheckReadable(config_);
   model_.config = config_;
   model_.config.tie_word_embeddings = tied_;
   model_.shard = options_.shard;
@@ -485,7 +396,8 @@ Model LoadModel(const ModelConfig& config, WeightSource& source, const LoadOptio
 Model LoadModel(const std::filesystem::path& directory, const LoadOptions& options,
                 ThreadPool& threads) {
   const ModelConfig config = LoadModelConfig(directory);
-  CheckpointSource source(Checkpoint::Open(directory));
+  CheckpointSource source(Checkpoint::Open(directory),
+                          QuantizationConfig::Parse(config.quantization_config, "config.json"));
   return LoadModel(config, source, options, threads);
 }
 

@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/model/model.h"
@@ -25,10 +27,21 @@ inline constexpr double kDefaultMaxOutlierShare = 0.001;
 inline constexpr double kMaxRemainderShare = 0.01;
 
 struct LoadOptions {
-  // How linear layers are held; nothing: BF16 weights as nested12, others as nested. lm_head and a
-  // table tied to it are held as nested12 where that is exact (of BF16, with this scheme or none)
-  // and plain elsewhere; they compute exactly.
+  // How linear layers are held; nothing: what is quantized as it is stored, with what it leaves
+  // plain; of other checkpoints BF16 weights as nested12, others as nested. lm_head and a table tied
+  // to it are held as nested12 where that is exact (of BF16, with this scheme or none) and plain
+  // elsewhere; they compute exactly.
   std::optional<WeightScheme> scheme;
+
+  // Layers that are held otherwise, by the names of their modules in the checkpoint
+  // ("model.layers.0.mlp.up_proj"); the first rule that matches counts. A pattern is a name, a
+  // wildcard pattern or re:REGEX (io/name_pattern.h); plain leaves a layer as it is.
+  struct Rule {
+    std::string pattern;
+    WeightScheme scheme;
+  };
+  std::vector<Rule> rules;
+
   double max_outlier_share = kDefaultMaxOutlierShare;
   // lm_head and a tied table are held as the layers are and compute at their precisions, FP8
   // included; kUnsupported for FP8 alone where they are one tensor.
