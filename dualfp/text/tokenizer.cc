@@ -14,10 +14,13 @@ namespace dualfp {
 namespace {
 
 constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
+constexpr size_t kLongText = size_t{64} << 10;
 
 }  // namespace
 
-EncodeScratchPool::Lease::Lease(EncodeScratchPool* pool, const TokenModel& model) : pool_(pool) {
+EncodeScratchPool::Lease::Lease(EncodeScratchPool* pool, const TokenModel& model,
+                                std::string_view text)
+    : pool_(pool), is_kept_(text.size() <= kLongText) {
   {
     const std::lock_guard<std::mutex> lock(pool_->mutex_);
     if (!pool_->free_.empty()) {
@@ -32,6 +35,9 @@ EncodeScratchPool::Lease::Lease(EncodeScratchPool* pool, const TokenModel& model
 }
 
 EncodeScratchPool::Lease::~Lease() {
+  if (!is_kept_) {
+    return;
+  }
   const std::lock_guard<std::mutex> lock(pool_->mutex_);
   pool_->free_.push_back(std::move(scratch_));
 }
@@ -92,6 +98,11 @@ void Tokenizer::Impl::LoadAddedTokens(const JsonFields& fields) {
   for (const TokenizerConfig::DeclaredToken& declared : config.added_tokens) {
     if (!added.Find(declared.token.content)) {
       add(declared.token, declared.id);
+    }
+  }
+  for (const auto& [role, token] : config.special_tokens) {
+    if (!added.Find(token.content)) {
+      added.Add(token, model->vocabulary(), normalizer.get(), &scratch);
     }
   }
   added.Finish();
@@ -197,7 +208,7 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, const EncodeOption
   const PostProcessor none;
   const PostProcessor& around = options.add_special_tokens ? impl_->post_processor : none;
   std::vector<int32_t> ids = around.prefix;
-  EncodeScratchPool::Lease scratch(&impl_->scratch_pool, *impl_->model);
+  EncodeScratchPool::Lease scratch(&impl_->scratch_pool, *impl_->model, text);
   impl_->EncodeText(text, options.parse_special_tokens, &*scratch, &ids);
 
   if (options.max_length) {

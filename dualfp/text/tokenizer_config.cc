@@ -1,6 +1,7 @@
 #include "dualfp/text/tokenizer_config.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <system_error>
 
@@ -13,26 +14,105 @@ namespace {
 
 constexpr int64_t kMaxTemplateBytes = int64_t{4} << 20;
 constexpr std::string_view kDefaultTemplate = "default";
+constexpr std::string_view kWithoutRole = "additional_special_tokens";
 
-// A token is written as a string or as an object with its text in "content".
-std::optional<std::string> FindTokenText(const JsonFields& fields, std::string_view key) {
-  const Json* value = fields.FindRaw(key);
-  if (value != nullptr && value->is_object()) {
-    return fields.GetObject(key).GetString("content");
-  }
-  return fields.FindString(key);
+constexpr std::array<std::string_view, 7> kRoles = {
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
+
+AddedToken ReadAddedToken(const JsonFields& entry, bool special) {
+  AddedToken token;
+  token.content = entry.GetString("content");
+  token.single_word = entry.FindBool("single_word").value_or(false);
+  token.lstrip = entry.FindBool("lstrip").value_or(false);
+  token.rstrip = entry.FindBool("rstrip").value_or(false);
+  token.normalized = entry.FindBool("normalized").value_or(!special);
+  token.special = special;
+  return token;
 }
 
-void ReadSpecialTokens(const JsonFields& fields, TokenizerConfig* config) {
-  const auto read = [&](std::string_view key, std::optional<std::string>* token) {
-    if (!token->has_value()) {
-      *token = FindTokenText(fields, key);
+// A special token is written as a string or as an object with its text in "content".
+AddedToken ReadSpecialToken(const Json& value, const JsonFields& fields, const std::string& path) {
+  if (value.is_string()) {
+    AddedToken token;
+    token.content = value.get<std::string>();
+    token.normalized = false;
+    token.special = true;
+    return token;
+  }
+  if (!value.is_object()) {
+    fields.FailExpected(path, "a string or an object with \"content\"");
+  }
+  const JsonFields entry(value, fields.origin(), path);
+  AddedToken token = ReadAddedToken(entry, entry.FindBool("special").value_or(false));
+  token.special = true;
+  return token;
+}
+
+// By role; a list stands for tokens without one. A later file's role takes the place of an
+// earlier one's.
+using SpecialTokens = std::vector<std::pair<std::string, std::vector<AddedToken>>>;
+
+std::vector<AddedToken>& TokensOf(SpecialTokens* tokens, std::string_view role) {
+  for (auto& [name, held] : *tokens) {
+    if (name == role) {
+      return held;
     }
+  }
+  return tokens->emplace_back(role, std::vector<AddedToken>()).second;
+}
+
+void ReadSpecialTokens(const JsonFields& fields, SpecialTokens* tokens) {
+  constexpr std::string_view kEnd = "_token";
+  for (const auto& [key, value] : fields.json().get_ref<const Json::object_t&>()) {
+    const bool is_list = key == kWithoutRole || key == "extra_special_tokens";
+    if (is_list && value.is_array()) {
+      std::vector<AddedToken>& held = TokensOf(tokens, kWithoutRole);
+      held.clear();
+      for (const Json& token : value) {
+        held.push_back(ReadSpecialToken(token, fields, StrCat(key, "[", held.size(), "]")));
+      }
+    } else if (is_list && value.is_object()) {
+      for (const auto& [role, token] : value.get_ref<const Json::object_t&>()) {
+        TokensOf(tokens, role) = {ReadSpecialToken(token, fields, StrCat(key, ".", role))};
+      }
+    } else if (std::string_view(key).ends_with(kEnd) &&
+               (value.is_string() || (value.is_object() && value.contains("content")))) {
+      TokensOf(tokens, key) = {ReadSpecialToken(value, fields, key)};
+    } else if (std::find(kRoles.begin(), kRoles.end(), key) != kRoles.end()) {
+      if (!value.is_null()) {
+        ReadSpecialToken(value, fields, key);  // throws
+      }
+      TokensOf(tokens, key).clear();
+    }
+  }
+}
+
+void SetSpecialTokens(SpecialTokens tokens, TokenizerConfig* config) {
+  const auto set = [&](std::string_view role, std::optional<std::string>* text) {
+    const std::vector<AddedToken>& held = TokensOf(&tokens, role);
+    *text = held.empty() ? std::nullopt : std::optional(held.front().content);
   };
-  read("bos_token", &config->bos_token);
-  read("eos_token", &config->eos_token);
-  read("unk_token", &config->unk_token);
-  read("pad_token", &config->pad_token);
+  set("bos_token", &config->bos_token);
+  set("eos_token", &config->eos_token);
+  set("unk_token", &config->unk_token);
+  set("pad_token", &config->pad_token);
+  // The roles that every model may have, then this model's own, then the others.
+  const auto place = [](const std::string& role) {
+    return role == kWithoutRole ? kRoles.end() - kRoles.begin() + 1
+                                : std::find(kRoles.begin(), kRoles.end(), role) - kRoles.begin();
+  };
+  std::stable_sort(tokens.begin(), tokens.end(),
+                   [&](const auto& a, const auto& b) { return place(a.first) < place(b.first); });
+  for (auto& [role, held] : tokens) {
+    for (AddedToken& token : held) {
+      config->special_tokens.push_back({role == kWithoutRole ? "" : role, std::move(token)});
+    }
+  }
+}
+
+void SortById(std::vector<TokenizerConfig::DeclaredToken>* tokens) {
+  std::stable_sort(tokens->begin(), tokens->end(),
+                   [](const auto& a, const auto& b) { return a.id < b.id; });
 }
 
 // {"32000": {"content": "<|im_end|>", ...}, ...}
@@ -48,17 +128,10 @@ void ReadAddedTokens(const JsonFields& fields, TokenizerConfig* config) {
       tokens->FailField(key, "expected a token id as the key");
     }
     const JsonFields entry(value, fields.origin(), "added_tokens_decoder." + key);
-    AddedToken token;
-    token.content = entry.GetString("content");
-    token.single_word = entry.FindBool("single_word").value_or(false);
-    token.lstrip = entry.FindBool("lstrip").value_or(false);
-    token.rstrip = entry.FindBool("rstrip").value_or(false);
-    token.special = entry.FindBool("special").value_or(false);
-    token.normalized = entry.FindBool("normalized").value_or(!token.special);
+    AddedToken token = ReadAddedToken(entry, entry.FindBool("special").value_or(false));
     config->added_tokens.push_back({id, std::move(token)});
   }
-  std::stable_sort(config->added_tokens.begin(), config->added_tokens.end(),
-                   [](const auto& a, const auto& b) { return a.id < b.id; });
+  SortById(&config->added_tokens);
 }
 
 void SetChatTemplate(TokenizerConfig* config, TokenizerConfig::Template added) {
@@ -99,10 +172,24 @@ bool Exists(const std::filesystem::path& path) {
   return std::filesystem::exists(path, error);
 }
 
-void ReadConfig(const JsonFields& fields, TokenizerConfig* config) {
-  ReadSpecialTokens(fields, config);
-  ReadAddedTokens(fields, config);
-  ReadChatTemplates(fields, config);
+// {"<|im_end|>": 32000, ...}
+void ReadAddedTokensFile(const std::filesystem::path& path, const SpecialTokens& special,
+                         TokenizerConfig* config) {
+  const Json document = ParseJsonFile(path);
+  const JsonFields fields(document, path.string());
+  for (const auto& [content, id] : document.get_ref<const Json::object_t&>()) {
+    AddedToken token;
+    token.content = content;
+    for (const auto& [role, held] : special) {
+      token.special = token.special || std::any_of(held.begin(), held.end(), [&](const auto& each) {
+                        return each.content == content;
+                      });
+    }
+    token.normalized = !token.special;
+    config->added_tokens.push_back(
+        {static_cast<int32_t>(fields.GetInt(content, 0, INT32_MAX)), std::move(token)});
+  }
+  SortById(&config->added_tokens);
 }
 
 }  // namespace
@@ -124,22 +211,42 @@ const TokenizerConfig::Template* TokenizerConfig::ChooseChatTemplate(bool has_to
 TokenizerConfig ParseTokenizerConfig(std::string_view json, std::string_view origin) {
   TokenizerConfig config;
   const Json document = ParseJson(json, origin);
-  ReadConfig(JsonFields(document, origin), &config);
+  const JsonFields fields(document, origin);
+  SpecialTokens special;
+  ReadSpecialTokens(fields, &special);
+  SetSpecialTokens(std::move(special), &config);
+  ReadAddedTokens(fields, &config);
+  ReadChatTemplates(fields, &config);
   return config;
 }
 
 TokenizerConfig LoadTokenizerConfig(const std::filesystem::path& directory) {
   TokenizerConfig config;
+  SpecialTokens special;
+  bool lists_added_tokens = false;
   const std::filesystem::path main = directory / "tokenizer_config.json";
   if (Exists(main)) {
     const Json document = ParseJsonFile(main);
-    ReadConfig(JsonFields(document, main.string()), &config);
+    const JsonFields fields(document, main.string());
+    lists_added_tokens = fields.Has("added_tokens_decoder");
+    ReadSpecialTokens(fields, &special);
+    ReadAddedTokens(fields, &config);
+    ReadChatTemplates(fields, &config);
   }
-  const std::filesystem::path special = directory / "special_tokens_map.json";
-  if (Exists(special)) {
-    const Json document = ParseJsonFile(special);
-    ReadSpecialTokens(JsonFields(document, special.string()), &config);
+  // Files that count, and win, where tokenizer_config.json is of the kind from before it listed the
+  // added tokens itself.
+  if (!lists_added_tokens) {
+    const std::filesystem::path map = directory / "special_tokens_map.json";
+    if (Exists(map)) {
+      const Json document = ParseJsonFile(map);
+      ReadSpecialTokens(JsonFields(document, map.string()), &special);
+    }
+    const std::filesystem::path added = directory / "added_tokens.json";
+    if (Exists(added)) {
+      ReadAddedTokensFile(added, special, &config);
+    }
   }
+  SetSpecialTokens(std::move(special), &config);
   // Template files win over tokenizer_config.json.
   const std::filesystem::path jinja = directory / "chat_template.jinja";
   if (Exists(jinja)) {

@@ -1,5 +1,5 @@
 // What a model directory says about its tokenizer besides tokenizer.json: tokenizer_config.json,
-// special_tokens_map.json and chat_template.jinja.
+// chat_template.jinja, and what these replaced (special_tokens_map.json, added_tokens.json).
 
 #pragma once
 
@@ -28,6 +28,13 @@ struct TokenizerConfig {
     AddedToken token;
   };
   std::vector<DeclaredToken> added_tokens;
+  // All of them: by role, also by roles that only this model has ("image_token"), then those
+  // without one (role ""). In the order in which transformers adds what tokenizer.json lacks.
+  struct SpecialToken {
+    std::string role;
+    AddedToken token;
+  };
+  std::vector<SpecialToken> special_tokens;
 
   struct Template {
     std::string name;    // "default" for the only one

@@ -29,10 +29,11 @@ struct EncodeScratch {
 
 class EncodeScratchPool {
  public:
-  // Takes one out for the duration of a call.
+  // Takes one out for the duration of a call about `text`. After a long text it is not kept: its
+  // buffers have the size of the text, and there may be as many as callers at a time.
   class Lease {
    public:
-    Lease(EncodeScratchPool* pool, const TokenModel& model);
+    Lease(EncodeScratchPool* pool, const TokenModel& model, std::string_view text);
     ~Lease();
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
@@ -40,6 +41,7 @@ class EncodeScratchPool {
 
    private:
     EncodeScratchPool* pool_;
+    bool is_kept_;
     std::unique_ptr<EncodeScratch> scratch_;
   };
 

@@ -90,13 +90,14 @@ bool IsPrintable(char32_t code_point);   // Python's str.isprintable()
 
 // As Hugging Face's tokenizers has them, in part from other Unicode versions than the categories
 // above (unicode_versions.cc).
-bool IsNumeric(char32_t code_point);         // general categories Nd, Nl, No
-bool IsPunctuation(char32_t code_point);     // general categories P* and ASCII punctuation
-bool IsCombiningMark(char32_t code_point);   // general categories M*
-bool IsNonspacingMark(char32_t code_point);  // general category Mn
-bool IsControl(char32_t code_point);         // general categories Cc, Cf, Co
-bool HasDecomposition(char32_t code_point);  // false: normalization leaves it alone
-bool HasScript(char32_t code_point);         // false: as if it were unassigned
+bool IsNumeric(char32_t code_point);          // general categories Nd, Nl, No
+bool IsPunctuation(char32_t code_point);      // general categories P* and ASCII punctuation
+bool IsCombiningMark(char32_t code_point);    // general categories M*
+bool IsNonspacingMark(char32_t code_point);   // general category Mn
+bool IsControl(char32_t code_point);          // general categories Cc, Cf, Co
+bool HasDecomposition(char32_t code_point);   // false: normalization leaves it alone
+bool HasScript(char32_t code_point);          // false: as if it were unassigned
+char32_t WithItsScript(char32_t code_point);  // itself, or another code point of the right script
 // The small letter of a capital; any other code point is its own.
 char32_t LowerCase(char32_t code_point);
 

@@ -193,6 +193,19 @@ bool HasDecomposition(char32_t c) { return !IsIn(kUnknownDecompositions, c); }
 
 bool HasScript(char32_t c) { return !IsIn(kUnknownScripts, c); }
 
+char32_t WithItsScript(char32_t c) {
+  switch (c) {
+    case 0x589:  // Armenian full stop, Arabic letter mark: Common
+    case 0x61c:
+      return U'1';
+    case 0x953:  // Devanagari accents: not Inherited
+    case 0x954:
+      return 0x915;
+    default:
+      return c;
+  }
+}
+
 char32_t LowerCase(char32_t c) {
   for (const CasePair& pair : kNewerCapitals) {
     if (c >= pair.first && c <= pair.last) {

@@ -216,10 +216,18 @@ class Builder:
         if settings["type"] == "Unigram" and self.random.random() < 0.1:
             settings["unk_id"] = None
         tokenizer = Tokenizer.from_str(json.dumps(document))
+        forms = set()
         for content in self.random.sample(ADDED, self.random.randint(0, 6)):
             token = AddedToken(content, single_word=self.random.random() < 0.2,
                                lstrip=self.random.random() < 0.3,
                                rstrip=self.random.random() < 0.3, normalized=self.flag())
+            # Which of two tokens is found that look alike in normalized text is a matter of the
+            # library's hash map.
+            if token.normalized and tokenizer.normalizer is not None:
+                form = tokenizer.normalizer.normalize_str(content)
+                if form in forms:
+                    continue
+                forms.add(form)
             if self.flag():
                 tokenizer.add_special_tokens([token])
             else:

@@ -1,5 +1,6 @@
 """Our tokenizer against Hugging Face's, on tokenizers built like the published ones."""
 
+import itertools
 import json
 import os
 import random
@@ -9,7 +10,7 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 import corpus
@@ -126,12 +127,30 @@ def test_every_code_point(name, tmp_path):
         assert result["ids"] == encoding.ids, text
 
 
+def test_the_script_of_every_code_point(tmp_path):
+    """A token a piece: each code point beside others of its script and of any that changed."""
+    reference = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    reference.pre_tokenizer = pre_tokenizers.UnicodeScripts()
+    save(reference, tmp_path)
+    code_points = [chr(c) for c in range(0x110000) if not 0xd800 <= c < 0xe000]
+    texts = [neighbour.join(code_points[i:i + 50])
+             for i in range(0, len(code_points), 50) for neighbour in ["", "1", "a", "क", "\u0301"]]
+    results = run_tool(tmp_path, [{"text": text, "decode": False} for text in texts])
+    for text, result, encoding in zip(texts, results, reference.encode_batch_fast(texts)):
+        assert result["ids"] == encoding.ids, text
+
+
 def check_auto_tokenizer(directory, config, model_type, texts):
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     (directory / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
     reference = AutoTokenizer.from_pretrained(directory)
     for text, result in zip(texts, run_tool(directory, [{"text": text} for text in texts])):
         assert result["ids"] == reference.encode(text), text
+
+
+TOKEN_TEXTS = corpus.SAMPLES + [
+    "a <extra>b extra word extra words", "<extra>", "a <mask> b<pad>  c", "Mask Masked <image>\n",
+    "<other>a<pad><mask> mask"]
 
 
 # A class of one model takes vocabulary and post-processor from tokenizer.json and builds its own
@@ -148,6 +167,18 @@ def check_auto_tokenizer(directory, config, model_type, texts):
     {"add_bos_token": True, "bos_token": {"content": "</s>", "__type": "AddedToken"}},
     {"added_tokens_decoder": {"9000": {"content": "<extra>", "special": True, "lstrip": True},
                               "9001": {"content": "extra word", "special": False}}},
+    {"pad_token": "<pad>", "mask_token": "<mask>"},
+    {"mask_token": {"content": "<mask>", "lstrip": True, "rstrip": True, "__type": "AddedToken"}},
+    {"cls_token": {"content": "Mask", "single_word": True, "normalized": True,
+                   "__type": "AddedToken"}},
+    {"sep_token": "a", "pad_token": "</s>"},
+    {"unk_token": "<other>", "image_token": "<image>", "pad_token": None, "add_image_token": True},
+    {"additional_special_tokens": ["<image>", {"content": "<pad>", "rstrip": True,
+                                               "__type": "AddedToken"}], "cls_token": "<mask>"},
+    {"extra_special_tokens": {"image_token": "<image>", "boi_token": "<pad>"},
+     "sep_token": "extra"},
+    {"added_tokens_decoder": {"9000": {"content": "<image>", "special": True}},
+     "pad_token": "<pad>", "mask_token": "<image>"},
 ])
 def test_tokenizer_config(config, tokenizer_class, tmp_path):
     """What tokenizer_config.json changes, against transformers: not the tokens around a text, which
@@ -155,8 +186,24 @@ def test_tokenizer_config(config, tokenizer_class, tmp_path):
     save(reference_tokenizers.metaspace(legacy=False), tmp_path)
     config = {"tokenizer_class": tokenizer_class, "bos_token": "<s>", "eos_token": "</s>",
               "unk_token": "<unk>", **config}
-    texts = corpus.SAMPLES + ["a <extra>b extra word extra words", "<extra>"]
-    check_auto_tokenizer(tmp_path, config, "llama", texts)
+    check_auto_tokenizer(tmp_path, config, "llama", TOKEN_TEXTS)
+
+
+@pytest.mark.parametrize("config", [{}, {"pad_token": "<pad>"},
+                                    {"added_tokens_decoder": {}, "pad_token": "<pad>"}])
+@pytest.mark.parametrize("special", [
+    {"pad_token": "<mask>"}, {"pad_token": None, "bos_token": "</s>"},
+    {"mask_token": {"content": "<mask>", "lstrip": True, "single_word": False, "rstrip": False,
+                    "normalized": False}, "additional_special_tokens": ["<image>"]},
+])
+def test_files_that_tokenizer_config_replaced(config, special, tmp_path):
+    """special_tokens_map.json and added_tokens.json count unless it lists the added tokens."""
+    save(reference_tokenizers.metaspace(legacy=False), tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"extra word": 9001, "<image>": 9000}))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+              "unk_token": "<unk>", **config}
+    check_auto_tokenizer(tmp_path, config, "llama", TOKEN_TEXTS)
 
 
 @pytest.mark.parametrize("config", [
@@ -182,6 +229,21 @@ def test_whitespace_tokens_that_strip(tmp_path):
     texts += ["".join(generator.choices(["<x>", " ", "  ", "\t", "\n", "a"], k=8))
               for _ in range(500)]
     check_texts(tmp_path, reference, texts)
+
+
+@pytest.mark.parametrize("flags", list(itertools.product([True, False], repeat=5)))
+def test_tokens_of_which_normalization_leaves_nothing(flags, tmp_path):
+    """Every short text of a few characters."""
+    left, right, lstrip, rstrip, single_word = flags
+    vocabulary = {text: i for i, text in enumerate(["<unk>", "a", "!", " ", "\n"])}
+    reference = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    reference.normalizer = normalizers.Strip(left=left, right=right)
+    reference.add_tokens([AddedToken("  ", single_word=single_word, lstrip=lstrip, rstrip=rstrip)])
+    save(reference, tmp_path)
+    texts = ["".join(text) for size in range(6) for text in itertools.product("a! \n", repeat=size)]
+    results = run_tool(tmp_path, [{"text": text} for text in texts])
+    for text, result in zip(texts, results):
+        assert result["ids"] == reference.encode(text).ids, text
 
 
 def test_merges_as_strings(tmp_path):

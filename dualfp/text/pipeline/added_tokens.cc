@@ -109,13 +109,16 @@ void AddedTokens::Split(std::string_view text, bool normalized, bool parse_speci
   const Finder& finder = normalized ? normalized_ : raw_;
   size_t covered = 0;
   size_t last_end = std::string_view::npos;
-  for (size_t i = 0; i < text.size();) {
+  // A token without text is also at the end, where it may take whitespace.
+  const size_t limit = finder.empty_id >= 0 ? text.size() + 1 : text.size();
+  for (size_t i = 0; i < limit;) {
+    const bool at_end = i == text.size();
     size_t size = 0;
     std::optional<int32_t> id;
-    if (finder.trie.MayStartWith(text[i])) {
+    if (!at_end && finder.trie.MayStartWith(text[i])) {
       id = finder.trie.LongestPrefix(text.substr(i), &size);
     }
-    if (!id && finder.empty_id >= 0 && i != last_end && !IsUtf8Continuation(text[i])) {
+    if (!id && finder.empty_id >= 0 && i != last_end && (at_end || !IsUtf8Continuation(text[i]))) {
       id = finder.empty_id;
     }
     if (!id) {

@@ -366,7 +366,7 @@ class ScriptPreTokenizer final : public PreTokenizer {
     if (c == U' ' || !HasScript(c)) {
       return kNoScript;
     }
-    const Script script = c == 0x30fc ? japanese : ScriptOf(c);
+    const Script script = c == 0x30fc ? japanese : ScriptOf(WithItsScript(c));
     return script == hiragana || script == katakana ? japanese : script;
   }
 };
