@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -27,6 +28,10 @@ std::string EscapeForMessage(std::string_view text, size_t max_bytes) {
   return text.size() > max_bytes ? escaped + "..." : escaped;
 }
 
+bool IsInteger(std::string_view number) {
+  return number.find_first_of(".eE") == std::string_view::npos;
+}
+
 // Builds the document from parse events. nlohmann's own builder searches an ordered object for
 // each new key, and copies the whole subtree of every member when an object grows; here members
 // are collected first and moved once, so that time and memory stay linear.
@@ -41,7 +46,10 @@ class DocumentBuilder : public JsonHandler {
   bool boolean(bool value) { return Add(value); }
   bool number_integer(Json::number_integer_t value) { return Add(value); }
   bool number_unsigned(Json::number_unsigned_t value) { return Add(value); }
-  bool number_float(Json::number_float_t value, const std::string&) { return Add(value); }
+  // An integer beyond 64 bits is kept as it is written: a binary value that holds its digits.
+  bool number_float(Json::number_float_t value, const std::string& text) {
+    return IsInteger(text) ? Add(Json::binary({text.begin(), text.end()})) : Add(value);
+  }
   bool string(std::string& value) { return Add(std::move(value)); }
 
   bool start_object(size_t) { return Open(true); }
@@ -141,6 +149,11 @@ class DocumentBuilder : public JsonHandler {
   Json root_;
 };
 
+std::string DigitsOf(const Json& big_integer) {
+  const auto& bytes = big_integer.get_binary();
+  return {bytes.begin(), bytes.end()};
+}
+
 std::optional<int64_t> AsInt(const Json& value, int64_t min, int64_t max) {
   int64_t result = 0;
   if (value.is_number_unsigned()) {
@@ -167,10 +180,11 @@ std::optional<int64_t> AsInt(const Json& value, int64_t min, int64_t max) {
 }
 
 std::optional<double> AsNumber(const Json& value, double min, double max) {
-  if (!value.is_number()) {
+  if (!value.is_number() && !value.is_binary()) {
     return std::nullopt;
   }
-  const double number = value.get<double>();
+  const double number =
+      value.is_binary() ? std::strtod(DigitsOf(value).c_str(), nullptr) : value.get<double>();
   if (!(number >= min && number <= max)) {
     return std::nullopt;
   }
@@ -238,6 +252,8 @@ std::string DescribeJson(const Json& value) {
       return StrCat("an array of ", value.size());
     case Json::value_t::string:
       return QuoteForMessage(value.get_ref<const std::string&>());
+    case Json::value_t::binary:
+      return DigitsOf(value);
     default:
       return value.dump();
   }

@@ -38,18 +38,17 @@ void ParseArguments(const std::string& path, Json* call) {
   if (!call->is_object() || !call->contains("function") || !(*call)["function"].is_object()) {
     return;
   }
-  Json& function = (*call)["function"];
-  const auto arguments = function.find("arguments");
-  if (arguments == function.end() || !arguments->is_string()) {
+  Json& arguments = (*call)["function"]["arguments"];
+  if (!arguments.is_string() && !arguments.is_null()) {
     return;
   }
-  const std::string text = arguments->get<std::string>();
+  const std::string text = arguments.is_string() ? arguments.get<std::string>() : "";
   if (jinja::StripWhitespace(text, jinja::Side::kBoth).empty()) {
-    *arguments = Json::object();
+    arguments = Json::object();
     return;
   }
   try {
-    *arguments = ParseJson(text, StrCat(path, ".function.arguments"));
+    arguments = ParseJson(text, StrCat(path, ".function.arguments"));
   } catch (const Error& error) {
     throw Error(ErrorCode::kInvalidArgument, error.what());
   }
@@ -121,6 +120,11 @@ void CutAtEnd(std::string_view text, std::string* prompt) {
 
 Json ChatVariables(const ChatRequest& request, const TokenizerConfig& config) {
   Json variables = Json::object();
+  for (const auto& [role, token] : config.special_tokens) {
+    if (!role.empty()) {
+      variables[role] = token.content;
+    }
+  }
   const auto add_token = [&](const char* name, const std::optional<std::string>& token) {
     if (token) {
       variables[name] = *token;
@@ -153,7 +157,9 @@ Json NormalizeMessages(const Json& messages) {
     }
     NameReasoning(&kept);
     const auto calls = kept.find("tool_calls");
-    if (calls != kept.end() && calls->is_array()) {
+    if (calls != kept.end() && calls->is_array() && calls->empty()) {
+      kept.erase(calls);
+    } else if (calls != kept.end() && calls->is_array()) {
       for (size_t i = 0; i < calls->size(); ++i) {
         ParseArguments(StrCat("messages[", normalized.size(), "].tool_calls[", i, "]"),
                        &(*calls)[i]);

@@ -30,9 +30,10 @@ struct ChatRequest {
 Json ChatVariables(const ChatRequest& request, const TokenizerConfig& config);
 
 // What apply_chat_template does to messages before the template sees them, and then some of what
-// vLLM does: members that are null go; reasoning goes by all of its names (reasoning_content,
-// thinking); the arguments of tool calls are parsed where they are JSON text. Throws
-// kInvalidArgument naming the member for text that is not JSON.
+// vLLM does: members that are null go, and empty tool_calls; reasoning goes by all of its names
+// (reasoning_content, thinking); the arguments of tool calls are parsed where they are JSON text,
+// and empty where there are none. Throws kInvalidArgument naming the member for text that is not
+// JSON.
 Json NormalizeMessages(const Json& messages);
 
 // A template, and in which form it takes content. Immutable and thread-safe.

@@ -77,7 +77,7 @@ TEST(ChatFormatterTest, ReasoningGoesByItsNames) {
   EXPECT_EQ(Format(source, Json::array({{{"role", "assistant"}, {"thinking", "t"}}})), "tt");
 }
 
-Json Call(const std::string& arguments) {
+Json Call(const Json& arguments) {
   return Json::array(
       {{{"role", "assistant"},
         {"tool_calls", Json::array({{{"function", {{"name", "f"}, {"arguments", arguments}}}}})}}});
@@ -89,6 +89,11 @@ TEST(ChatFormatterTest, ArgumentsOfToolCallsAreParsed) {
   EXPECT_EQ(Format(source, Call("")), "{}");
   EXPECT_EQ(Format(source, Call(" \n")), "{}");
   EXPECT_EQ(Format(source, Call("3")), "3");
+  EXPECT_EQ(Format(source, Call("[36893488147419103232]")), "[36893488147419103232]");
+  EXPECT_EQ(Format(source, Call(nullptr)), "{}");
+  Json without = Call("");
+  without[0]["tool_calls"][0]["function"].erase("arguments");
+  EXPECT_EQ(Format(source, without), "{}");
   try {
     Format(source, Call("{k: 1"));
     ADD_FAILURE() << "no error";
@@ -96,6 +101,12 @@ TEST(ChatFormatterTest, ArgumentsOfToolCallsAreParsed) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
     EXPECT_THAT(error.what(), HasSubstr("messages[0].tool_calls[0].function.arguments"));
   }
+}
+
+TEST(ChatFormatterTest, AnEmptyListOfToolCallsIsNone) {
+  const Json messages =
+      Json::array({{{"role", "assistant"}, {"content", "a"}, {"tool_calls", Json::array()}}});
+  EXPECT_EQ(Format("{{ 'tool_calls' in messages[0] }}", messages), "False");
 }
 
 TEST(ChatFormatterTest, WhatCannotBeContinuedIsAnError) {

@@ -21,6 +21,7 @@ NOW = 1_753_000_000  # strftime_now() tells this time
 
 VARIABLES = {
     "big": 18446744073709551615,
+    "huge": -10**30,
     "d": {"a": 1, "b": None, "c": "x"},
     "ms": [{"role": "system", "content": "sys"}, {"role": "user", "content": " hi "},
            {"role": "assistant", "content": "yo"}],

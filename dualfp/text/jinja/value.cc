@@ -185,6 +185,11 @@ Value Heap::FromJson(const Json& json) {
       }
       return NewDict(std::move(items));
     }
+    case Json::value_t::binary: {
+      const auto& digits = json.get_binary();
+      return NewInt(
+          *BigInt::Parse({reinterpret_cast<const char*>(digits.data()), digits.size()}, 10));
+    }
     default:
       return Value::None();
   }

@@ -191,6 +191,8 @@ constexpr NamedFilter kFilters[] = {
     {"map", Map},
     {"max", [](FilterCall& c) { return Extreme(c, true); }},
     {"min", [](FilterCall& c) { return Extreme(c, false); }},
+    {"pprint", PrettyPrint},
+    {"random", Random},
     {"reject", [](FilterCall& c) { return SelectItems(c, false, false); }},
     {"rejectattr", [](FilterCall& c) { return SelectItems(c, true, false); }},
     {"replace", Replace},
@@ -213,6 +215,8 @@ constexpr NamedFilter kFilters[] = {
     {"upper", [](FilterCall& c) { return c.Result(ToUpper(c.Text())); }},
     {"urlencode", UrlEncode},
     {"wordcount", WordCount},
+    {"wordwrap", WordWrap},
+    {"xmlattr", XmlAttributes},
 };
 
 }  // namespace

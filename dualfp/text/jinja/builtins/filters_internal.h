@@ -44,6 +44,12 @@ Value StripTags(FilterCall& call);
 Value UrlEncode(FilterCall& call);
 Value FileSize(FilterCall& call);
 
+// Filters that lay text out (layout_filters.cc).
+Value PrettyPrint(FilterCall& call);
+Value WordWrap(FilterCall& call);
+Value XmlAttributes(FilterCall& call);
+Value Random(FilterCall& call);
+
 // Filters on sequences (sequence_filters.cc).
 Value SelectItems(FilterCall& call, bool by_attribute, bool keep);
 Value Map(FilterCall& call);

@@ -31,6 +31,32 @@ std::optional<int64_t> ReadNumber(std::string_view text, size_t* at) {
   return number;
 }
 
+// Python's str(), repr() and ascii(), by the letter that formats have for them.
+std::string Converted(Heap& heap, const Value& value, char conversion) {
+  if (conversion == 's') {
+    return ToString(heap, value);
+  }
+  const std::string text = ToRepr(heap, value);
+  if (conversion == 'r') {
+    return text;
+  }
+  std::string ascii;
+  for (size_t i = 0; i < text.size();) {
+    const auto c = static_cast<uint32_t>(DecodeUtf8(text, &i));
+    if (c < 0x80) {
+      ascii += static_cast<char>(c);
+      continue;
+    }
+    constexpr std::string_view kHex = "0123456789abcdef";
+    const int digits = c < 0x100 ? 2 : c < 0x10000 ? 4 : 8;
+    ascii += digits == 2 ? "\\x" : digits == 4 ? "\\u" : "\\U";
+    for (int shift = 4 * (digits - 1); shift >= 0; shift -= 4) {
+      ascii += kHex[c >> shift & 15];
+    }
+  }
+  return ascii;
+}
+
 bool IsAlignment(std::string_view text) {
   return !text.empty() && std::string_view("<>=^").find(text[0]) != std::string_view::npos;
 }
@@ -146,7 +172,7 @@ class BraceFormatter {
       if (conversion != 's' && conversion != 'r' && conversion != 'a') {
         FailRuntime("Unknown conversion specifier in a format");
       }
-      value = heap_.NewString(conversion == 's' ? ToString(heap_, value) : ToRepr(heap_, value));
+      value = heap_.NewString(Converted(heap_, value, conversion));
       end += 2;
     }
     if (end < field.size() && field[end] != ':') {
@@ -314,8 +340,7 @@ class PercentFormatter {
     }
     const Value& value = named != nullptr ? *named : Next();
     if (type == 's' || type == 'r' || type == 'a') {
-      return FormatText(heap_, type == 's' ? ToString(heap_, value) : ToRepr(heap_, value),
-                        options);
+      return FormatText(heap_, Converted(heap_, value, type), options);
     }
     if (type == 'c' && value.is_string() && CountCodePoints(value.text()) == 1) {
       options.precision = -1;

@@ -311,6 +311,10 @@ constexpr NamedMethod kStringMethods[] = {
     {"isprintable",
      [](MethodCall& c) { return Value::Bool(c.Text().empty() || AllOf(c.Text(), IsPrintable)); }},
     {"isspace", [](MethodCall& c) { return Whether(c, IsPythonWhitespace); }},
+    {"istitle",
+     [](MethodCall& c) {
+       return Value::Bool(AnyOf(c.Text(), IsUpper) && c.Text() == TitleCase(c.Text()));
+     }},
     {"isupper",
      [](MethodCall& c) {
        return Value::Bool(AnyOf(c.Text(), IsUpper) && !AnyOf(c.Text(), IsLower));
