@@ -126,11 +126,11 @@ bool AccessPolicy::MayAdminister(std::string_view authorization) const {
   return config_->api_keys.empty() ? local_only_ : IsAmong(authorization, config_->api_keys);
 }
 
-bool AccessPolicy::AnswersTo(std::string_view host, std::string_view local_address) const {
+bool AccessPolicy::AnswersTo(const HttpRequest& request) const {
   if (any_host_) {
     return true;
   }
-  const std::string_view name = NameOf(host);
+  const std::string_view name = NameOf(request.host);
   const auto& allowed = config_->allowed_hosts;
   if (!allowed.empty()) {
     return std::any_of(allowed.begin(), allowed.end(), [&](const std::string& pattern) {
@@ -141,12 +141,15 @@ bool AccessPolicy::AnswersTo(std::string_view host, std::string_view local_addre
   if (IsAddress(name, &named)) {
     address bound;
     const bool bound_to_all = IsAddress(config_->host, &bound) && bound.is_unspecified();
-    return named.is_loopback() || name == local_address || bound_to_all;
+    return named.is_loopback() || name == request.local_address || bound_to_all;
   }
-  // A name without a dot comes from this network (a container's, a machine's): the world's DNS has
-  // none that an attacker could point here.
-  return name.find('.') == std::string_view::npos || EndsWithIgnoringCase(name, ".localhost") ||
-         EqualsIgnoringCase(name, config_->host);
+  if (EqualsIgnoringCase(name, "localhost") || EndsWithIgnoringCase(name, ".localhost") ||
+      EqualsIgnoringCase(name, config_->host)) {
+    return true;
+  }
+  // Programs call each other by names without a dot, which are a network's own. A web page has no
+  // business with them.
+  return request.origin.empty() && name.find('.') == std::string_view::npos;
 }
 
 AccessPolicy::Headers AccessPolicy::CorsHeaders(const HttpRequest& request) const {

@@ -26,9 +26,9 @@ class AccessPolicy {
   // False: no request may, for want of a key.
   bool HasAdministrator() const;
 
-  // Whether a request that names `host` is meant for this server, and no other site's page has
-  // been led here by its DNS.
-  bool AnswersTo(std::string_view host, std::string_view local_address) const;
+  // Whether a request is meant for this server by its `host`, and no other site's page has been led
+  // here by its DNS. Reads local_address and origin too.
+  bool AnswersTo(const HttpRequest& request) const;
 
   // What tells a browser whether the page that asked may see the answer; nothing for other clients
   // and for origins that are not allowed.

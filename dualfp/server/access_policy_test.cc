@@ -12,46 +12,59 @@ using ::testing::Contains;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 
+bool Answers(const ServerConfig& config, std::string host, std::string local_address = "",
+             std::string origin = "") {
+  HttpRequest request;
+  request.host = std::move(host);
+  request.local_address = std::move(local_address);
+  request.origin = std::move(origin);
+  return AccessPolicy(&config).AnswersTo(request);
+}
+
 TEST(AccessPolicy, HostsByDefault) {
   ServerConfig config;
-  const AccessPolicy policy(&config);
   for (const char* host : {"localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.9.9.9", "[::1]:1",
-                           "::1", "app.localhost", "llm:8000", ""}) {
-    EXPECT_TRUE(policy.AnswersTo(host, "127.0.0.1")) << host;
+                           "::1", "app.localhost"}) {
+    EXPECT_TRUE(Answers(config, host, "127.0.0.1")) << host;
+    EXPECT_TRUE(Answers(config, host, "127.0.0.1", "http://localhost:3000")) << host;
+  }
+  // HTTP/1.0 has no Host, and containers know each other by short names; no page does.
+  for (const char* host : {"llm:8000", "x", ""}) {
+    EXPECT_TRUE(Answers(config, host, "127.0.0.1")) << host;
+    EXPECT_FALSE(Answers(config, host, "127.0.0.1", "http://llm:8000")) << host;
   }
   for (const char* host : {"evil.example", "evil.example:8000", "localhost.evil.example",
                            "127.0.0.1.evil.example", "10.0.0.1", "localhost.", "0.0.0.0"}) {
-    EXPECT_FALSE(policy.AnswersTo(host, "127.0.0.1")) << host;
+    EXPECT_FALSE(Answers(config, host, "127.0.0.1")) << host;
   }
 }
 
 TEST(AccessPolicy, HostsOfWhereItIsBound) {
   ServerConfig config;
   config.host = "10.0.0.5";
-  EXPECT_TRUE(AccessPolicy(&config).AnswersTo("10.0.0.5:80", "10.0.0.5"));
-  EXPECT_FALSE(AccessPolicy(&config).AnswersTo("10.0.0.6", "10.0.0.5"));
+  EXPECT_TRUE(Answers(config, "10.0.0.5:80", "10.0.0.5"));
+  EXPECT_FALSE(Answers(config, "10.0.0.6", "10.0.0.5"));
   // A port that is forwarded from elsewhere; no DNS leads a page to an address.
   config.host = "0.0.0.0";
-  EXPECT_TRUE(AccessPolicy(&config).AnswersTo("192.168.1.7:8000", "172.17.0.2"));
-  EXPECT_FALSE(AccessPolicy(&config).AnswersTo("evil.example", "172.17.0.2"));
+  EXPECT_TRUE(Answers(config, "192.168.1.7:8000", "172.17.0.2"));
+  EXPECT_FALSE(Answers(config, "evil.example", "172.17.0.2"));
   config.host = "llm.example.org";
-  EXPECT_TRUE(AccessPolicy(&config).AnswersTo("LLM.example.org:8000", "10.0.0.5"));
+  EXPECT_TRUE(Answers(config, "LLM.example.org:8000", "10.0.0.5"));
 }
 
 TEST(AccessPolicy, HostsThatAreNamed) {
   ServerConfig config;
   config.allowed_hosts = {"llm.example.org", "*.internal"};
-  const AccessPolicy policy(&config);
-  EXPECT_TRUE(policy.AnswersTo("llm.example.org:443", ""));
-  EXPECT_TRUE(policy.AnswersTo("a.b.INTERNAL", ""));
-  EXPECT_FALSE(policy.AnswersTo("internal", ""));
-  EXPECT_FALSE(policy.AnswersTo("evilinternal", ""));
-  EXPECT_FALSE(policy.AnswersTo("localhost", ""));
+  EXPECT_TRUE(Answers(config, "llm.example.org:443"));
+  EXPECT_TRUE(Answers(config, "a.b.INTERNAL"));
+  EXPECT_FALSE(Answers(config, "internal"));
+  EXPECT_FALSE(Answers(config, "evilinternal"));
+  EXPECT_FALSE(Answers(config, "localhost"));
   config.allowed_hosts = {"*"};
-  EXPECT_TRUE(AccessPolicy(&config).AnswersTo("evil.example", ""));
+  EXPECT_TRUE(Answers(config, "evil.example"));
   config.allowed_hosts.clear();
   config.api_keys = {"k"};
-  EXPECT_TRUE(AccessPolicy(&config).AnswersTo("llm.example.org", "")) << "a key is enough";
+  EXPECT_TRUE(Answers(config, "llm.example.org")) << "a key is enough";
 }
 
 TEST(AccessPolicy, BearerAsTheRfcHasIt) {

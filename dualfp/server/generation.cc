@@ -44,6 +44,9 @@ void Generation::Submit(const std::function<OutputSink(int prompt)>& make_sink) 
   for (size_t i = 0; i < prompts_.size(); ++i) {
     Request& request = prepared_->requests[i];
     prompts_[i].first_token = request.prompt.empty() ? -1 : request.prompt.front();
+    if (prepared_->options.token_ids) {
+      prompts_[i].token_ids = request.prompt;
+    }
     try {
       prompts_[i].id =
           prepared_->model->engine->Submit(std::move(request), make_sink(static_cast<int>(i)));
@@ -80,17 +83,18 @@ Usage Generation::TotalUsage() const {
   return total;
 }
 
-// The part of a choice that repeats the prompt; empty without echo.
-ResponseChoice Generation::EchoOf(int prompt, int choice) const {
-  ResponseChoice echo;
-  echo.index = choice;
+// What is known of a choice before its first token: with echo, the prompt.
+ResponseChoice Generation::BeginChoice(int prompt, int index) const {
+  ResponseChoice choice;
+  choice.index = index;
+  choice.prompt_token_ids = prompts_[prompt].token_ids;
   if (prepared_->echo) {
-    echo.text = prepared_->prompt_texts[prompt];
+    choice.text = prepared_->prompt_texts[prompt];
     if (prepared_->options.logprobs) {
-      echo.logprobs = prompts_[prompt].logprobs;
+      choice.logprobs = prompts_[prompt].logprobs;
     }
   }
-  return echo;
+  return choice;
 }
 
 void Generation::OnOutput(int prompt, EngineOutput& output) {
@@ -135,6 +139,7 @@ void Generation::OnOutput(int prompt, EngineOutput& output) {
     }
     if (!prepared_->generate) {
       delta.text.clear();
+      delta.token_ids.clear();
       delta.logprobs.clear();
     }
     LeaveOutSpecial(&delta.logprobs);
@@ -175,9 +180,10 @@ void Generation::Collect(int prompt, ChoiceDelta& delta) {
   ResponseChoice& choice = choices_[index];
   if (!started_[index]) {
     started_[index] = true;
-    choice = EchoOf(prompt, index);
+    choice = BeginChoice(prompt, index);
   }
   choice.text += delta.text;
+  choice.token_ids.insert(choice.token_ids.end(), delta.token_ids.begin(), delta.token_ids.end());
   std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(choice.logprobs));
   choice.finish_reason = delta.finish_reason;
   choice.stop_reason = std::move(delta.stop_reason);
@@ -193,10 +199,11 @@ bool Generation::StreamDelta(int prompt, ChoiceDelta& delta) {
   ResponseChoice chunk;
   if (first) {
     started_[index] = true;
-    chunk = EchoOf(prompt, index);
+    chunk = BeginChoice(prompt, index);
   }
   chunk.index = index;
   chunk.text += delta.text;
+  chunk.token_ids = std::move(delta.token_ids);
   std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(chunk.logprobs));
   chunk.finish_reason = delta.finish_reason;
   chunk.stop_reason = std::move(delta.stop_reason);

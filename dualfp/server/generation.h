@@ -60,7 +60,8 @@ class Generation {
  private:
   struct PromptState {
     RequestId id = 0;
-    int32_t first_token = -1;  // of the prompt
+    int32_t first_token = -1;        // of the prompt
+    std::vector<int32_t> token_ids;  // of the prompt, where they are asked for
     bool finished = false;
     Usage usage;
     std::vector<PositionEntry> logprobs;  // of the prompt
@@ -68,7 +69,7 @@ class Generation {
 
   int ChoiceIndex(int prompt, int index) const;
   Usage TotalUsage() const;
-  ResponseChoice EchoOf(int prompt, int choice) const;
+  ResponseChoice BeginChoice(int prompt, int index) const;
   void LeaveOutSpecial(std::vector<PositionEntry>* positions) const;
   void Collect(int prompt, ChoiceDelta& delta);
   bool StreamDelta(int prompt, ChoiceDelta& delta);

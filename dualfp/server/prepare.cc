@@ -103,6 +103,7 @@ std::unique_ptr<PreparedGeneration> MakePrepared(std::shared_ptr<const ServedMod
   prepared->head.model = options.model.empty() ? model->names.front() : options.model;
   prepared->options.logprobs = options.sampling.logprobs.has_value();
   prepared->options.top_logprobs = options.sampling.logprobs.value_or(0);
+  prepared->options.token_ids = options.return_token_ids;
   prepared->skip_special_tokens = options.sampling.skip_special_tokens;
   prepared->stream = options.stream;
   prepared->include_usage = options.include_usage;

@@ -149,7 +149,7 @@ HttpResponse Service::AnswerOptions(const Route* route, const HttpRequest& head)
 }
 
 std::optional<HttpResponse> Service::RefuseByHead(const HttpRequest& head) const {
-  if (!access_.AnswersTo(head.host, head.local_address)) {
+  if (!access_.AnswersTo(head)) {
     return ErrorResponse({403,
                           StrCat("this server does not answer to the host ",
                                  QuoteForMessage(head.host), "; see --allowed-hosts"),

@@ -176,6 +176,39 @@ def test_tokenize_agrees_with_transformers(server, oracle):
         assert answer["count"] == len(answer["token_strs"])
 
 
+def test_returns_token_ids(client, oracle):
+    tokenizer, _ = oracle
+    prompts = [PROMPT, "Two"]
+    more = {"extra_body": {"return_token_ids": True}, "temperature": 0, "max_tokens": 6}
+    answer = client.completions.create(model="reference", prompt=prompts, echo=True, **more)
+    streamed = [choice for chunk in client.completions.create(
+        model="reference", prompt=prompts, stream=True, **more) for choice in chunk.choices]
+    for i, prompt in enumerate(prompts):
+        choice = answer.choices[i]
+        assert choice.prompt_token_ids == tokenizer(prompt).input_ids
+        assert prompt + tokenizer.decode(choice.token_ids, skip_special_tokens=True) == choice.text
+        chunks = [chunk for chunk in streamed if chunk.index == i]
+        assert chunks[0].prompt_token_ids == choice.prompt_token_ids
+        assert not any(hasattr(chunk, "prompt_token_ids") for chunk in chunks[1:])
+        assert sum((chunk.token_ids for chunk in chunks), []) == choice.token_ids
+    assert not hasattr(client.completions.create(
+        model="reference", prompt="a", max_tokens=1).choices[0], "token_ids")
+
+
+def test_returns_token_ids_of_chats(client, oracle):
+    tokenizer, _ = oracle
+    more = {"extra_body": {"return_token_ids": True}, "temperature": 0, "max_tokens": 6}
+    answer = client.chat.completions.create(model="reference", messages=MESSAGES, **more)
+    assert answer.prompt_token_ids == tokenizer.apply_chat_template(
+        MESSAGES, add_generation_prompt=True, return_dict=False)
+    choice = answer.choices[0]
+    assert tokenizer.decode(choice.token_ids, skip_special_tokens=True) == choice.message.content
+    chunks = list(client.chat.completions.create(
+        model="reference", messages=MESSAGES, stream=True, **more))
+    assert chunks[0].prompt_token_ids == answer.prompt_token_ids
+    assert sum((chunk.choices[0].token_ids for chunk in chunks), []) == choice.token_ids
+
+
 def test_truncation_keeps_the_end(client, server, oracle):
     tokenizer, _ = oracle
     text = "word " * 2000

@@ -87,6 +87,11 @@ TEST(HttpRfc, Host) {
   EXPECT_EQ(status("/health", "Host: a\r\nHost: a\r\n"), 400);
   EXPECT_EQ(status("/health", "Host: a/b\r\n"), 400);
   EXPECT_EQ(status("/health", "Host: a b\r\n"), 400);
+  EXPECT_EQ(status("/health", "Host: a:b\r\n"), 400);
+  EXPECT_EQ(status("/health", "Host: [::1\r\n"), 400);
+  EXPECT_EQ(status("/health", "Host: localhost:\r\n"), 200);
+  EXPECT_EQ(status("/health", "Host: [::1]:80\r\n"), 200);
+  EXPECT_EQ(status("/health", "Host: [::1]x:80\r\n"), 400);
   EXPECT_EQ(status("/health", "Host: evil.example\r\n"), 403);
   EXPECT_EQ(status("http://evil.example/health", "Host: localhost\r\n"), 403) << "the target's";
   EXPECT_EQ(status("http://localhost/health", "Host: evil.example\r\n"), 200);

@@ -96,7 +96,10 @@ std::string_view HostOf(const http::request_header<>& head, const Target& target
       return c > ' ' && c < 0x7f &&
              std::string_view("\"#/<>?@\\^`{|},").find(c) == std::string_view::npos;
     });
-    if (!valid) {
+    const size_t name_end = text.starts_with('[') ? text.find(']') + 1 : text.find(':');
+    const std::string_view port = text.substr(std::min(name_end, text.size()));
+    if (!valid || (!port.empty() && !port.starts_with(':')) ||
+        port.find_first_not_of("0123456789", 1) != std::string_view::npos) {
       throw BadRequest("its Host is not a host");
     }
   }

@@ -125,9 +125,9 @@ void RefuseUnsupported(RequestFields& fields) {
   }
   for (const std::string_view key :
        {"use_beam_search", "prompt_embeds", "logits_processors", "allowed_token_ids", "bad_words",
-        "return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids", "chat_template",
-        "documents", "mm_processor_kwargs", "kv_transfer_params", "vllm_xargs",
-        "thinking_token_budget", "repetition_detection", "web_search_options",
+        "return_tokens_as_token_ids", "logprob_token_ids", "chat_template", "documents",
+        "mm_processor_kwargs", "kv_transfer_params", "vllm_xargs", "thinking_token_budget",
+        "repetition_detection", "web_search_options",
         // Of other servers.
         "grammar", "json_schema", "mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range",
         "n_predict"}) {
@@ -201,6 +201,7 @@ GenerationOptions ReadGenerationOptions(RequestFields& fields, const RequestRule
   }
   options.ttft_target = fields.Number("ttft_target", 0.0, 1e6).value_or(0.0);
   options.tpot_target = fields.Number("tpot_target", 0.0, 1e6).value_or(0.0);
+  options.return_token_ids = fields.Bool("return_token_ids").value_or(false);
   options.cache_salt = fields.String("cache_salt", kMaxNameBytes).value_or("");
   options.truncate_prompt_tokens =
       fields.Int("truncate_prompt_tokens", -1, std::numeric_limits<int32_t>::max());

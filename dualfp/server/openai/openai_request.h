@@ -57,6 +57,7 @@ struct GenerationOptions {
   bool stream = false;
   bool include_usage = false;     // a last chunk with the usage
   bool continuous_usage = false;  // the usage so far in every chunk
+  bool return_token_ids = false;  // those of the prompt and of the answer, beside the text
 
   bool add_special_tokens = true;
   std::optional<int64_t> truncate_prompt_tokens;  // keep this many, dropping the first

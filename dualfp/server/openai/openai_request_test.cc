@@ -244,10 +244,9 @@ TEST(ChatRequestFields, DefaultsAndLimits) {
 }
 
 TEST(UnsupportedFields, AreRefusedByName) {
-  for (const char* field :
-       {"return_token_ids", "return_tokens_as_token_ids", "use_beam_search", "grammar", "n_predict",
-        "json_schema", "typical_p", "length_penalty", "xtc_probability", "chat_template",
-        "documents", "bad_words", "guided_json"}) {
+  for (const char* field : {"return_tokens_as_token_ids", "use_beam_search", "grammar", "n_predict",
+                            "json_schema", "typical_p", "length_penalty", "xtc_probability",
+                            "chat_template", "documents", "bad_words", "guided_json"}) {
     for (const char* value : {"\"x\"", "0.5", "[1]", "{\"a\": 1}", "true"}) {
       const std::string fields = StrCat(", \"", field, "\": ", value);
       EXPECT_EQ(ErrorOf([&] { Completion(fields); }).param(), field) << value;
@@ -255,7 +254,7 @@ TEST(UnsupportedFields, AreRefusedByName) {
     }
   }
   for (const char* neutral :
-       {R"("return_token_ids": false)", R"("documents": [])", R"("chat_template": null)",
+       {R"("return_tokens_as_token_ids": false)", R"("documents": [])", R"("chat_template": null)",
         R"("typical_p": 1)", R"("length_penalty": 1.0)", R"("top_n_sigma": -1)",
         R"("xtc_probability": 0)", R"("grammar": "")"}) {
     EXPECT_EQ(ErrorOf([&] { Completion(StrCat(", ", neutral)); }).status(), 0) << neutral;

@@ -175,6 +175,14 @@ void WriteLogprobs(ResponseKind kind, const ResponseOptions& options,
   }
 }
 
+void WriteIds(std::string_view key, const std::vector<int32_t>& ids, JsonWriter* json) {
+  json->Key(key).BeginArray();
+  for (const int32_t id : ids) {
+    json->Int(id);
+  }
+  json->EndArray();
+}
+
 }  // namespace
 
 int64_t CountCharacters(std::string_view bytes) {
@@ -214,6 +222,12 @@ std::string WriteResponse(const ResponseHead& head, const ResponseOptions& optio
     WriteLogprobs(head.kind, options, choice.logprobs, &text_offset, &json);
     WriteFinishReason(choice.finish_reason, &json);
     WriteStopReason(choice.stop_reason, &json);
+    if (options.token_ids) {
+      WriteIds("token_ids", choice.token_ids, &json);
+      if (!chat) {
+        WriteIds("prompt_token_ids", choice.prompt_token_ids, &json);
+      }
+    }
     if (options.prompt_logprobs && !chat) {
       const size_t choices_per_prompt = choices.size() / prompt_logprobs.size();
       WritePromptLogprobs(prompt_logprobs[choice.index / choices_per_prompt], &json);
@@ -224,6 +238,9 @@ std::string WriteResponse(const ResponseHead& head, const ResponseOptions& optio
   WriteUsage(usage, &json);
   if (options.prompt_logprobs && chat) {
     WritePromptLogprobs(prompt_logprobs.front(), &json);
+  }
+  if (options.token_ids && chat) {
+    WriteIds("prompt_token_ids", choices.front().prompt_token_ids, &json);
   }
   json.EndObject();
   return json.Take();
@@ -241,9 +258,10 @@ ChunkWriter::ChunkWriter(const ResponseHead& head, const ResponseOptions& option
 
 void ChunkWriter::AppendDelta(const ResponseChoice& delta, bool first, const Usage* usage,
                               int64_t* text_offset, std::string* out) const {
+  const bool chat = kind_ == ResponseKind::kChat;
   JsonWriter json;
   json.BeginObject().Key("index").Int(delta.index);
-  if (kind_ == ResponseKind::kChat) {
+  if (chat) {
     json.Key("delta").BeginObject();
     if (first) {
       json.Key("role").String("assistant");
@@ -257,7 +275,16 @@ void ChunkWriter::AppendDelta(const ResponseChoice& delta, bool first, const Usa
   if (delta.finish_reason != FinishReason::kNone) {
     WriteStopReason(delta.stop_reason, &json);
   }
+  if (options_.token_ids) {
+    WriteIds("token_ids", delta.token_ids, &json);
+    if (first && !chat) {
+      WriteIds("prompt_token_ids", delta.prompt_token_ids, &json);
+    }
+  }
   json.EndObject().EndArray();
+  if (options_.token_ids && first && chat) {
+    WriteIds("prompt_token_ids", delta.prompt_token_ids, &json);
+  }
   if (usage != nullptr) {
     WriteUsage(*usage, &json);
   } else if (usage_field_) {

@@ -24,6 +24,8 @@ struct ResponseHead {
 struct ResponseChoice {
   int index = 0;
   std::string text;
+  std::vector<int32_t> token_ids;         // of the answer
+  std::vector<int32_t> prompt_token_ids;  // a chunk: of the choice's first only
   std::vector<PositionEntry> logprobs;
   FinishReason finish_reason = FinishReason::kNone;
   std::variant<std::monostate, int32_t, std::string> stop_reason;
@@ -33,6 +35,7 @@ struct ResponseOptions {
   bool logprobs = false;
   int top_logprobs = 0;
   bool prompt_logprobs = false;
+  bool token_ids = false;  // with those of the prompt
 };
 
 // The answer to a request that does not stream. `prompt_logprobs` holds an entry per prompt.
