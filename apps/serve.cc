@@ -20,7 +20,9 @@
 
 #include "apps/arguments/engine_arguments.h"
 #include "apps/commands.h"
+#include "apps/help_formatter.h"
 #include "dualfp/base/check.h"
+#include "dualfp/base/heap.h"
 #include "dualfp/base/log.h"
 #include "dualfp/io/json.h"
 #include "dualfp/server/access_log.h"
@@ -144,6 +146,7 @@ void TakeModelFromNames(ServeArguments& arguments) {
 
 void RunServe(ServeArguments& arguments) {
   TakeModelFromNames(arguments);
+  ReturnLargeBlocksToSystem();
   const LoggingScope logging(arguments.log_level);
   CheckSupported(arguments.llm);
   // Whoever reads our logs, or an answer, may go away at any time.
@@ -206,71 +209,72 @@ void AddServeCommand(CLI::App& app) {
   command->footer("Example: dualfp serve models/reference --port 8000 --precision auto");
   AddEngineOptions(*command, a.llm);
 
-  constexpr const char* kServer = "Server";
+  const std::string server = "Server";
+  const std::string more_of_server = server + HelpFormatter::kMore;
   command->add_option("--host", a.server.host, "Address to listen on (default 127.0.0.1)")
       ->option_text("ADDRESS")
-      ->group(kServer);
+      ->group(server);
   command->add_option("--port", a.server.port, "Port (default 8000; 0: any)")
       ->option_text("N")
-      ->group(kServer);
+      ->group(server);
   command->add_option("--served-model-name", a.names, "What requests call the model; several")
       ->option_text("NAME")
-      ->group(kServer);
+      ->group(server);
   // The last of several names may be MODEL.
   command->get_option("MODEL")->required(false);
   command->add_option("--api-key", a.server.api_keys, "Asked of requests; repeatable")
       ->allow_extra_args(false)
       ->option_text("KEY")
       ->envname(kApiKeyVariable)
-      ->group(kServer);
+      ->group(server);
   command->add_option("--admin-key", a.server.admin_keys, "To set the precision (--api-key)")
       ->allow_extra_args(false)
       ->option_text("KEY")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--allowed-hosts", a.server.allowed_hosts, "Of Host; repeatable (local ones)")
       ->allow_extra_args(false)
       ->delimiter(',')
       ->option_text("NAME")
-      ->group(kServer);
+      ->group(server);
   command->add_option("--allowed-origins", a.allowed_origins, "Of web pages, or '*'; repeatable")
       ->allow_extra_args(false)
       ->option_text("URL")
-      ->group(kServer);
+      ->group(server);
   command->add_flag("--enable-priorities", a.server.enable_priorities, "Of requests (off)")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--metrics-prefix", a.server.metrics_prefix, "dualfp (default) or vllm")
       ->option_text("NAME")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--root-path", a.server.root_path, "That a proxy puts before every path")
       ->option_text("PATH")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--uds", a.server.uds, "A Unix socket, instead of host and port")
       ->option_text("FILE")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--ssl-certfile", a.server.ssl_certfile, "PEM; the server then speaks HTTPS")
       ->option_text("FILE")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--ssl-keyfile", a.server.ssl_keyfile, "Its key, PEM")
       ->option_text("FILE")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--max-connections", a.server.max_connections, "At a time (default 4096)")
       ->check(CLI::Range(1, 1 << 20))
       ->option_text("N")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--max-body-size", a.max_body_megabytes, "Of a request, in MB (default 16)")
       ->check(CLI::Range(0.001, 4096.0))
       ->option_text("MB")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--shutdown-timeout", a.shutdown_seconds, "For running requests (default 30)")
       ->check(CLI::Range(0.0, 86400.0))
       ->option_text("S")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_flag("--access-log,!--no-access-log", a.access_log, "A line a request (on)")
-      ->group(kServer);
+      ->group(more_of_server);
   command->add_option("--log-level,--uvicorn-log-level", a.log_level, "Of what to log (info)")
       ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "critical"}))
       ->option_text("LEVEL")
-      ->group(kServer);
+      ->group(more_of_server);
   command->callback([arguments] { RunServe(*arguments); });
 }
 

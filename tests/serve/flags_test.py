@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,27 @@ def test_ends_at_every_end_token(tmp_path):
             assert generate(server, logit_bias=bias, ignore_eos=True)["finish_reason"] == "length"
 
 
+def test_ids_that_the_model_does_not_have(tmp_path):
+    """A tokenizer with an id more: such a prompt is an error, anything else is answered."""
+    model = variant(tmp_path)
+    path = pathlib.Path(model) / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    beyond = json.loads((pathlib.Path(MODEL) / "config.json").read_text())["vocab_size"]
+    tokenizer["added_tokens"].append({
+        "id": beyond, "content": "<pad>", "single_word": False, "lstrip": False, "rstrip": False,
+        "normalized": False, "special": True})
+    path.unlink()
+    path.write_text(json.dumps(tokenizer))
+    with serve(tmp_path, model=model) as server:
+        assert "cannot have those beyond" in server.log()
+        assert generate(server)["text"]
+        status, answer = server.request("POST", "/tokenize", {"prompt": "a<pad>"})
+        assert status == 200 and answer["tokens"][-1] == beyond
+        for prompt in ["a<pad>", [1, beyond]]:
+            status, answer = server.request("POST", "/v1/completions", {"prompt": prompt})
+            assert status == 400 and f"token id {beyond}" in answer["error"]["message"], answer
+
+
 @pytest.mark.parametrize("defaults,field", [
     ({"top_p": 0}, "top_p"), ({"temperature": -1}, "temperature"), ({"top_k": -5}, "top_k"),
     ({"min_p": 2}, "min_p"), ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -110,6 +132,21 @@ def test_hub_ids(tmp_path):
     status, line = last_line(model="an/other", environment=environment)
     assert status == 1
     assert "hf download an/other" in line and str(tmp_path / "cache") in line
+
+
+def test_help_fits_a_screen():
+    def lines(flag):
+        return subprocess.run([DUALFP, "serve", flag], capture_output=True, text=True,
+                              check=True).stdout.splitlines()
+
+    def flags(text):
+        return set(re.findall(r"^  (?:-h,)?(--[\w-]+)", "\n".join(text), re.MULTILINE))
+
+    short, full = lines("--help"), lines("--help-all")
+    assert len(short) <= 40 and max(map(len, short + full)) <= 100
+    assert {"--help-all", "--port", "--api-key", "--precision", "--max-model-len"} < flags(short)
+    assert flags(short) < flags(full)
+    assert {"--uds", "--ssl-keyfile", "--max-body-size", "--fp8-layers", "--seed"} <= flags(full)
 
 
 def test_without_a_model():
