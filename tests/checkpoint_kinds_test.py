@@ -77,7 +77,7 @@ def test_rope_parameters_that_no_type_has(name, make, tmp_path):
     directory = make(name)
     config = json.loads((directory / "config.json").read_text())
     plain = same_as_transformers(directory, tmp_path)
-    more = dict(extrapolation_factor=1.0, mrope_section=[2, 3, 3], _note="as trained", alpha=None)
+    more = dict(extrapolation_factor=1.0, attn_factor=2.0, mrope_section=[2, 3, 3], _note="as trained", alpha=None)
     for spelling in ("rope_parameters", "rope_scaling"):
         parameters = dict(config["rope_parameters"], **more)
         edit_config(directory, **{"rope_parameters": ..., spelling: parameters})
@@ -204,6 +204,24 @@ def test_types_mixed_within_a_layer(large, make, tmp_path):
         else:
             error = ((ours - expected) ** 2).sum() ** 0.5 / (expected**2).sum() ** 0.5
             assert 0 < error < 0.2, scheme
+
+
+def test_weights_that_fp16_cannot_hold(make, tmp_path):
+    """Too large and too small, where the norm behind them, or the layer's other factor, undoes it."""
+    directory = make("llama", torch.bfloat16)
+
+    def change(tensors):
+        tensors["model.layers.0.mlp.up_proj.weight"] *= 2.0**30
+        tensors["model.layers.0.mlp.down_proj.weight"] *= 2.0**-30
+        tensors["model.layers.1.self_attn.v_proj.weight"] *= 2.0**-20
+        tensors["model.layers.1.self_attn.o_proj.weight"] *= 2.0**20
+
+    change_tensors(directory, change)
+    assert float(load_file(directory / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].abs().max()) > 1e6
+    expected = same_as_transformers(directory, tmp_path)
+    for scheme in ("auto", "none", "nested", "nested12"):
+        (ours,) = run(directory, [TOKENS], tmp_path, quantization=scheme)
+        assert_close(ours, expected)
 
 
 def test_doubles(make, tmp_path):

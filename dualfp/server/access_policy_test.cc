@@ -23,8 +23,8 @@ bool Answers(const ServerConfig& config, std::string host, std::string local_add
 
 TEST(AccessPolicy, HostsByDefault) {
   ServerConfig config;
-  for (const char* host : {"localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.9.9.9", "[::1]:1",
-                           "::1", "app.localhost"}) {
+  for (const char* host :
+       {"localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.9.9.9", "[::1]:1", "app.localhost"}) {
     EXPECT_TRUE(Answers(config, host, "127.0.0.1")) << host;
     EXPECT_TRUE(Answers(config, host, "127.0.0.1", "http://localhost:3000")) << host;
   }

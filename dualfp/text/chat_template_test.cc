@@ -48,7 +48,7 @@ TEST(ChatTemplateTest, ErrorsNameFileAndLine) {
   EXPECT_THAT(ErrorOf("{{ raise_exception('Roles must alternate') }}", ErrorCode::kInvalidArgument),
               HasSubstr("Roles must alternate"));
   EXPECT_THAT(ErrorOf("{% include 'x' %}", ErrorCode::kUnsupported), HasSubstr("include"));
-  EXPECT_THAT(ErrorOf("{{ 1 | pprint }}", ErrorCode::kUnsupported), HasSubstr("pprint"));
+  EXPECT_THAT(ErrorOf("{{ 1 | urlize }}", ErrorCode::kUnsupported), HasSubstr("urlize"));
   EXPECT_THAT(ErrorOf("\xff", ErrorCode::kInvalidFile), HasSubstr("UTF-8"));
 }
 
