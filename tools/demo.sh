@@ -11,7 +11,7 @@ run() {
   "$dualfp" "$@"
 }
 
-echo "The model as dualfp holds it: each linear layer as two byte planes, FP16 and FP8 in one."
+echo "The model as dualfp holds it: each linear layer as two planes, exact and FP8 in one."
 run inspect $model
 
 echo

@@ -73,7 +73,11 @@ TEST(QuantizedXTest, EveryKernelTakesCodesForWhatTheyStandFor) {
     if (format.quant == ActivationQuant::kNone || format.part_input_scales) {
       continue;
     }
-    for (const auto& [m, n, k] : {std::tuple{1, 33, 288}, {7, 64, 320}, {41, 50, 1312}}) {
+    const int64_t multiple = KMultiple(format);
+    // Whole groups of activations and remainders of them, odd K where the weight's groups allow it.
+    for (const auto& [m, n, least_k] :
+         {std::tuple{1, 33, 281}, {7, 64, 384}, {3, 17, 321}, {41, 50, 1301}}) {
+      const int64_t k = (least_k + multiple - 1) / multiple * multiple;
       const TestWeight weight(format, n, k, 3);
       TestProblem problem(format, weight, m, DType::kF32, DType::kF32, {}, 4);
       const QuantizedX quantized(problem);
