@@ -151,9 +151,8 @@ void Evaluation::Load() {
   if (!arguments_.json) {
     fmt::print(stderr, "{}\n", DescribeLoad(arguments_.model, *model_));
   }
-  const std::string exceptions = DescribeExceptions(*model_);
-  if (!exceptions.empty()) {
-    fmt::print(stderr, "dualfp: warning: {}\n", exceptions);
+  for (const std::string& warning : LoadWarnings(*model_)) {
+    fmt::print(stderr, "dualfp: warning: {}\n", warning);
   }
   if (ActivationScheme() == ActivationQuant::kStaticPerTensor) {
     Calibrate();

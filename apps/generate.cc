@@ -171,9 +171,8 @@ void Generation::Load() {
   if (!arguments_.json) {
     fmt::print(stderr, "{}\n", DescribeLoad(arguments_.model, *model_));
   }
-  const std::string exceptions = DescribeExceptions(*model_);
-  if (!exceptions.empty()) {
-    fmt::print(stderr, "dualfp: warning: {}\n", exceptions);
+  for (const std::string& warning : LoadWarnings(*model_)) {
+    fmt::print(stderr, "dualfp: warning: {}\n", warning);
   }
   DecoderOptions options;
   const bool all_logits = arguments_.compare || logits_file_.has_value();

@@ -167,8 +167,8 @@ std::unique_ptr<Llm> LoadLlm(LlmOptions options, LlmHooks hooks) {
   llm->model = std::make_unique<Model>(
       LoadModel(options.model, llm->config, *llm->threads, std::move(hooks.progress)));
   LogInfo(DescribeLoad(options.model, *llm->model));
-  if (const std::string exceptions = DescribeExceptions(*llm->model); !exceptions.empty()) {
-    LogWarning(exceptions);
+  for (const std::string& warning : LoadWarnings(*llm->model)) {
+    LogWarning(warning);
   }
 
   const int64_t context =

@@ -132,6 +132,8 @@ std::string DescribeLoad(const ModelOptions& options, const Model& model) {
                      report.LayerLinears(), fp8_alone ? "fp8" : "nested");
 }
 
+namespace {
+
 std::string DescribeExceptions(const Model& model) {
   int64_t count = 0;
   const LinearReport* first = nullptr;
@@ -145,6 +147,35 @@ std::string DescribeExceptions(const Model& model) {
                           "{} of {} linear layers stay plain and compute in FP16 only; the "
                           "first is {}: {}",
                           count, model.report.LayerLinears(), first->name, first->exception);
+}
+
+std::string DescribeRounding(const Model& model) {
+  int64_t rounded = 0;
+  int64_t weights = 0;
+  double largest = 0;
+  const LinearReport* first = nullptr;
+  for (const LinearReport& linear : model.report.linears) {
+    weights += linear.n * linear.k;
+    rounded += linear.rounded;
+    largest = std::max(largest, linear.largest_relative_rounding);
+    if (linear.rounded > 0 && first == nullptr) {
+      first = &linear;
+    }
+  }
+  return rounded == 0
+             ? ""
+             : fmt::format(
+                   "{} of {} weights are rounded, by at most {:.2g} %: {} does not hold all of {}",
+                   rounded, weights, 100 * largest, WeightSchemeName(first->scheme),
+                   DTypeName(first->source_dtype));
+}
+
+}  // namespace
+
+std::vector<std::string> LoadWarnings(const Model& model) {
+  std::vector<std::string> warnings = {DescribeExceptions(model), DescribeRounding(model)};
+  std::erase(warnings, "");
+  return warnings;
 }
 
 void CheckComputesAtFp8(const Model& model) {

@@ -62,8 +62,9 @@ std::string HumanBytes(int64_t bytes);
 // "Loaded MODEL: 2.21 GB in 1.4 s (1.6 GB/s), 112 of 112 linear layers nested", or "fp8".
 std::string DescribeLoad(const ModelOptions& options, const Model& model);
 
-// Why some of the layers compute in FP16 only although nesting was asked for; empty if none do.
-std::string DescribeExceptions(const Model& model);
+// What a reader should know about a loaded model: why some of the layers compute in FP16 only
+// although nesting was asked for, and how many weights their format does not hold exactly.
+std::vector<std::string> LoadWarnings(const Model& model);
 
 // Throws kUnsupported, with the reason, unless some linear layer of the model computes at FP8.
 void CheckComputesAtFp8(const Model& model);
