@@ -51,12 +51,23 @@ void ForEachCandidate(std::span<const GemmKernel> kernels, const GemmDesc& desc,
   }
 }
 
+struct Choice {
+  const GemmKernel* kernel = nullptr;
+  int64_t workspace_bytes = 0;  // GemmWorkspaceBytes()
+};
+
+Choice MakeChoice(const GemmDesc& desc) {
+  const GemmKernel& kernel = SelectGemmKernel(desc);
+  return {&kernel, GetEnv("DUALFP_KERNEL") ? WorkspaceBytes(kernel, desc)
+                                           : GemmWorkspaceBytes(GemmKernels(), desc)};
+}
+
 // A small set-associative cache: a model has a handful of shapes, each at a few values of M. With
 // one way, shapes that share a place would be selected anew in every layer of every step.
-const GemmKernel& CachedKernel(const GemmDesc& desc) {
+Choice CachedChoice(const GemmDesc& desc) {
   struct Entry {
     GemmDesc desc;
-    const GemmKernel* kernel = nullptr;
+    Choice choice;
   };
   constexpr uint64_t kSets = 64;
   constexpr int kWays = 8;
@@ -74,14 +85,14 @@ const GemmKernel& CachedKernel(const GemmDesc& desc) {
   }
   Set& set = cache[hash % kSets];
   for (const Entry& entry : set.entries) {
-    if (entry.kernel != nullptr && entry.desc == desc) {
-      return *entry.kernel;
+    if (entry.choice.kernel != nullptr && entry.desc == desc) {
+      return entry.choice;
     }
   }
-  const GemmKernel& kernel = SelectGemmKernel(desc);
-  set.entries[set.next] = {desc, &kernel};
+  const Choice choice = MakeChoice(desc);
+  set.entries[set.next] = {desc, choice};
   set.next = (set.next + 1) % kWays;
-  return kernel;
+  return choice;
 }
 
 }  // namespace
@@ -126,11 +137,7 @@ int64_t GemmWorkspaceBytes(std::span<const GemmKernel> kernels, const GemmDesc& 
   return bytes;
 }
 
-int64_t GemmWorkspaceBytes(const GemmDesc& desc) {
-  const GemmKernel& kernel = CachedKernel(desc);
-  return GetEnv("DUALFP_KERNEL") ? WorkspaceBytes(kernel, desc)
-                                 : GemmWorkspaceBytes(GemmKernels(), desc);
-}
+int64_t GemmWorkspaceBytes(const GemmDesc& desc) { return CachedChoice(desc).workspace_bytes; }
 
 std::string GemmUnsupported(const GemmDesc& desc) {
   try {
@@ -164,7 +171,7 @@ void Gemm(const Context& context, const GemmArgs& args) {
     Fail(ErrorCode::kInvalidArgument, "gemm: x is on ", DeviceName(desc.device),
          ", but the context is for ", DeviceName(context.device));
   }
-  const GemmKernel& kernel = CachedKernel(desc);
+  const GemmKernel& kernel = *CachedChoice(desc).kernel;
   const int64_t wanted = WorkspaceBytes(kernel, desc);
   const int64_t given = context.workspace ? context.workspace.num_bytes() : 0;
   if (given < wanted) {

@@ -30,6 +30,9 @@ using torch::stable::Tensor;
 constexpr int64_t kAlignment = 256;    // of workspaces
 constexpr int64_t kRowAlignment = 16;  // of a GPU's rows
 
+// Where a tensor without elements lies, whose null pointer would stand for "absent".
+alignas(kAlignment) char no_elements[kAlignment];
+
 std::atomic<int32_t> process_precision = DUALFP_EXACT;
 thread_local int32_t thread_precision = -1;  // -1: the process's
 
@@ -96,9 +99,8 @@ dualfp_tensor Describe(const Tensor& tensor) {
     Fail("dualfp: a tensor of ", tensor.dim(), " dimensions");
   }
   dualfp_tensor result{};
-  // A tensor without elements may have no memory, which would stand for "absent".
   void* data = tensor.data_ptr();
-  result.data = data == nullptr ? reinterpret_cast<void*>(kAlignment) : data;
+  result.data = data == nullptr ? no_elements : data;
   result.rank = static_cast<int32_t>(tensor.dim());
   for (int axis = 0; axis < result.rank; ++axis) {
     result.shape[axis] = tensor.size(axis);
@@ -151,8 +153,9 @@ void* CurrentStream(int32_t device) {
 }
 
 void* Aligned(const Tensor& memory) {
-  const auto address = reinterpret_cast<uintptr_t>(memory.data_ptr());
-  return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  auto* data = static_cast<char*>(memory.data_ptr());
+  const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(data) % kAlignment);
+  return data + (past == 0 ? 0 : kAlignment - past);
 }
 
 void* NewState(int32_t device, void* stream, const Tensor& beside) {
@@ -224,7 +227,7 @@ Rows RowsOf(const Tensor& x) {
     result.view = Describe(x);
   } else if (x.is_contiguous()) {
     void* data = x.data_ptr();
-    result.view.data = data == nullptr ? reinterpret_cast<void*>(kAlignment) : data;
+    result.view.data = data == nullptr ? no_elements : data;
     result.view.dtype = DTypeOf(x);
     result.view.device = DeviceOf(x);
     result.view.rank = 2;
@@ -334,6 +337,7 @@ int32_t FloatDType(const Tensor& x, const char* op) {
   return TorchDType(x);
 }
 
+// NOLINTBEGIN(performance-unnecessary-value-param): TORCH_BOX calls functions of values.
 Tensor Linear(Tensor x, Tensor upper, Tensor lower, std::optional<Tensor> scales,
               std::optional<Tensor> outlier_index, std::optional<Tensor> outlier_value,
               std::optional<Tensor> bias, std::optional<Tensor> state, int64_t precision) {
@@ -386,6 +390,8 @@ Tensor Fp8LinearQuantized(Tensor codes, Tensor x_scales, Tensor weight, Tensor s
   return Multiply({kOp, DUALFP_FP8}, codes, Codes(weight, scales, kOp), weight, x_scales, bias,
                   state, torch_dtype);
 }
+
+// NOLINTEND(performance-unnecessary-value-param)
 
 void Implement(torch::stable::detail::StableLibrary& library) {
   library.impl("linear", TORCH_BOX(&Linear));
