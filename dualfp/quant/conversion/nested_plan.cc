@@ -229,7 +229,7 @@ std::string NestedFormatOf(const Json& config, const std::string& origin) {
   if (!quantization || quantization->FindString("quant_method") != "dualfp") {
     return "";
   }
-  const std::string format = quantization->GetString("format");
+  std::string format = quantization->GetString("format");
   if (format != "nested" && format != "nested12") {
     quantization->FailUnsupported("format", "expected nested or nested12");
   }
@@ -264,7 +264,7 @@ Conversion PlanNested(const Checkpoint& checkpoint, const Json& config,
       [&checkpoint](const TensorEntry& entry, int64_t count) {
         return NestedTask(checkpoint, entry, count);
       },
-      [](const Candidate&) {
+      [](const Candidate& /*candidate*/) {
         return StrCat("more than ", 100 * kDefaultMaxOutlierShare, " % of its weights exceed 1.75");
       });
 }
@@ -276,7 +276,7 @@ Conversion PlanNested12(const Checkpoint& checkpoint, const Json& config,
   for (const TensorEntry& entry : checkpoint.entries()) {
     if (IsBf16Matrix(entry)) {
       const std::string stem = Stem(entry);
-      if (!MatchesAny(ignore, std::string_view(stem).substr(0, stem.size() - 1))) {
+      if (!MatchesAny(ignore, stem.substr(0, stem.size() - 1))) {
         const auto elements = static_cast<double>(entry.shape[0] * entry.shape[1]);
         candidates.push_back({&entry, static_cast<int64_t>(kMaxRemainderShare * elements), {}});
       }
@@ -290,7 +290,7 @@ Conversion PlanNested12(const Checkpoint& checkpoint, const Json& config,
       [&checkpoint](const TensorEntry& entry, int64_t count) {
         return Nested12Task(checkpoint, entry, count);
       },
-      [](const Candidate&) {
+      [](const Candidate& /*candidate*/) {
         return StrCat("more than ", 100 * kMaxRemainderShare,
                       " % of its weights leave a remainder");
       });
