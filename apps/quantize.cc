@@ -105,7 +105,7 @@ void AddQuantizeCommand(CLI::App& app) {
           "(recommended); fp8, fp8-dynamic, fp8-static: a scale per tensor; fp8-block: per "
           "128x128 block; mxfp8: per 32 along K; nested: FP16 in two planes, the upper one "
           "FP8; nested12: BF16 in 12 bits, exact; fp8-from-nested: the upper planes of "
-          "those; bf16, fp16: back from nested ones")
+          "those; bf16, fp16: back from what is quantized")
       ->check(CLI::IsMember(QuantizeSchemeNames()))
       ->option_text(JoinNames(QuantizeSchemeNames()));
   command

@@ -1,12 +1,19 @@
 #include "dualfp/quant/conversion/dequantize_plan.h"
 
 #include <algorithm>
-#include <cmath>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "dualfp/base/check.h"
+#include "dualfp/io/quantization_config.h"
 #include "dualfp/kernels/nest12.h"
+#include "dualfp/model/weight_source.h"
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
 #include "dualfp/numeric/nested.h"
@@ -16,6 +23,13 @@
 namespace dualfp {
 namespace {
 
+constexpr std::string_view kWeightSuffix = ".weight";
+// Under all the names that tools write (docs/formats.md).
+constexpr std::array<std::string_view, 6> kWeightScales = {"weight_scale", "weight_scale_inv",
+                                                           "scale",        "qscale_weight",
+                                                           "input_scale",  "activation_scale"};
+constexpr std::array<std::string_view, 5> kKvScales = {"k_scale", "v_scale", "kv_scale", "q_scale",
+                                                       "output_scale"};
 // Rows that are converted between two writes.
 constexpr int64_t kChunkElements = int64_t{2} << 20;
 
@@ -58,6 +72,97 @@ void WriteRows(PartialCheckpoint& out, const std::string& name, int64_t n, int64
   }
 }
 
+// A checkpoint that workers open matrices of, one at a time.
+struct SharedSource {
+  std::mutex mutex;
+  CheckpointSource source;
+
+  std::unique_ptr<TensorRows> Open(const std::string& module, int64_t n, int64_t k) {
+    const std::lock_guard lock(mutex);
+    return Dequantize(source.OpenMatrix(module, n, k));
+  }
+};
+
+// MODULE.weight of codes; nothing for other tensors.
+std::optional<std::string> CodesModule(const TensorEntry& entry) {
+  if (!entry.foreign_dtype.empty() || entry.dtype != DType::kF8E4M3 ||
+      !entry.name.ends_with(kWeightSuffix)) {
+    return std::nullopt;
+  }
+  return entry.name.substr(0, entry.name.size() - kWeightSuffix.size());
+}
+
+// Whether the tensor belongs to the quantization alone: scales of weights, also those that stand
+// beside an unquantized one, of inputs, and of cached keys and values.
+bool IsScale(const Checkpoint& checkpoint, const TensorEntry& entry) {
+  const size_t dot = entry.name.rfind('.');
+  if (dot == std::string::npos) {
+    return false;
+  }
+  const std::string_view part = std::string_view(entry.name).substr(dot + 1);
+  const auto is_part = [part](std::string_view name) { return name == part; };
+  return std::any_of(kKvScales.begin(), kKvScales.end(), is_part) ||
+         (std::any_of(kWeightScales.begin(), kWeightScales.end(), is_part) &&
+          checkpoint.Find(entry.name.substr(0, dot) + std::string(kWeightSuffix)) != nullptr);
+}
+
+ConversionTask DequantizeTask(const std::shared_ptr<SharedSource>& source, const TensorEntry& entry,
+                              const std::string& module, DType dtype) {
+  ConversionTask task;
+  task.bytes = static_cast<int64_t>(entry.num_bytes);
+  task.outputs = {{entry.name, dtype, entry.shape}};
+  task.run = [source, &entry, module, dtype](PartialCheckpoint& out) {
+    const int64_t n = entry.shape[0];
+    const int64_t k = entry.shape[1];
+    const std::unique_ptr<TensorRows> rows = source->Open(module, n, k);
+    WriteRows(out, entry.name, n, k, dtype, [&](int64_t row, float* values) {
+      const void* data = rows->Row(row, values);
+      if (data != values) {
+        std::memcpy(values, data, k * sizeof(float));
+      }
+    });
+  };
+  return task;
+}
+
+void PlanCodes(const Checkpoint& checkpoint, const Json& config, DType dtype,
+               Conversion& conversion) {
+  const auto found = config.find("quantization_config");
+  auto quantization = QuantizationConfig::Parse(found == config.end() ? Json() : *found,
+                                                StrCat(checkpoint.name(), "/config.json"));
+  Check(quantization.quantized(), ErrorCode::kUnsupported, checkpoint.name(),
+        ": not quantized, so that there is nothing to write back");
+  const std::shared_ptr<SharedSource> source(new SharedSource{
+      {}, CheckpointSource(Checkpoint::Open(checkpoint.name()), std::move(quantization))});
+  for (const TensorEntry& entry : checkpoint.entries()) {
+    const auto module = CodesModule(entry);
+    if (module) {
+      Check(entry.shape.size() == 2, ErrorCode::kUnsupported, checkpoint.name(), ": tensor ",
+            entry.name, " of codes has ", entry.shape.size(), " dimensions, expected 2");
+      // What is wrong with it is found before anything is written.
+      source->Open(*module, entry.shape[0], entry.shape[1]);
+      conversion.tasks.push_back(DequantizeTask(source, entry, *module, dtype));
+      ++conversion.report.converted;
+    } else if (!IsScale(checkpoint, entry)) {
+      Check(entry.dtype != DType::kF8E4M3 || !entry.foreign_dtype.empty(), ErrorCode::kUnsupported,
+            checkpoint.name(), ": tensor ", entry.name,
+            " is F8_E4M3, but no weight of a linear layer by its name");
+      conversion.tasks.push_back(CopyTask(checkpoint, entry));
+    }
+  }
+}
+
+void PlanPlanes(const Checkpoint& checkpoint, DType dtype, Conversion& conversion) {
+  for (const TensorEntry& entry : checkpoint.entries()) {
+    if (const auto module = PlanesModule(entry)) {
+      conversion.tasks.push_back(UnnestTask(checkpoint, entry, *module, dtype));
+      ++conversion.report.converted;
+    } else if (!IsOtherPlane(checkpoint, entry)) {
+      conversion.tasks.push_back(CopyTask(checkpoint, entry));
+    }
+  }
+}
+
 }  // namespace
 
 ConversionTask UnnestTask(const Checkpoint& checkpoint, const TensorEntry& upper,
@@ -82,18 +187,11 @@ ConversionTask UnnestTask(const Checkpoint& checkpoint, const TensorEntry& upper
 }
 
 Conversion PlanDequantization(const Checkpoint& checkpoint, const Json& config, DType dtype) {
-  const std::string format = NestedFormatOf(config, checkpoint.name());
-  Check(!format.empty(), ErrorCode::kUnsupported, checkpoint.name(),
-        ": not quantized, expected quant_method \"dualfp\" and format \"nested\" or "
-        "\"nested12\"");
   Conversion conversion;
-  for (const TensorEntry& entry : checkpoint.entries()) {
-    if (const auto module = PlanesModule(entry)) {
-      conversion.tasks.push_back(UnnestTask(checkpoint, entry, *module, dtype));
-      ++conversion.report.converted;
-    } else if (!IsOtherPlane(checkpoint, entry)) {
-      conversion.tasks.push_back(CopyTask(checkpoint, entry));
-    }
+  if (NestedFormatOf(config, checkpoint.name()).empty()) {
+    PlanCodes(checkpoint, config, dtype, conversion);
+  } else {
+    PlanPlanes(checkpoint, dtype, conversion);
   }
   conversion.config = config;
   conversion.config.erase("quantization_config");

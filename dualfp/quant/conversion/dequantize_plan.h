@@ -19,7 +19,7 @@ ConversionTask UnnestTask(const Checkpoint& checkpoint, const TensorEntry& upper
 
 // Every quantized weight as `dtype`, BF16 or F16, each value rounded once; scales go, other tensors
 // stay as they are. Throws kUnsupported for a checkpoint that is not quantized, or as something
-// that the engine does not read.
+// that the engine does not read, and as CheckpointSource does for its tensors.
 Conversion PlanDequantization(const Checkpoint& checkpoint, const Json& config, DType dtype);
 
 }  // namespace dualfp
