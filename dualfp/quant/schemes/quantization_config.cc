@@ -9,7 +9,6 @@ namespace dualfp {
 namespace {
 
 constexpr int kBlock = 128;
-constexpr int kMxGroup = 32;
 
 bool IsMx(const LinearEncoding& encoding) {
   return encoding.scheme.weights.format == QuantFormat::kMxfp8;
