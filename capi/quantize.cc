@@ -34,9 +34,8 @@ void Quantize(const dualfp_tensor* x_in, int32_t quant_in, const dualfp_tensor* 
     return;
   }
   const bool per_tensor = quant == ActivationQuant::kDynamicPerTensor;
-  Check(quant != ActivationQuant::kNone && !HasGroupScales(quant),
-        ErrorCode::kInvalidArgument, "quantize: ", ActivationQuantName(quant),
-        " has no scale per row");
+  Check(quant != ActivationQuant::kNone && !HasGroupScales(quant), ErrorCode::kInvalidArgument,
+        "quantize: ", ActivationQuantName(quant), " has no scale per row");
   Check(x.rank == 2 &&
             (x.dtype == DType::kF32 || x.dtype == DType::kF16 || x.dtype == DType::kBF16) &&
             (x.shape[1] <= 1 || x.strides[1] == 1),

@@ -28,9 +28,9 @@ inline constexpr double kMaxRemainderShare = 0.01;
 
 struct LoadOptions {
   // How linear layers are held; nothing: what is quantized as it is stored, with what it leaves
-  // plain; of other checkpoints BF16 weights as nested12, others as nested. lm_head and a table tied
-  // to it are held as nested12 where that is exact (of BF16, with this scheme or none) and plain
-  // elsewhere; they compute exactly.
+  // plain; of other checkpoints BF16 weights as nested12, others as nested. lm_head and a table
+  // tied to it are held as nested12 where that is exact (of BF16, with this scheme or none) and
+  // plain elsewhere; they compute exactly.
   std::optional<WeightScheme> scheme;
 
   // Layers that are held otherwise, by the names of their modules in the checkpoint

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "dualfp/base/check.h"
+#include "dualfp/kernels/cuda/attention/attention.h"
 #include "dualfp/kernels/cuda/common/cuda_check.h"
 #include "dualfp/kernels/cuda/common/scoped_device.h"
-#include "dualfp/kernels/cuda/attention/attention.h"
 #include "dualfp/kernels/cuda/sm90/gemm.h"
 #include "dualfp/kernels/cuda/stream.h"
 #include "dualfp/kernels/device_driver.h"
