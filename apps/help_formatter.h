@@ -20,7 +20,8 @@ class HelpFormatter : public CLI::Formatter {
 
   std::string make_group(std::string group, bool is_positional,
                          std::vector<const CLI::Option*> options) const override {
-    if (!shows_more_ && std::string_view(group).ends_with(kMore)) {
+    const std::string_view title = group;
+    if (!shows_more_ && title.ends_with(kMore)) {
       return "";
     }
     return CLI::Formatter::make_group(std::move(group), is_positional, std::move(options));

@@ -52,7 +52,7 @@ void AddEngineOptions(CLI::App& app, LlmOptions& options) {
       ->group(more_of_model);
   app.add_option("--chat-template", options.chat_template, "A file, instead of the model's own")
       ->option_text("FILE")
-      ->group(model);
+      ->group(more_of_model);
 
   AddFlagWithoutEffect(app, "--trust-remote-code", "no code of a checkpoint is ever run here");
   AddFlagWithoutEffect(app, "--enforce-eager",

@@ -26,11 +26,11 @@ void AddModelOptions(CLI::App& app, ModelOptions& options) {
       ->group("Model");
   app.add_option("--quantization-ignore", options.quantization_ignore,
                  "Layers to leave as they are: names, wildcards or re:REGEX")
-      ->option_text("PATTERN")
+      ->option_text("NAME")
       ->group("Model");
   app.add_option("--quantization-layer", options.quantization_layers,
-                 "Layers to hold otherwise, e.g. '*.down_proj=fp8_per_block'")
-      ->option_text("PATTERN=SCHEME")
+                 "NAME=SCHEME: layers held so, '*.down_proj=fp8_per_block'")
+      ->option_text("N=S")
       ->group("Model");
   app.add_flag("--quantize-lm-head", options.quantize_lm_head,
                "lm_head in FP8 too; exact otherwise")

@@ -135,7 +135,9 @@ def test_quantized_inputs(model, tmp_path):
 def test_missing_shards(model, tmp_path):
     save(load(MODEL), model, shards=3)
     (model / "model-00002-of-00003.safetensors").unlink()
-    refuses(dualfp("quantize", model, tmp_path / "out"), "model-00002-of-00003.safetensors")
+    done = dualfp("quantize", model, tmp_path / "out")
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    assert "model-00002-of-00003.safetensors is missing" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

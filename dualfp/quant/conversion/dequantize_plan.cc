@@ -95,11 +95,12 @@ std::optional<std::string> CodesModule(const TensorEntry& entry) {
 // Whether the tensor belongs to the quantization alone: scales of weights, also those that stand
 // beside an unquantized one, of inputs, and of cached keys and values.
 bool IsScale(const Checkpoint& checkpoint, const TensorEntry& entry) {
-  const size_t dot = entry.name.rfind('.');
-  if (dot == std::string::npos) {
+  const std::string_view tensor = entry.name;
+  const size_t dot = tensor.rfind('.');
+  if (dot == std::string_view::npos) {
     return false;
   }
-  const std::string_view part = std::string_view(entry.name).substr(dot + 1);
+  const std::string_view part = tensor.substr(dot + 1);
   const auto is_part = [part](std::string_view name) { return name == part; };
   return std::any_of(kKvScales.begin(), kKvScales.end(), is_part) ||
          (std::any_of(kWeightScales.begin(), kWeightScales.end(), is_part) &&
