@@ -83,7 +83,7 @@ Json TextPart(std::string_view text) { return {{"type", "text"}, {"text", text}}
 std::string MarkEnd(Json* messages) {
   const auto content = messages->back().find("content");
   if (content != messages->back().end() && content->is_string()) {
-    const std::string text = content->get<std::string>();
+    std::string text = content->get<std::string>();
     *content = StrCat(text, kEndMark);
     return text;
   }
@@ -91,7 +91,7 @@ std::string MarkEnd(Json* messages) {
     for (auto part = content->rbegin(); part != content->rend(); ++part) {
       const auto found = part->is_object() ? part->find("text") : part->end();
       if (part->is_object() && found != part->end() && found->is_string()) {
-        const std::string text = found->get<std::string>();
+        std::string text = found->get<std::string>();
         *found = StrCat(text, kEndMark);
         return text;
       }

@@ -75,7 +75,7 @@ void ReadSpecialTokens(const JsonFields& fields, SpecialTokens* tokens) {
       for (const auto& [role, token] : value.get_ref<const Json::object_t&>()) {
         TokensOf(tokens, role) = {ReadSpecialToken(token, fields, StrCat(key, ".", role))};
       }
-    } else if (std::string_view(key).ends_with(kEnd) &&
+    } else if (key.ends_with(kEnd) &&
                (value.is_string() || (value.is_object() && value.contains("content")))) {
       TokensOf(tokens, key) = {ReadSpecialToken(value, fields, key)};
     } else if (std::find(kRoles.begin(), kRoles.end(), key) != kRoles.end()) {
@@ -182,7 +182,7 @@ void ReadAddedTokensFile(const std::filesystem::path& path, const SpecialTokens&
     token.content = content;
     for (const auto& [role, held] : special) {
       token.special = token.special || std::any_of(held.begin(), held.end(), [&](const auto& each) {
-                        return each.content == content;
+                        return each.content == token.content;
                       });
     }
     token.normalized = !token.special;

@@ -36,7 +36,7 @@ std::string Converted(Heap& heap, const Value& value, char conversion) {
   if (conversion == 's') {
     return ToString(heap, value);
   }
-  const std::string text = ToRepr(heap, value);
+  std::string text = ToRepr(heap, value);
   if (conversion == 'r') {
     return text;
   }

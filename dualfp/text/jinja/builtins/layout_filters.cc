@@ -33,13 +33,12 @@ class PrettyPrinter {
     const Value sorted = Sorted(value);
     const std::string text = ToRepr(heap_, sorted);
     heap_.ChargeText(text.size());
-    if (Width(text) <= kWidth - indent - allowance) {
-      out_ += text;
-    } else if (value.is_string()) {
+    const bool is_long = Width(text) > kWidth - indent - allowance;
+    if (is_long && value.is_string()) {
       AddString(value.text(), text, indent, allowance, is_outermost);
-    } else if (value.is_dict()) {
+    } else if (is_long && value.is_dict()) {
       AddDict(sorted, indent, allowance);
-    } else if (value.is_sequence()) {
+    } else if (is_long && value.is_sequence()) {
       AddSequence(value, indent, allowance);
     } else {
       out_ += text;
