@@ -7,6 +7,9 @@
 
 #include "apps/arguments/model_arguments.h"
 #include "apps/commands.h"
+#include "apps/compare_report.h"
+#include "apps/progress_bar.h"
+#include "dualfp/io/file.h"
 #include "dualfp/io/hub_cache.h"
 #include "dualfp/io/json.h"
 #include "dualfp/model/decoder.h"
@@ -17,6 +20,8 @@ namespace {
 
 struct InspectArguments {
   ModelOptions model;
+  std::string reference;  // of a comparison; empty: none
+  std::string plot;
   bool json = false;
 };
 
@@ -189,8 +194,31 @@ void PrintJson(const InspectArguments& arguments, const Model& model, const Deco
   fmt::print("{}\n", json.dump(2));
 }
 
+void Compare(const InspectArguments& arguments) {
+  ThreadPool threads(arguments.model.threads);
+  Comparison comparison;
+  {
+    ProgressBar bar("compare");
+    comparison =
+        CompareCheckpoints(FindModelDirectory(arguments.reference), arguments.model.model, threads,
+                           [&bar](int64_t done, int64_t total) { bar.Update(done, total); });
+  }
+  if (!arguments.plot.empty()) {
+    WriteFileAtomically(arguments.plot, DrawComparison(comparison));
+  }
+  if (arguments.json) {
+    fmt::print("{}\n", ComparisonJson(comparison).dump(2));
+  } else {
+    PrintComparison(comparison);
+  }
+}
+
 void Run(InspectArguments& arguments) {
   arguments.model.model = FindModelDirectory(arguments.model.model).string();
+  if (!arguments.reference.empty()) {
+    Compare(arguments);
+    return;
+  }
   const ModelConfig config = LoadModelConfig(arguments.model.model);
   ThreadPool threads(arguments.model.threads);
   const Model model = LoadModelWithProgress(arguments.model, config, threads);
@@ -208,10 +236,21 @@ void AddInspectCommand(CLI::App& app) {
   auto arguments = std::make_shared<InspectArguments>();
   CLI::App* command =
       app.add_subcommand("inspect", "Show a model's layers, formats, outliers and memory");
-  command->footer("Example: dualfp inspect models/reference --json");
+  command->footer(
+      "Examples: dualfp inspect models/reference --json\n"
+      "          dualfp inspect --compare models/reference /tmp/reference-FP8");
   AddModelOptions(*command, arguments->model);
   command->add_flag("--json", arguments->json, "One JSON object instead of the table")
       ->group("Output");
+  CLI::Option* compare = command
+                             ->add_option("--compare", arguments->reference,
+                                          "How far MODEL is from checkpoint A, worst tensor first")
+                             ->option_text("A")
+                             ->group("Comparison");
+  command->add_option("--plot", arguments->plot, "The largest relative errors as a chart")
+      ->needs(compare)
+      ->option_text("FILE.svg")
+      ->group("Comparison");
   command->callback([arguments] { Run(*arguments); });
 }
 

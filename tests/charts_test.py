@@ -29,7 +29,13 @@ def bars(folder):
     return [folder / "layers.svg"]
 
 
-@pytest.mark.parametrize("draw", [plots, bars])
+def differences(folder):
+    run("quantize", MODEL, folder / "fp8")
+    run("inspect", "--compare", MODEL, folder / "fp8", "--plot", folder / "differences.svg")
+    return [folder / "differences.svg"]
+
+
+@pytest.mark.parametrize("draw", [plots, bars, differences])
 def test_labels_are_apart_and_inside(tmp_path, draw):
     files = draw(tmp_path)
     assert files

@@ -71,9 +71,11 @@ Svg DrawBars(const BarChart& chart) {
       double end = left;
       if (Measured(bar)) {
         svg.Bar(left, y, x(bar.value) - left, kBar, SeriesColour(i));
-        svg.Path(fmt::format("M{0:.1f} {2:.1f}H{1:.1f}M{0:.1f} {3:.1f}v6M{1:.1f} {3:.1f}v6",
-                             x(bar.low), x(bar.high), middle, middle - 3),
-                 {Colour::kInk});
+        if (bar.low < bar.high) {
+          svg.Path(fmt::format("M{0:.1f} {2:.1f}H{1:.1f}M{0:.1f} {3:.1f}v6M{1:.1f} {3:.1f}v6",
+                               x(bar.low), x(bar.high), middle, middle - 3),
+                   {Colour::kInk});
+        }
         end = x(std::max(bar.value, bar.high));
       }
       svg.Text(end + kGap, middle + 4, ValueText(bar), Anchor::kStart, Colour::kInk);

@@ -12,7 +12,7 @@ namespace dualfp {
 struct Bar {
   std::string label;
   double value = 0;  // not negative
-  double low = 0;    // ends of the confidence interval
+  double low = 0;    // ends of the confidence interval; the value itself: none is drawn
   double high = 0;
 };
 

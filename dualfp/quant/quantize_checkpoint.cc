@@ -61,11 +61,7 @@ QuantizeReport QuantizeCheckpoint(const std::filesystem::path& in, const std::fi
   Check(!std::filesystem::equivalent(in, out, ignored), ErrorCode::kInvalidArgument, out.string(),
         ": the converted checkpoint needs a directory of its own");
   CheckNotThere(out);  // before the work
-  Json config = ReadConfigJson(in);
-  if (!config.contains("quantization_config") &&
-      std::filesystem::exists(in / "hf_quant_config.json", ignored)) {
-    config["quantization_config"] = ParseJsonFile(in / "hf_quant_config.json");
-  }
+  const Json config = ReadConfigJson(in);
   const Checkpoint checkpoint = Checkpoint::Open(in);
   const std::vector<NamePattern> ignore = ParseNamePatterns(options.ignore, "--ignore");
   const auto run = [&](Conversion conversion) {

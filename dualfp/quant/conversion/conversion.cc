@@ -70,6 +70,11 @@ Json ReadConfigJson(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / kConfigName;
   Json config = ParseJsonFile(path);
   Check(config.is_object(), ErrorCode::kInvalidFile, path.string(), ": expected a JSON object");
+  const std::filesystem::path producer = directory / kHfQuantConfigName;
+  std::error_code ignored;
+  if (!config.contains("quantization_config") && std::filesystem::exists(producer, ignored)) {
+    config["quantization_config"] = ParseJsonFile(producer);
+  }
   return config;
 }
 

@@ -52,7 +52,8 @@ struct Conversion {
 // Bytes of the source done and in total; called by several threads, one at a time.
 using ConversionProgress = std::function<void(int64_t done, int64_t total)>;
 
-// DIRECTORY/config.json, an object. Throws kInvalidFile for anything else.
+// DIRECTORY/config.json, an object, with hf_quant_config.json as its quantization_config where it
+// has none. Throws kInvalidFile for anything else.
 Json ReadConfigJson(const std::filesystem::path& directory);
 
 // Throws kUnsupported for a checkpoint that is quantized already, by its config or its dtypes.

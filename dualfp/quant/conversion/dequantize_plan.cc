@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -12,11 +11,9 @@
 
 #include "dualfp/base/check.h"
 #include "dualfp/io/quantization_config.h"
-#include "dualfp/kernels/nest12.h"
 #include "dualfp/model/weight_source.h"
 #include "dualfp/numeric/bf16.h"
 #include "dualfp/numeric/fp16.h"
-#include "dualfp/numeric/nested.h"
 #include "dualfp/quant/conversion/nested_plan.h"
 #include "dualfp/quant/conversion/stored_planes.h"
 
@@ -37,35 +34,19 @@ uint16_t Narrow(DType dtype, float value) {
   return static_cast<uint16_t>(dtype == DType::kBF16 ? FloatToBf16(value) : FloatToFp16(value));
 }
 
-// The exact values of row `row` of nested planes.
-void NestedRow(const StoredPlanes& planes, int64_t row, float* out) {
-  const uint8_t* upper = planes.upper->view().as<uint8_t>() + row * planes.k;
-  const uint8_t* lower = planes.lower->view().as<uint8_t>() + row * planes.k;
-  for (int64_t i = 0; i < planes.k; ++i) {
-    out[i] = Fp16ToFloat(NestedMerge(upper[i], lower[i]));
-  }
-  const OutlierList outliers = planes.outliers();
-  const int64_t* begin = outliers.index.as<int64_t>();
-  const int64_t* end = begin + outliers.size();
-  for (const int64_t* it = std::lower_bound(begin, end, row * planes.k);
-       it != end && *it < (row + 1) * planes.k; ++it) {
-    out[*it - row * planes.k] += outliers.value.as<float>()[it - begin];
-  }
-}
-
-// Writes NAME, [n, k], from rows of floats.
-template <typename FillRow>
-void WriteRows(PartialCheckpoint& out, const std::string& name, int64_t n, int64_t k, DType dtype,
-               const FillRow& fill) {
-  std::vector<float> row(k);
+// Writes NAME, [n, k], from its rows, F32.
+void WriteRows(PartialCheckpoint& out, const std::string& name, int64_t n, DType dtype,
+               const TensorRows& rows) {
+  const int64_t k = rows.columns();
+  std::vector<float> scratch(k);
   std::vector<uint16_t> chunk;
   const int64_t chunk_rows = std::max<int64_t>(1, kChunkElements / k);
   for (int64_t begin = 0; begin < n; begin += chunk_rows) {
     const int64_t end = std::min(n, begin + chunk_rows);
     chunk.resize((end - begin) * k);
     for (int64_t i = begin; i < end; ++i) {
-      fill(i, row.data());
-      std::transform(row.begin(), row.end(), chunk.begin() + (i - begin) * k,
+      const auto* row = static_cast<const float*>(rows.Row(i, scratch.data()));
+      std::transform(row, row + k, chunk.begin() + (i - begin) * k,
                      [dtype](float value) { return Narrow(dtype, value); });
     }
     out.WriteAt(name, begin * k * sizeof(uint16_t), chunk.data(), chunk.size() * sizeof(uint16_t));
@@ -83,30 +64,6 @@ struct SharedSource {
   }
 };
 
-// MODULE.weight of codes; nothing for other tensors.
-std::optional<std::string> CodesModule(const TensorEntry& entry) {
-  if (!entry.foreign_dtype.empty() || entry.dtype != DType::kF8E4M3 ||
-      !entry.name.ends_with(kWeightSuffix)) {
-    return std::nullopt;
-  }
-  return entry.name.substr(0, entry.name.size() - kWeightSuffix.size());
-}
-
-// Whether the tensor belongs to the quantization alone: scales of weights, also those that stand
-// beside an unquantized one, of inputs, and of cached keys and values.
-bool IsScale(const Checkpoint& checkpoint, const TensorEntry& entry) {
-  const std::string_view tensor = entry.name;
-  const size_t dot = tensor.rfind('.');
-  if (dot == std::string_view::npos) {
-    return false;
-  }
-  const std::string_view part = tensor.substr(dot + 1);
-  const auto is_part = [part](std::string_view name) { return name == part; };
-  return std::any_of(kKvScales.begin(), kKvScales.end(), is_part) ||
-         (std::any_of(kWeightScales.begin(), kWeightScales.end(), is_part) &&
-          checkpoint.Find(entry.name.substr(0, dot) + std::string(kWeightSuffix)) != nullptr);
-}
-
 ConversionTask DequantizeTask(const std::shared_ptr<SharedSource>& source, const TensorEntry& entry,
                               const std::string& module, DType dtype) {
   ConversionTask task;
@@ -114,14 +71,7 @@ ConversionTask DequantizeTask(const std::shared_ptr<SharedSource>& source, const
   task.outputs = {{entry.name, dtype, entry.shape}};
   task.run = [source, &entry, module, dtype](PartialCheckpoint& out) {
     const int64_t n = entry.shape[0];
-    const int64_t k = entry.shape[1];
-    const std::unique_ptr<TensorRows> rows = source->Open(module, n, k);
-    WriteRows(out, entry.name, n, k, dtype, [&](int64_t row, float* values) {
-      const void* data = rows->Row(row, values);
-      if (data != values) {
-        std::memcpy(values, data, k * sizeof(float));
-      }
-    });
+    WriteRows(out, entry.name, n, dtype, *source->Open(module, n, entry.shape[1]));
   };
   return task;
 }
@@ -166,23 +116,36 @@ void PlanPlanes(const Checkpoint& checkpoint, DType dtype, Conversion& conversio
 
 }  // namespace
 
+std::optional<std::string> CodesModule(const TensorEntry& entry) {
+  if (!entry.foreign_dtype.empty() || entry.dtype != DType::kF8E4M3 ||
+      !entry.name.ends_with(kWeightSuffix)) {
+    return std::nullopt;
+  }
+  return entry.name.substr(0, entry.name.size() - kWeightSuffix.size());
+}
+
+bool IsScale(const Checkpoint& checkpoint, const TensorEntry& entry) {
+  const std::string_view tensor = entry.name;
+  const size_t dot = tensor.rfind('.');
+  if (dot == std::string_view::npos) {
+    return false;
+  }
+  const std::string_view part = tensor.substr(dot + 1);
+  const auto is_part = [part](std::string_view name) { return name == part; };
+  return std::any_of(kKvScales.begin(), kKvScales.end(), is_part) ||
+         (std::any_of(kWeightScales.begin(), kWeightScales.end(), is_part) &&
+          checkpoint.Find(entry.name.substr(0, dot) + std::string(kWeightSuffix)) != nullptr);
+}
+
 ConversionTask UnnestTask(const Checkpoint& checkpoint, const TensorEntry& upper,
                           const std::string& module, DType dtype) {
   ConversionTask task;
   task.bytes = static_cast<int64_t>(upper.num_bytes);
   task.outputs = {{module + ".weight", dtype, upper.shape}};
   task.run = [&checkpoint, module, dtype](PartialCheckpoint& out) {
-    const StoredPlanes planes = OpenPlanes(checkpoint, module);
-    std::vector<uint16_t> bf16(planes.k);
-    WriteRows(out, module + ".weight", planes.n, planes.k, dtype, [&](int64_t row, float* values) {
-      if (!planes.is_nested12()) {
-        NestedRow(planes, row, values);
-        return;
-      }
-      Unnest12Row({planes.upper->view(), planes.nibble->view(), planes.shift->view()},
-                  planes.outliers(), row, bf16.data());
-      std::transform(bf16.begin(), bf16.end(), values, Bf16ToFloat);
-    });
+    StoredPlanes planes = OpenPlanes(checkpoint, module);
+    const int64_t n = planes.n;
+    WriteRows(out, module + ".weight", n, dtype, *Dequantize(std::move(planes)));
   };
   return task;
 }

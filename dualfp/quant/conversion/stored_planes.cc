@@ -1,12 +1,17 @@
 #include "dualfp/quant/conversion/stored_planes.h"
 
+#include <algorithm>
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "dualfp/base/check.h"
 #include "dualfp/base/thread_pool.h"
 #include "dualfp/kernels/nest.h"
 #include "dualfp/kernels/nest12.h"
+#include "dualfp/numeric/bf16.h"
+#include "dualfp/numeric/fp16.h"
+#include "dualfp/numeric/nested.h"
 
 namespace dualfp {
 namespace {
@@ -36,6 +41,50 @@ TensorData ReadPlane(const Checkpoint& checkpoint, const std::string& name, DTyp
         DescribeEntry({.name = name, .dtype = dtype, .shape = shape}));
   return checkpoint.Read(*entry);
 }
+
+class PlaneRows : public TensorRows {
+ public:
+  explicit PlaneRows(StoredPlanes planes)
+      : TensorRows(DType::kF32, planes.k), planes_(std::move(planes)) {}
+
+  const void* Row(int64_t index, void* scratch) const override {
+    auto* out = static_cast<float*>(scratch);
+    if (planes_.is_nested12()) {
+      FillNested12(index, out);
+    } else {
+      FillNested(index, out);
+    }
+    return out;
+  }
+
+ private:
+  void FillNested12(int64_t row, float* out) const {
+    std::vector<uint16_t> bf16(columns_);
+    Unnest12Row({planes_.upper->view(), planes_.nibble->view(), planes_.shift->view()},
+                planes_.outliers(), row, bf16.data());
+    std::transform(bf16.begin(), bf16.end(), out, Bf16ToFloat);
+  }
+
+  void FillNested(int64_t row, float* out) const {
+    const uint8_t* upper = planes_.upper->view().as<uint8_t>() + row * columns_;
+    const uint8_t* lower = planes_.lower->view().as<uint8_t>() + row * columns_;
+    for (int64_t i = 0; i < columns_; ++i) {
+      out[i] = Fp16ToFloat(NestedMerge(upper[i], lower[i]));
+    }
+    const OutlierList outliers = planes_.outliers();
+    if (outliers.size() == 0) {
+      return;
+    }
+    const int64_t* begin = outliers.index.as<int64_t>();
+    const int64_t* end = begin + outliers.size();
+    for (const int64_t* it = std::lower_bound(begin, end, row * columns_);
+         it != end && *it < (row + 1) * columns_; ++it) {
+      out[*it - row * columns_] += outliers.value.as<float>()[it - begin];
+    }
+  }
+
+  StoredPlanes planes_;
+};
 
 }  // namespace
 
@@ -88,6 +137,10 @@ StoredPlanes OpenPlanes(const Checkpoint& checkpoint, const std::string& module)
     CheckNested(threads, name, planes.upper->view(), planes.lower->view(), planes.outliers());
   }
   return planes;
+}
+
+std::unique_ptr<TensorRows> Dequantize(StoredPlanes planes) {
+  return std::make_unique<PlaneRows>(std::move(planes));
 }
 
 }  // namespace dualfp

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "dualfp/io/safetensors.h"
+#include "dualfp/model/stored_matrix.h"
 #include "dualfp/tensor/weight.h"
 
 namespace dualfp {
@@ -37,5 +39,8 @@ bool IsOtherPlane(const Checkpoint& checkpoint, const TensorEntry& entry);
 // Opens and checks them, with one thread. Throws kNotFound for a missing plane, kInvalidFile for a
 // wrong dtype or shape and for planes that no weight has.
 StoredPlanes OpenPlanes(const Checkpoint& checkpoint, const std::string& module);
+
+// The weights that planes, outliers and remainders hold together, exactly: F32.
+std::unique_ptr<TensorRows> Dequantize(StoredPlanes planes);
 
 }  // namespace dualfp
