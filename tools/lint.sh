@@ -14,7 +14,9 @@ build=${1:-build}
 git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format-14 --dry-run -Werror
 echo "clang-format: clean"
 
-[ -f "$build/compile_commands.json" ] || cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release > /dev/null
+# Torch's headers are in the environment of the tests.
+[ -f "$build/compile_commands.json" ] || cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+  -DDUALFP_PYTHON="${DUALFP_VENV:-$PWD/.venv}/bin/python3" > /dev/null
 
 # Tests are left to the compiler's warnings: GoogleTest's macros drown the analyser.
 sources() { grep '\.cc$' | grep -v -e '_test\.cc$' -e '^tests/' -e '^fuzz/'; }
