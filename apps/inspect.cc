@@ -237,8 +237,8 @@ void AddInspectCommand(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("inspect", "Show a model's layers, formats, outliers and memory");
   command->footer(
-      "Examples: dualfp inspect models/reference --json\n"
-      "          dualfp inspect --compare models/reference /tmp/reference-FP8");
+      "Example: dualfp inspect models/reference --json\n"
+      "         dualfp inspect --compare models/reference /tmp/reference-FP8");
   AddModelOptions(*command, arguments->model);
   command->add_flag("--json", arguments->json, "One JSON object instead of the table")
       ->group("Output");
